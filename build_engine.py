@@ -1,0 +1,83 @@
+"""ONNX -> engine, with a record of what it was built from beside it."""
+
+import argparse
+import time
+from dataclasses import asdict
+from pathlib import Path
+from types import ModuleType
+
+from onnx import ModelProto
+
+from common import Parser, input_shape, run
+from rtmpose import graph
+from rtmpose.engines import BACKENDS, choose_backend
+from rtmpose.engines.record import Facts, Record, command_line, now, record_path, same_facts, write_record
+from rtmpose.files import atomic_write, sha256
+
+
+def main() -> int:
+    """Build an engine, unless the same is there already, and say what was built."""
+    parser = Parser(description="Build an engine for one batch size from an RTMPose ONNX file.")
+    parser.add_argument("--model_path", required=True, metavar="FILE.onnx", help="what export.py wrote")
+    parser.add_argument("--input", required=True, type=input_shape, metavar="NAME:N,3,H,W",
+                        help="the input's name and shape, e.g. input:32,3,256,192")
+    parser.add_argument("--precision", choices=("fp32", "fp16"), default="fp16", help="default: %(default)s")
+    parser.add_argument("--engine_path", required=True, metavar="FILE", help="the engine to write")
+    parser.add_argument("--backend", choices=("auto", *BACKENDS), default="auto",
+                        help="auto: TensorRT where an NVIDIA GPU and TensorRT are, else ONNX Runtime on the CPU")
+    args = parser.parse_args()
+
+    name, shape = args.input
+    model = graph.load(args.model_path)
+    graph.check_input(model, args.model_path, name, shape)
+    backend = choose_backend(args.backend)
+    facts = Facts(onnx_sha256=sha256(args.model_path), recipe=graph.RECIPE, requested_precision=args.precision,
+                  input_name=name, batch=shape[0], input_size=(shape[3], shape[2]), **backend.describe())
+    if same_facts(args.engine_path, facts):
+        print(f"{args.engine_path}: already built from the same ONNX file, for the same batch, precision, runtime "
+              "and device; nothing to do")
+        return 0
+    record = build(model, facts, backend, args)
+    print(describe(record, args.engine_path))
+    return 0
+
+
+def build(model: ModelProto, facts: Facts, backend: ModuleType, args: argparse.Namespace) -> Record:
+    """Simplify, type, build, and write engine and record."""
+    print(f"Building {args.engine_path}: {facts.package} {facts.version} for {facts.device or 'any GPU it supports'}, "
+          f"{args.precision}, batch {facts.batch}", flush=True)
+    start = time.perf_counter()
+    fixed = graph.simplify(model, args.input[1])
+    contract = graph.read_contract(fixed, args.model_path)
+    typed = graph.to_fp16(fixed) if args.precision == "fp16" else fixed
+    with atomic_write(args.engine_path) as temporary:
+        arithmetic, layers = backend.build(typed, temporary, Path(args.engine_path))
+        size, digest = temporary.stat().st_size, sha256(temporary)
+        # An old record must not stand beside a new engine.
+        record_path(args.engine_path).unlink(missing_ok=True)
+    record = Record(**asdict(facts), precision="+".join(sorted(arithmetic)), arithmetic=arithmetic, layers=layers,
+                    num_keypoints=contract.num_keypoints, bins=contract.bins, onnx=Path(args.model_path).name,
+                    source=graph.read_metadata(model), built_at=now(), command=command_line(),
+                    build_seconds=round(time.perf_counter() - start, 3), engine_bytes=size, engine_sha256=digest)
+    write_record(args.engine_path, record)
+    return record
+
+
+def describe(record: Record, path: str) -> str:
+    """What was built, in a few lines."""
+    def count(numbers: dict[str, int]) -> str:
+        return ", ".join(f"{number} {kind}" for kind, number in sorted(numbers.items(), key=lambda i: -i[1]))
+
+    lines = [f"Built {path} in {record.build_seconds:.1f} s: {record.engine_bytes / 2**20:.1f} MiB, "
+             f"record in {record_path(path).name}",
+             f"  convolutions and matrix products: {count(record.arithmetic)}",
+             f"  all layers: {count(record.layers)}"]
+    if record.precision != record.requested_precision:
+        lines.append(f"  {record.requested_precision} was asked for, but {record.package} computes in "
+                     f"{record.precision} here: weights are rounded to {record.requested_precision}, results are not "
+                     f"those of {record.requested_precision} hardware and no faster")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run(main)

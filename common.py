@@ -1,0 +1,81 @@
+"""What the three scripts share: command-line pieces, how errors and interrupts end a run."""
+
+import argparse
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+
+from rtmpose.errors import EXIT_USER_ERROR, KitError
+from rtmpose.files import remove_pending
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that tells a mistake in one line."""
+
+    def error(self, message: str) -> None:
+        self.exit(EXIT_USER_ERROR, f"{self.prog}: error: {message} (see --help)\n")
+
+
+def positive(text: str) -> int:
+    """A whole number above zero, as an argparse type."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above zero")
+    return number
+
+
+def boolean(text: str) -> bool:
+    """True or False as people write them, as an argparse type."""
+    if text.lower() in ("true", "1", "yes", "on"):
+        return True
+    if text.lower() in ("false", "0", "no", "off"):
+        return False
+    raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
+
+
+def input_shape(text: str) -> tuple[str, tuple[int, int, int, int]]:
+    """``name:N,3,H,W`` as an argparse type: the input's name and shape."""
+    name, _, sizes = text.rpartition(":")
+    try:
+        shape = tuple(int(size) for size in sizes.split(","))
+    except ValueError:
+        shape = ()
+    if not name or len(shape) != 4 or shape[1] != 3 or min(shape) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME:N,3,H,W, e.g. input:32,3,256,192")
+    return name, shape
+
+
+def run(main: Callable[[], int]) -> None:
+    """Run a script's ``main`` and exit with what it returns; a user's mistake is one line and exit code 2.
+
+    Ctrl-C and SIGTERM end the process at once, with exit code 130 and 143, whatever native code is busy: a thread
+    waits for the signal, removes files that are being written, and exits.
+    """
+    _exit_on_signals()
+    try:
+        code = main()
+    except KitError as error:
+        print(f"{os.path.basename(sys.argv[0])}: error: {error}", file=sys.stderr)
+        code = EXIT_USER_ERROR
+    except BrokenPipeError:  # the reader of our output left, e.g. `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 128 + signal.SIGPIPE
+    sys.exit(code)
+
+
+def _exit_on_signals() -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+
+    def wait() -> None:
+        number = os.read(reader, 1)[0]
+        remove_pending()
+        os.write(sys.stderr.fileno(), f"\n{os.path.basename(sys.argv[0])}: interrupted\n".encode())
+        os._exit(128 + number)
+
+    threading.Thread(target=wait, daemon=True).start()

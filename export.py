@@ -1,0 +1,37 @@
+"""PyTorch checkpoint and mmpose config -> ONNX."""
+
+import time
+from pathlib import Path
+
+from common import Parser, run
+
+
+def main() -> int:
+    """Export, check against PyTorch, and say what was written."""
+    parser = Parser(description="Export an RTMPose checkpoint to ONNX: dynamic batch, input `input`, outputs "
+                                "`simcc_x` and `simcc_y`, checked against PyTorch in ONNX Runtime.")
+    parser.add_argument("--weight", required=True, metavar="FILE.pth", help="the checkpoint")
+    parser.add_argument("--cfg", required=True, metavar="FILE.py", help="its mmpose config")
+    parser.add_argument("--output", default="rtmpose.onnx", metavar="FILE.onnx", help="default: %(default)s")
+    parser.add_argument("--simplify", action="store_true", help="simplify the graph with onnxsim as well")
+    args = parser.parse_args()
+
+    # After the arguments, so that --help and mistakes don't wait for torch.
+    from rtmpose.checkpoint import load_network
+    from rtmpose.graph import EXPORT_TOLERANCE, describe_source, export
+
+    start = time.perf_counter()
+    network = load_network(args.cfg, args.weight)
+    differences = export(network, args.output, describe_source(args.cfg, args.weight), args.simplify)
+    print("Largest difference between ONNX Runtime and PyTorch, relative to the largest logit "
+          f"(at most {EXPORT_TOLERANCE:.0e} passes):")
+    for what, difference in differences.items():
+        print(f"  {what}: {difference:.1e}")
+    width, height = network.input_size
+    print(f"Wrote {args.output}: {network.num_keypoints} keypoints, crops of {width}x{height} (WxH), "
+          f"{Path(args.output).stat().st_size / 2**20:.1f} MiB, {time.perf_counter() - start:.1f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,101 @@
+"""ONNX Runtime on the CPU: an engine is the graph as ONNX Runtime optimised it for this processor and batch."""
+
+import importlib.util
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from rtmpose.engines.record import Record
+from rtmpose.errors import KitError
+from rtmpose.machine import cpu_name
+
+PACKAGES = "onnxruntime"
+
+
+def is_installed() -> bool:
+    """Whether ONNX Runtime is there."""
+    return importlib.util.find_spec("onnxruntime") is not None
+
+
+def describe() -> dict[str, str | None]:
+    """Package, version and device, as :class:`rtmpose.engines.record.Facts` names them."""
+    import onnxruntime
+    return {"backend": "onnxruntime", "package": "onnxruntime", "version": onnxruntime.__version__,
+            "device": cpu_name(), "compute_capability": None}
+
+
+def build(model: onnx.ModelProto, path: Path, engine: Path) -> tuple[dict[str, int], dict[str, int]]:
+    """Let ONNX Runtime optimise a graph for this processor, and save what it made.
+
+    Args:
+        model: a graph with a fixed batch size.
+        path: where to write.
+        engine: the engine's final name, for messages.
+
+    Returns:
+        Number of convolutions and matrix products, and of all layers, by the type that they compute in. ONNX
+        Runtime has no FP16 kernels for the CPU: it widens an FP16 graph to FP32, and that is what is counted.
+
+    Raises:
+        KitError: ONNX Runtime refuses the graph.
+    """
+    import onnxruntime
+
+    from rtmpose.graph import count_arithmetic, count_layers
+
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(path)
+    options.log_severity_level = 3
+    try:
+        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        optimized = onnx.load(path)
+    except OSError:
+        raise
+    except Exception as error:  # ONNX Runtime's errors share no public base
+        raise KitError(f"{engine}: ONNX Runtime can't build it ({str(error).splitlines()[0][:200]})") from error
+    return count_arithmetic(optimized), count_layers(optimized)
+
+
+def load(path: str | Path, record: Record) -> "OnnxRuntimeEngine":
+    """Load an engine that :func:`build` wrote.
+
+    Raises:
+        KitError: it was built by another version or for another processor, or can't be loaded.
+    """
+    here = describe()
+    if (record.version, record.device) != (here["version"], here["device"]):
+        raise KitError(f"{path}: was built by ONNX Runtime {record.version} for {record.device}, here are "
+                       f"{here['version']} and {here['device']}; build it again")
+    return OnnxRuntimeEngine(path, record)
+
+
+class OnnxRuntimeEngine:
+    """An optimised graph in ONNX Runtime (see :class:`rtmpose.engines.Engine`)."""
+
+    def __init__(self, path: str | Path, record: Record) -> None:
+        import onnxruntime
+        options = onnxruntime.SessionOptions()
+        # The graph was optimised when it was built.
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.log_severity_level = 3
+        self.record = record
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's errors share no public base
+            raise KitError(f"{path}: ONNX Runtime can't load it ({str(error).splitlines()[0][:200]}); "
+                           "build it again") from error
+
+    def infer(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        simcc_x, simcc_y = self._session.run(["simcc_x", "simcc_y"], {self.record.input_name: crops})
+        return simcc_x, simcc_y
+
+    def timers(self, crops: np.ndarray) -> dict[str, Callable[[], float]]:
+        def run() -> float:
+            start = time.perf_counter()
+            self.infer(crops)
+            return (time.perf_counter() - start) * 1e3
+
+        return {"wall clock of ONNX Runtime on the CPU, crops in memory": run}

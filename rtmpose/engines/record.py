@@ -1,0 +1,129 @@
+"""The JSON beside an engine: what it was built from, by what, for what.
+
+It makes every number traceable to a model, a build and a machine, and it lets a second build with the same facts be
+skipped and an engine that does not fit here be refused.
+"""
+
+import datetime
+import shlex
+import sys
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+from rtmpose.errors import KitError
+from rtmpose.files import read_json, sha256, write_json
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What decides whether an engine can be used again.
+
+    Attributes:
+        onnx_sha256: of the ONNX file.
+        recipe: :data:`rtmpose.graph.RECIPE`.
+        requested_precision: what was asked for: ``fp32`` or ``fp16``.
+        input_name, batch, input_size: of the input; the size is width and height in pixels.
+        backend, package, version: the runtime, e.g. ``tensorrt``, ``tensorrt_rtx``, ``1.7.1``.
+        device: the GPU's name, or the processor's for a CPU runtime; None where TensorRT built without a GPU.
+        compute_capability: of the GPU.
+    """
+
+    onnx_sha256: str
+    recipe: int
+    requested_precision: str
+    input_name: str
+    batch: int
+    input_size: tuple[int, int]
+    backend: str
+    package: str
+    version: str
+    device: str | None
+    compute_capability: str | None
+
+
+@dataclass(frozen=True)
+class Record(Facts):
+    """An engine's record.
+
+    Attributes:
+        precision: what the convolutions and matrix products compute in, read from the built graph.
+        arithmetic: number of convolutions and matrix products by that type.
+        layers: number of all layers by the type that they give.
+        num_keypoints, bins: K, and the number of SimCC bins over x and over y.
+        onnx: the ONNX file's name.
+        source: where the ONNX file comes from, as export.py wrote it.
+        built_at: UTC, ISO 8601.
+        command: the command that built it.
+        build_seconds: how long that took.
+        engine_bytes, engine_sha256: of the engine file.
+    """
+
+    precision: str = ""
+    arithmetic: dict[str, int] = field(default_factory=dict)
+    layers: dict[str, int] = field(default_factory=dict)
+    num_keypoints: int = 0
+    bins: tuple[int, int] = (0, 0)
+    onnx: str = ""
+    source: dict[str, str] = field(default_factory=dict)
+    built_at: str = ""
+    command: str = ""
+    build_seconds: float = 0.0
+    engine_bytes: int = 0
+    engine_sha256: str = ""
+
+    @property
+    def runtime(self) -> str:
+        """Package and version, for people."""
+        return f"{self.package} {self.version}"
+
+
+def record_path(engine: str | Path) -> Path:
+    """Where an engine's record lies."""
+    return Path(f"{engine}.json")
+
+
+def write_record(engine: str | Path, record: Record) -> None:
+    """Write the record of an engine file."""
+    write_json(record_path(engine), asdict(record))
+
+
+def now() -> str:
+    """The time, UTC, ISO 8601 to the second."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+def command_line() -> str:
+    """The command that is running, as a shell takes it."""
+    return shlex.join(["python3", *sys.argv])
+
+
+def read_record(engine: str | Path) -> Record:
+    """The record of an engine, after making sure that the engine file is the one that it describes.
+
+    Raises:
+        KitError: engine or record is missing, or the two don't belong together.
+    """
+    if not Path(engine).is_file():
+        raise KitError(f"{engine}: no such engine; build_engine.py builds it")
+    path = record_path(engine)
+    if not path.is_file():
+        raise KitError(f"{engine}: has no record {path.name} beside it, so nobody knows what it is; "
+                       "build it with build_engine.py")
+    content = read_json(path, "the record that build_engine.py wrote")
+    names = {f.name for f in fields(Record)}
+    if not isinstance(content, dict) or set(content) != names:
+        raise KitError(f"{path}: is no record of this version of the kit; build the engine again")
+    record = Record(**{**content, **{key: tuple(content[key]) for key in ("input_size", "bins")}})
+    if Path(engine).stat().st_size != record.engine_bytes or sha256(engine) != record.engine_sha256:
+        raise KitError(f"{engine}: is not the file that {path.name} describes ({Path(engine).stat().st_size} bytes, "
+                       f"expected {record.engine_bytes}): cut off or replaced; build it again")
+    return record
+
+
+def same_facts(engine: str | Path, facts: Facts) -> Record | None:
+    """The record of an engine that was built with just these facts and is intact, else None."""
+    try:
+        record = read_record(engine)
+    except KitError:
+        return None
+    return record if all(getattr(record, f.name) == getattr(facts, f.name) for f in fields(Facts)) else None

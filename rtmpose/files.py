@@ -1,0 +1,101 @@
+"""Files: nothing half-written is left behind, and every file can be named by its content."""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rtmpose.errors import KitError
+
+_pending: set[Path] = set()
+_pending_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; rename it into place on success, delete it otherwise.
+
+    Raises:
+        KitError: the folder is missing or not writable, or the disk is full.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise KitError(f"{path}: is a folder, expected the name of a file to write; choose another name")
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        os.close(handle)
+    except OSError as error:
+        raise KitError(f"{path}: can't be written ({error.strerror}); choose a writable folder") from error
+    temporary = Path(name)
+    with _pending_lock:
+        _pending.add(temporary)
+    try:
+        yield temporary
+        # mkstemp makes files that only their owner can read; what is left should be as the umask says.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    except OSError as error:
+        if error.filename is not None and Path(error.filename) != temporary:
+            raise
+        raise KitError(f"{path}: can't be written ({error.strerror}); free some space or choose another folder"
+                       ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+        with _pending_lock:
+            _pending.discard(temporary)
+
+
+def remove_pending() -> None:
+    """Delete every temporary file that is being written: called when the process is interrupted."""
+    for temporary in list(_pending):
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | os.PathLike, content: bytes | memoryview) -> None:
+    """Write ``content`` to ``path`` in one step (see :func:`atomic_write`)."""
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_json(path: str | os.PathLike, content: Any) -> None:
+    """Write ``content`` as indented JSON in one step (see :func:`atomic_write`)."""
+    write_bytes(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: str | os.PathLike, what: str) -> Any:
+    """Read a JSON file; ``what`` names its content in the error, e.g. ``"COCO annotations"``.
+
+    Raises:
+        KitError: the file is missing, unreadable or not JSON.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except OSError as error:
+        raise KitError(f"{path}: can't be read ({error.strerror}), expected {what}") from error
+    except ValueError as error:
+        raise KitError(f"{path}: is not valid JSON ({error}), expected {what}; fetch it again") from error
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """SHA-256 of a file's content, 64 hexadecimal digits.
+
+    Raises:
+        KitError: the file is missing or unreadable.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else (
+                hashlib.sha256(file.read()).hexdigest())
+    except OSError as error:
+        raise KitError(f"{path}: can't be read ({error.strerror})") from error
