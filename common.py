@@ -48,21 +48,25 @@ def input_shape(text: str) -> tuple[str, tuple[int, int, int, int]]:
 
 
 def run(main: Callable[[], int]) -> None:
-    """Run a script's ``main`` and exit with what it returns; a user's mistake is one line and exit code 2.
+    """Run a script's ``main`` and exit with what it returns (see :func:`exit_code`).
 
     Ctrl-C and SIGTERM end the process at once, with exit code 130 and 143, whatever native code is busy: a thread
     waits for the signal, removes files that are being written, and exits.
     """
     _exit_on_signals()
+    sys.exit(exit_code(main))
+
+
+def exit_code(main: Callable[[], int]) -> int:
+    """What ``main`` returns; 2, after one line on standard error, where it meets a user's mistake."""
     try:
-        code = main()
+        return main()
     except KitError as error:
         print(f"{os.path.basename(sys.argv[0])}: error: {error}", file=sys.stderr)
-        code = EXIT_USER_ERROR
+        return EXIT_USER_ERROR
     except BrokenPipeError:  # the reader of our output left, e.g. `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 128 + signal.SIGPIPE
-    sys.exit(code)
+        return 128 + signal.SIGPIPE
 
 
 def _exit_on_signals() -> None:

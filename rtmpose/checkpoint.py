@@ -9,7 +9,7 @@ class: enough for mmpose to import, and nothing of it is called by RTMPose.
 import importlib.abc
 import importlib.machinery
 import importlib.util
-import pickle
+import re
 import sys
 import types
 import warnings
@@ -219,14 +219,12 @@ def load_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     try:
         with torch.serialization.safe_globals([(_Inert, name) for name in _METADATA_GLOBALS]):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "allowed" in str(error):
-            raise KitError(f"{path}: refused, it holds objects that could run code ({_unsupported(error)}); "
+    except Exception as error:  # a broken archive fails in many ways
+        refused = re.search(r"GLOBAL (\S+)|unrecognized function (\S+)", str(error))
+        if refused:
+            raise KitError(f"{path}: refused, it holds objects that could run code ({refused[1] or refused[2]}); "
                            "expected weights only") from error
         raise KitError(f"{path}: is no PyTorch checkpoint or was cut off; fetch it again") from error
-    except Exception as error:  # a broken archive fails in many ways
-        raise KitError(f"{path}: is no PyTorch checkpoint or was cut off ({_first_line(error)}); fetch it again"
-                       ) from error
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise KitError(f"{path}: holds no state_dict of tensors, expected an RTMPose checkpoint")
@@ -255,11 +253,3 @@ def _some(keys: list[str], number: int = 8) -> str:
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__
-
-
-def _unsupported(error: Exception) -> str:
-    """The name of the refused object in torch's long explanation."""
-    for word in str(error).replace("GLOBAL", "\n").splitlines():
-        if "Unsupported" not in word and "." in word and word.strip():
-            return word.strip().split()[0]
-    return _first_line(error)

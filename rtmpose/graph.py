@@ -30,9 +30,6 @@ Both compute in float32 but add in another order: a few 1e-6 are measured for ev
 about 1, and one that slipped into FP16 by about 1e-3 (2**-11 a rounding). The tolerance lies between.
 """
 
-_FP32_OPS = ("ReduceL2", "Clip", "Div")
-"""Operators that stay in FP32: they are RTMPose's ScaleNorm, whose sum of squares leaves FP16's range at 65504."""
-
 
 @dataclass(frozen=True)
 class Contract:
@@ -200,12 +197,29 @@ def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
 
     A strongly typed TensorRT network computes exactly in these types.
     """
-    from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
 
     with warnings.catch_warnings():
         # It warns of every weight that FP16 rounds to zero or to its smallest number.
         warnings.simplefilter("ignore")
-        return convert_float_to_float16(model, keep_io_types=True, op_block_list=[*DEFAULT_OP_BLOCK_LIST, *_FP32_OPS])
+        typed = OnnxModel(convert_float_to_float16(model, keep_io_types=True, node_block_list=_scale_norm(model)))
+    # Neighbours in FP32 are left with a cast to FP16 and back between them, and the casts stand at the end.
+    typed.remove_cascaded_cast_nodes()
+    typed.remove_useless_cast_nodes()
+    typed.topological_sort()
+    return typed.model
+
+
+def _scale_norm(model: onnx.ModelProto) -> list[str]:
+    """Names of the nodes of every ScaleNorm, ReduceL2 to Div: their sum of squares leaves FP16's range at 65504."""
+    names, tensors = [], set()
+    for node in model.graph.node:
+        if node.op_type == "ReduceL2" or tensors.intersection(node.input):
+            names.append(node.name)
+            if node.op_type != "Div":
+                tensors.update(node.output)
+    return names
 
 
 _TYPES = {onnx.TensorProto.FLOAT: "fp32", onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.INT64: "int64"}

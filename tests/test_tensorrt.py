@@ -1,0 +1,123 @@
+"""Real engines, built with TensorRT or TensorRT-RTX; running them needs a GPU."""
+
+import importlib.util
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from conftest import run_script
+
+from rtmpose import graph
+from rtmpose.checkpoint import Network, _SimCC, build_estimator, read_config
+from rtmpose.engines import backend, load_engine
+from rtmpose.engines.record import read_record
+from rtmpose.machine import find_gpu
+
+tensorrt = backend("tensorrt")
+pytestmark = pytest.mark.skipif(
+    "tensorrt_rtx" not in tensorrt._installed() and not (tensorrt.is_installed() and find_gpu()),
+    reason="needs TensorRT-RTX, or TensorRT and a GPU",
+)
+
+# One published config of every size, crop and number of keypoints.
+BODY = "body_2d_keypoint/rtmpose"
+WHOLEBODY = "wholebody_2d_keypoint/rtmpose"
+CONFIGS = (
+    *(f"{BODY}/coco/rtmpose-{size}_8xb256-420e_coco-256x192.py" for size in "tsml"),
+    f"{BODY}/coco/rtmpose-m_8xb256-420e_aic-coco-384x288.py",
+    f"{BODY}/coco/rtmpose-l_8xb256-420e_aic-coco-384x288.py",
+    f"{BODY}/body8/rtmpose-t_8xb1024-700e_body8-halpe26-256x192.py",
+    f"{BODY}/body8/rtmpose-m_8xb512-700e_body8-halpe26-384x288.py",
+    f"{BODY}/body8/rtmpose-x_8xb256-700e_body8-halpe26-384x288.py",
+    f"{WHOLEBODY}/ubody/rtmpose-s_8xb64-270e_coco-ubody-wholebody-256x192.py",
+    f"{WHOLEBODY}/coco-wholebody/rtmpose-m_8xb64-270e_coco-wholebody-256x192.py",
+    f"{WHOLEBODY}/coco-wholebody/rtmpose-x_8xb32-270e_coco-wholebody-384x288.py",
+)
+
+
+def published_config(name: str) -> Path:
+    """A config as mmpose ships it: with mmdet's backbone, SyncBN, and base configs."""
+    package = importlib.util.find_spec("mmpose")
+    return Path(package.origin).parent / ".mim/configs" / name
+
+
+@pytest.mark.parametrize("name", CONFIGS, ids=lambda name: Path(name).stem)
+def test_every_published_size_exports_and_builds_in_fp32_and_fp16(name: str, tmp_path: Path) -> None:
+    config = published_config(name)
+    model = read_config(config)
+    network = Network(_SimCC(build_estimator(model, config)).eval(), model["head"]["input_size"],
+                      model["head"]["out_channels"])
+    graph.export(network, tmp_path / "model.onnx", {}, simplify_it=True)
+    width, height = network.input_size
+    fixed = graph.simplify(graph.load(tmp_path / "model.onnx"), (2, 3, height, width))
+    contract = graph.read_contract(fixed, "model.onnx")
+    assert contract == graph.Contract(2, (width, height), model["head"]["out_channels"], (2 * width, 2 * height))
+    products = sum(Counter(n.op_type for n in fixed.graph.node)[kind] for kind in ("Conv", "MatMul"))
+    for precision, typed in (("fp32", fixed), ("fp16", graph.to_fp16(fixed))):
+        engine = tmp_path / f"{precision}.engine"
+        arithmetic, layers = tensorrt.build(typed, engine, engine)
+        assert arithmetic == {precision: products}
+        assert sum(layers.values()) > products
+        assert engine.stat().st_size > (4 if precision == "fp32" else 2) * 3_000_000
+
+
+def test_fp16_keeps_fp32_inputs_and_outputs_and_the_scale_norm(model_files: dict[str, Path]) -> None:
+    typed = graph.to_fp16(graph.simplify(graph.load(model_files["onnx"]), (2, 3, 256, 192)))
+    tensors = (*typed.graph.input, *typed.graph.output)
+    assert {t.type.tensor_type.elem_type for t in tensors} == {onnx.TensorProto.FLOAT}
+    types = {kind for node, kind in graph._typed_nodes(typed) if node.op_type == "ReduceL2"}
+    assert types == {"fp32"}
+
+
+def test_build_engine_writes_an_engine_and_its_record(model_files: dict[str, Path], tmp_path: Path) -> None:
+    engine = tmp_path / "rtmpose.engine"
+    arguments = ("--model_path", model_files["onnx"], "--input", "input:2,3,256,192", "--precision", "fp16",
+                 "--backend", "tensorrt", "--engine_path", engine)
+    done = run_script("build_engine.py", *arguments)
+    assert done.returncode == 0, done.stderr
+    record = read_record(engine)
+    assert (record.precision, record.batch, record.input_size) == ("fp16", 2, (192, 256))
+    assert record.package in tensorrt._installed()
+    assert "fp16" in done.stdout and "MiB" in done.stdout
+    again = run_script("build_engine.py", *arguments)
+    assert again.returncode == 0 and "nothing to do" in again.stdout
+
+
+@pytest.mark.skipif(find_gpu() is not None, reason="there is a GPU")
+def test_an_engine_for_the_gpu_is_refused_without_one(model_files: dict[str, Path], tmp_path: Path) -> None:
+    engine = tmp_path / "rtmpose.engine"
+    run_script("build_engine.py", "--model_path", model_files["onnx"], "--input", "input:1,3,256,192", "--precision",
+               "fp16", "--backend", "tensorrt", "--engine_path", engine)
+    done = run_script("inference.py", "--engine", engine, "--perf_only")
+    assert done.returncode == 2
+    assert "no NVIDIA GPU is here" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(find_gpu() is None, reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-3), ("fp16", 2e-2)])
+def test_the_gpu_agrees_with_onnx_runtime(model_files: dict[str, Path], tmp_path: Path, precision: str,
+                                          tolerance: float) -> None:
+    crops = np.random.default_rng(0).standard_normal((2, 3, 256, 192), dtype=np.float32)
+    outputs = []
+    for name, typed in (("onnxruntime", "fp32"), ("tensorrt", precision)):
+        engine = tmp_path / f"{name}.engine"
+        done = run_script("build_engine.py", "--model_path", model_files["onnx"], "--input", "input:2,3,256,192",
+                          "--precision", typed, "--backend", name, "--engine_path", engine)
+        assert done.returncode == 0, done.stderr
+        outputs.append(load_engine(engine).infer(crops))
+    for expected, given in zip(*outputs, strict=True):
+        assert np.abs(given - expected).max() <= tolerance * np.abs(expected).max()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(find_gpu() is None, reason="needs an NVIDIA GPU")
+def test_the_gpu_is_timed_with_and_without_copies(model_files: dict[str, Path], tmp_path: Path) -> None:
+    engine = tmp_path / "rtmpose.engine"
+    run_script("build_engine.py", "--model_path", model_files["onnx"], "--input", "input:32,3,256,192",
+               "--precision", "fp16", "--backend", "tensorrt", "--engine_path", engine)
+    done = run_script("inference.py", "--engine", engine, "--perf_only", "True", "--duration", "1")
+    assert done.returncode == 0, done.stderr
+    assert "CUDA events" in done.stdout and "host-device copies" in done.stdout
