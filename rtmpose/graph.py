@@ -171,12 +171,13 @@ def read_contract(model: onnx.ModelProto, path: str | Path) -> Contract:
     """
     batch, _, height, width = _shape(model.graph.input[0])
     outputs = {o.name: _shape(o) for o in model.graph.output}
-    shapes = [outputs.get(name, ()) for name in OUTPUTS]
-    if len(outputs) != 2 or any(len(shape) != 3 or None in shape for shape in shapes) or (
-            shapes[0][:2] != shapes[1][:2] or shapes[0][0] != batch or shapes[0][2] * height != shapes[1][2] * width):
-        raise KitError(f"{path}: has the outputs {_told(outputs)} for input {_told({INPUT: _shape(model.graph.input[0])})}"
-                       ", expected simcc_x[N,K,Wx] and simcc_y[N,K,Wy] with the same number of bins a pixel")
-    return Contract(batch, (width, height), shapes[0][1], (shapes[0][2], shapes[1][2]))
+    x, y = (outputs.get(name, ()) for name in OUTPUTS)
+    fits = (len(outputs) == 2 and len(x) == len(y) == 3 and None not in (*x, *y) and x[0] == batch
+            and x[:2] == y[:2] and x[2] * height == y[2] * width)
+    if not fits:
+        raise KitError(f"{path}: has the outputs {_told(outputs)}, expected simcc_x[{batch},K,Wx] and "
+                       f"simcc_y[{batch},K,Wy] with as many bins a pixel over {width} pixels as over {height}")
+    return Contract(batch, (width, height), x[1], (x[2], y[2]))
 
 
 def _shape(value: onnx.ValueInfoProto) -> tuple[int | None, ...]:

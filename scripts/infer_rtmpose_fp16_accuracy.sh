@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# COCO keypoint AP in FP16. Builds the engine, unless the same one is there, and runs it over COCO val2017.
+#
+#   bash scripts/infer_rtmpose_fp16_accuracy.sh [options] [-- options of inference.py]
+#
+#   --bs N              batch size (default: 32)
+#   --datasets DIR      COCO's folder (default: $DATASETS_DIR)
+#   --acc_target AP     fail below this AP
+#   --model FILE        ONNX graph (default: $MODEL, else rtmpose_opt.onnx)
+#   --engine FILE       engine (default: rtmpose_bs_N_fp16.engine)
+#   --input NAME:N,3,H,W   input of the graph (default: input:N,3,256,192); its N counts, not --bs
+set -euo pipefail
+# shellcheck source=scripts/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+parse_infer_options "$@"
+[ -n "$datasets" ] || die "DATASETS_DIR is not set, expected COCO's folder; set it or give --datasets DIR (scripts/download.sh fetches COCO val2017)"
+[ -d "$datasets" ] || die "$datasets: no such folder, expected COCO's; set DATASETS_DIR or --datasets to it (scripts/download.sh fetches COCO val2017)"
+
+"$python" "$root/build_engine.py" --model_path "$model" --input "$input" --precision fp16 --engine_path "$engine"
+exec "$python" "$root/inference.py" --engine "$engine" --batchsize "$bs" --input_name "${input%%:*}" \
+  --datasets "$datasets" "${extra[@]}"

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Throughput in FP16. Builds the engine, unless the same one is there, and times it; needs no dataset.
+#
+#   bash scripts/infer_rtmpose_fp16_performance.sh [options] [-- options of inference.py]
+#
+#   --bs N              batch size (default: 32)
+#   --datasets DIR      COCO's folder, for real crops (default: $DATASETS_DIR; else random data)
+#   --fps_target N      fail below this many persons a second
+#   --model FILE        ONNX graph (default: $MODEL, else rtmpose_opt.onnx)
+#   --engine FILE       engine (default: rtmpose_bs_N_fp16.engine)
+#   --input NAME:N,3,H,W   input of the graph (default: input:N,3,256,192); its N counts, not --bs
+set -euo pipefail
+# shellcheck source=scripts/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+parse_infer_options "$@"
+
+"$python" "$root/build_engine.py" --model_path "$model" --input "$input" --precision fp16 --engine_path "$engine"
+exec "$python" "$root/inference.py" --engine "$engine" --batchsize "$bs" --input_name "${input%%:*}" \
+  ${datasets:+--datasets "$datasets"} --perf_only True "${extra[@]}"

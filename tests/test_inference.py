@@ -1,0 +1,117 @@
+"""inference.py as a user runs it: targets, throughput, limits, memory."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, run_script, write_annotations
+
+from rtmpose import timing
+from rtmpose.score import METRICS
+
+TIMED = ("--warmup", 1, "--iterations", 3, "--duration", 0)
+
+
+@pytest.mark.parametrize(("target", "code", "said"), [
+    (("--acc_target", "-1"), 0, "--acc_target -1: reached"),
+    (("--acc_target", "0.999"), 3, "--acc_target 0.999: missed"),
+    (("--fps_target", "0.001"), 0, "--fps_target 0.001: reached"),
+    (("--fps_target", "1e9"), 4, "--fps_target 1e+09: missed"),
+])
+def test_targets_decide_the_exit_code(engine_file: Path, drawn: Path, target: tuple, code: int, said: str) -> None:
+    done = run_script("inference.py", "--engine", engine_file, "--datasets", drawn, *target)
+    assert done.returncode == code, done.stderr
+    assert said in done.stdout
+
+
+def test_limit_evaluates_the_first_images_only(engine_file: Path, drawn: Path, tmp_path: Path) -> None:
+    done = run_script("inference.py", "--engine", engine_file, "--datasets", drawn, "--limit", 2, "--output", tmp_path)
+    assert done.returncode == 0, done.stderr
+    images = {result["image_id"] for result in json.loads((tmp_path / "keypoints.json").read_text())}
+    assert images == {1, 2}
+    assert json.loads((tmp_path / "summary.json").read_text())["images"] == 2
+
+
+def test_accuracy_prints_ten_lines_and_a_row(engine_file: Path, drawn: Path) -> None:
+    done = run_script("inference.py", "--engine", engine_file, "--datasets", drawn, "--batchsize", 4,
+                      "--input_name", "input")
+    lines = done.stdout.splitlines()
+    assert sum("IoU=" in line for line in lines) == 10
+    assert lines[-1].startswith("| rtmpose-t | 4 ") and "fp32" in lines[-1]
+
+
+@pytest.mark.parametrize("flag", [("--perf_only",), ("--perf_only", "True"), ("--perf_only", "true")])
+def test_throughput_needs_no_data_set(engine_file: Path, tmp_path: Path, flag: tuple) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "DATASETS_DIR"}
+    done = run_script("inference.py", "--engine", engine_file, *flag, *TIMED, "--output", tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "* Mean inference time: " in done.stdout and " ms, Mean fps: " in done.stdout
+    assert "median" in done.stdout and "p99" in done.stdout and "spread" in done.stdout
+    assert "input: random pixels" in done.stdout
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["fps"] == pytest.approx(summary["batch"] / summary["latency_ms"]["mean"] * 1e3)
+    assert summary["iterations"] == 3 and "ONNX Runtime on the CPU" in summary["fps_of"]
+    assert not set(METRICS) & set(summary)
+
+
+def test_perf_only_false_measures_accuracy(engine_file: Path, drawn: Path) -> None:
+    done = run_script("inference.py", "--engine", engine_file, "--perf_only", "False", "--datasets", drawn)
+    assert "Average Precision" in done.stdout
+
+
+def test_throughput_takes_real_crops_where_there_are_some(engine_file: Path, drawn: Path) -> None:
+    done = run_script("inference.py", "--engine", engine_file, "--perf_only", *TIMED, "--datasets", drawn)
+    assert done.returncode == 0, done.stderr
+    assert f"input: crops of {drawn}" in done.stdout
+
+
+def test_measure_runs_enough_batches_and_enough_seconds() -> None:
+    calls = []
+    samples = timing.measure(lambda: calls.append(1) or 2.0, 3, 5, 0.0, "test")
+    assert len(calls) == 8 and samples.tolist() == [2.0] * 5
+    assert len(timing.measure(lambda: 1.0, 1, 1, 0.05, "test")) > 1
+
+
+def test_latency_is_described_by_numpys_percentiles() -> None:
+    samples = np.random.default_rng(0).gamma(2, 3, 1000)
+    described = timing.describe_latency(samples)
+    assert described == {"mean": samples.mean(), "median": np.median(samples), "p90": np.percentile(samples, 90),
+                         "p99": np.percentile(samples, 99)}
+    assert timing.spread([1.0, 3.0]) == 0.5
+
+
+def peak_memory(command: list[object]) -> int:
+    """Peak resident memory of a process in kilobytes."""
+    with subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return usage.ru_maxrss
+
+
+def test_peak_memory_does_not_grow_with_the_number_of_images(engine_file: Path, dataset: Callable) -> None:
+    """Ten times as many images of 1.4 MB and crops of 0.6 MB each would show if they were kept."""
+    folder, content = dataset()
+    record, annotation = content["images"][0], content["annotations"][0]
+    peaks = []
+    for number in (30, 300):
+        content["images"] = [{**record, "id": i + 1} for i in range(number)]
+        content["annotations"] = [{**annotation, "id": i + 1, "image_id": i + 1} for i in range(number)]
+        write_annotations(folder, content)
+        peaks.append(peak_memory([sys.executable, ROOT / "inference.py", "--engine", engine_file,
+                                  "--datasets", folder]))
+    assert peaks[1] < 1.1 * peaks[0], peaks
+
+
+def test_inference_imports_neither_torch_nor_mmpose(engine_file: Path, drawn: Path) -> None:
+    code = ("import sys; sys.argv = ['inference.py', '--engine', sys.argv[1], '--datasets', sys.argv[2]]; "
+            "import inference; inference.main(); "
+            "sys.exit(bool({'torch', 'mmpose', 'mmcv', 'mmengine'} & set(sys.modules)))")
+    done = subprocess.run([sys.executable, "-c", code, str(engine_file), str(drawn)], cwd=ROOT, check=False,
+                          capture_output=True)
+    assert done.returncode == 0

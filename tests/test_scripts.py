@@ -1,0 +1,206 @@
+"""The bash scripts, without an environment: a stand-in for Python notes what they would run."""
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = ROOT / "scripts"
+ACCURACY, PERFORMANCE = "infer_rtmpose_fp16_accuracy.sh", "infer_rtmpose_fp16_performance.sh"
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def venv(tmp_path: Path) -> Path:
+    """An environment whose Python notes its arguments in ``calls``, and fails where $FAIL is among them."""
+    python = tmp_path / "venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/bash\n'
+                      'if [ "$1" = --version ]; then echo Python 3.11.0; exit; fi\n'
+                      'echo "$*" >>"$CALLS"\n'
+                      'if [[ -n ${FAIL:-} && $* = *$FAIL* ]]; then exit "${CODE:-1}"; fi\n')
+    python.chmod(0o755)
+    return python.parents[1]
+
+
+@pytest.fixture
+def run(tmp_path: Path, venv: Path) -> Run:
+    """Runs a script in an empty folder."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    clean = {name: value for name, value in os.environ.items()
+             if name not in ("DATASETS_DIR", "MODEL", "PYTHON")}
+    clean |= {"VENV": str(venv), "CALLS": str(tmp_path / "calls")}
+
+    def run(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["bash", str(SCRIPTS / script), *arguments], cwd=folder, text=True, timeout=60,
+                              capture_output=True, stdin=subprocess.DEVNULL, env=clean | environment)
+
+    return run
+
+
+@pytest.fixture
+def calls(tmp_path: Path) -> Callable[[], list[str]]:
+    """What the stand-in was called with since the last time this was asked."""
+    def calls() -> list[str]:
+        path = tmp_path / "calls"
+        lines = path.read_text().splitlines() if path.exists() else []
+        path.unlink(missing_ok=True)
+        return lines
+
+    return calls
+
+
+@pytest.fixture
+def work(tmp_path: Path, run: Run) -> Path:
+    """The folder in which scripts run, with a model and a data set."""
+    (tmp_path / "work/rtmpose_opt.onnx").touch()
+    (tmp_path / "work/coco").mkdir()
+    return tmp_path / "work"
+
+
+def refusal(result: subprocess.CompletedProcess[str], code: int = 2) -> str:
+    assert result.returncode == code, result
+    assert result.stderr.count("\n") == 1, result.stderr
+    return result.stderr
+
+
+@pytest.mark.parametrize("script", [*sorted(SCRIPTS.glob("*.sh")), ROOT / ".ci/run"],
+                         ids=lambda path: path.name)
+def test_is_bash(script):
+    subprocess.run(["bash", "-n", str(script)], check=True)
+
+
+@pytest.mark.parametrize("script", ["setup.sh", "download.sh", ACCURACY, PERFORMANCE])
+def test_help(run, calls, script):
+    result = run(script, "--help")
+    assert result.returncode == 0
+    assert f"bash scripts/{script}" in result.stdout
+    assert calls() == []
+
+
+@pytest.mark.parametrize("script", [ACCURACY, PERFORMANCE])
+def test_missing_model(run, calls, script):
+    message = refusal(run(script))
+    assert "rtmpose_opt.onnx: no such file" in message and "export.py" in message
+    assert "other.onnx" in refusal(run(script, MODEL="other.onnx"))
+    assert "third.onnx" in refusal(run(script, "--model", "third.onnx", MODEL="other.onnx"))
+    assert calls() == []
+
+
+def test_missing_dataset(run, work, calls):
+    assert "DATASETS_DIR is not set" in refusal(run(ACCURACY))
+    assert "nowhere: no such folder" in refusal(run(ACCURACY, DATASETS_DIR="nowhere"))
+    assert "nowhere: no such folder" in refusal(run(ACCURACY, "--datasets", "nowhere", DATASETS_DIR="coco"))
+    assert calls() == []
+
+
+@pytest.mark.parametrize("arguments", [["--bs"], ["--bs", "0"], ["--bs", "many"], ["--frobnicate", "1"],
+                                       ["--input", "input"], ["--input", "input:N,3,256,192"]])
+@pytest.mark.parametrize("script", [ACCURACY, PERFORMANCE])
+def test_wrong_options(run, work, calls, script, arguments):
+    assert arguments[-1] in refusal(run(script, *arguments, DATASETS_DIR="coco")) or arguments[0] == "--input"
+    assert calls() == []
+
+
+def test_accuracy(run, work, calls):
+    assert run(ACCURACY, DATASETS_DIR="coco").returncode == 0
+    assert calls() == [
+        f"{ROOT}/build_engine.py --model_path rtmpose_opt.onnx --input input:32,3,256,192 --precision fp16"
+        " --engine_path rtmpose_bs_32_fp16.engine",
+        f"{ROOT}/inference.py --engine rtmpose_bs_32_fp16.engine --batchsize 32 --input_name input"
+        " --datasets coco"]
+
+
+def test_performance(run, work, calls):
+    assert run(PERFORMANCE, "--bs", "8").returncode == 0
+    assert calls() == [
+        f"{ROOT}/build_engine.py --model_path rtmpose_opt.onnx --input input:8,3,256,192 --precision fp16"
+        " --engine_path rtmpose_bs_8_fp16.engine",
+        f"{ROOT}/inference.py --engine rtmpose_bs_8_fp16.engine --batchsize 8 --input_name input"
+        " --perf_only True"]
+
+
+def test_options_reach_the_kit(run, work, calls):
+    run(ACCURACY, "--datasets", "coco", "--engine", "e", "--input", "x:4,3,384,288", "--acc_target", "0.773",
+        "--", "--limit", "2")
+    build, infer = calls()
+    assert build.endswith("--input x:4,3,384,288 --precision fp16 --engine_path e")
+    assert infer.endswith(
+        "--engine e --batchsize 4 --input_name x --datasets coco --acc_target 0.773 --limit 2")
+    run(PERFORMANCE, "--fps_target", "9", DATASETS_DIR="coco")
+    assert calls()[1].endswith("--datasets coco --perf_only True --fps_target 9")
+
+
+@pytest.mark.parametrize("stage", ["build_engine.py", "inference.py"])
+def test_exit_code_is_the_kits(run, work, calls, stage):
+    assert run(ACCURACY, "--datasets", "coco", FAIL=stage, CODE="3").returncode == 3
+    assert calls()[-1].startswith(f"{ROOT}/{stage}")
+
+
+def test_setup_without_a_python(run, venv):
+    (venv / "bin/python").unlink()
+    message = refusal(run("setup.sh", PYTHON="/bin/false"))
+    assert "no Python 3.10, 3.11 or 3.12 found (tried /bin/false)" in message and "PYTHON=" in message
+
+
+def test_setup_without_the_venv_module(run, venv, tmp_path, calls):
+    (venv / "bin/python").rename(tmp_path / "python")
+    message = refusal(run("setup.sh", PYTHON=str(tmp_path / "python"), FAIL="ensurepip"))
+    assert "python3-venv" in message
+
+
+def test_setup_refuses_an_environment_of_another_python(run, venv, calls):
+    assert f"{venv}: has Python 3.11.0" in refusal(run("setup.sh", FAIL="version_info"))
+
+
+def test_setup_installs_once(run, calls):
+    def installed() -> list[str]:
+        return [Path(call.split()[-1]).name for call in calls() if "pip install" in call]
+
+    first = run("setup.sh")
+    assert first.returncode == 0
+    assert "download.sh" in first.stdout and "bin/activate" in first.stdout
+    assert installed() == ["requirements.txt", "requirements-mmpose.txt"]
+    assert run("setup.sh").returncode == 0
+    assert installed() == []
+    assert run("setup.sh", "--gpu").returncode == 0
+    assert installed() == ["requirements-gpu.txt"]
+
+
+def test_setup_that_failed_is_tried_again(run, calls):
+    message = refusal(run("setup.sh", FAIL="requirements-mmpose.txt"), code=1)
+    assert "requirements-mmpose.txt: pip could not install it" in message
+    calls()
+    assert run("setup.sh").returncode == 0
+    assert [call for call in calls() if "requirements-mmpose.txt" in call]
+
+
+def test_setup_with_an_unknown_option(run, calls):
+    assert "--cuda" in refusal(run("setup.sh", "--cuda"))
+    assert calls() == []
+
+
+def test_test_runs_everything(run, calls):
+    assert run("test.sh", "-k", "crop").returncode == 0
+    made = calls()
+    assert made[-2:] == ["-m ruff check .", "-m pytest -q -k crop"]
+    assert any(call.endswith("requirements-test.txt") for call in made)
+
+
+@pytest.mark.parametrize(("code", "expected"), [("1", 1), ("5", 1)])
+def test_test_fails_as_pytest_does(run, code, expected):
+    result = run("test.sh", FAIL="-m pytest", CODE=code)
+    assert result.returncode == expected
+    assert ("no test to run" in result.stderr) == (code == "5")
+
+
+def test_test_carries_on_without_xtcocotools(run, calls):
+    result = run("test.sh", FAIL="xtcocotools")
+    assert result.returncode == 0
+    assert "xtcocotools: could not be built" in result.stdout
+    assert calls()[-1] == "-m pytest -q"
