@@ -1,5 +1,7 @@
 """ONNX -> engine, with a record of what it was built from beside it."""
 
+from common import Parser, input_shape, run
+
 import argparse
 import time
 from dataclasses import asdict
@@ -8,7 +10,6 @@ from types import ModuleType
 
 from onnx import ModelProto
 
-from common import Parser, input_shape, run
 from rtmpose import graph
 from rtmpose.engines import BACKENDS, choose_backend
 from rtmpose.engines.record import Facts, Record, command_line, now, record_path, same_facts, write_record

@@ -1,6 +1,10 @@
-"""What the three scripts share: command-line pieces, how errors and interrupts end a run."""
+"""What the three scripts share: command-line pieces, how errors and interrupts end a run.
+
+The scripts import it first, so that outside the kit's environment they end with one line.
+"""
 
 import argparse
+import importlib.util
 import os
 import signal
 import sys
@@ -9,6 +13,18 @@ from collections.abc import Callable
 
 from rtmpose.errors import EXIT_USER_ERROR, KitError
 from rtmpose.files import remove_pending
+
+
+def require(*packages: str) -> None:
+    """End the process with one line and exit code 2 where one of these packages is not installed."""
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    if missing:
+        print(f"{os.path.basename(sys.argv[0])}: error: {', '.join(missing)} not installed for {sys.executable}; run "
+              "scripts/setup.sh, then: source .venv/bin/activate", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+
+
+require("cv2", "numpy", "onnx", "pycocotools", "tqdm")
 
 
 class Parser(argparse.ArgumentParser):

@@ -1,9 +1,9 @@
 """PyTorch checkpoint and mmpose config -> ONNX."""
 
+from common import Parser, require, run
+
 import time
 from pathlib import Path
-
-from common import Parser, run
 
 
 def main() -> int:
@@ -16,6 +16,7 @@ def main() -> int:
     parser.add_argument("--simplify", action="store_true", help="simplify the graph with onnxsim as well")
     args = parser.parse_args()
 
+    require("torch", "onnxruntime", "mmpose", "mmengine", "mmcv")
     # After the arguments, so that --help and mistakes don't wait for torch.
     from rtmpose.checkpoint import load_network
     from rtmpose.graph import EXPORT_TOLERANCE, describe_source, export

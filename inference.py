@@ -1,5 +1,7 @@
 """Engine -> keypoint AP on COCO, or timed throughput."""
 
+from common import Parser, boolean, positive, run
+
 import argparse
 import os
 from itertools import cycle, islice
@@ -8,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from common import Parser, boolean, positive, run
 from rtmpose import crop, report, score, timing
 from rtmpose.coco import NUM_KEYPOINTS, load_persons
 from rtmpose.engines import Engine, load_engine

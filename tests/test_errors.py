@@ -1,5 +1,7 @@
 """What goes wrong, and what is said: one clear line, exit code 2, nothing half-written."""
 
+import common
+
 import importlib
 import json
 import os
@@ -18,7 +20,6 @@ import pytest
 import torch
 from conftest import ROOT, run_script, save_random_checkpoint, small_config, write_annotations
 
-import common
 from rtmpose.checkpoint import load_state_dict
 
 Run = Callable[..., str]
