@@ -4,7 +4,7 @@ from common import Parser, input_shape, run
 
 import argparse
 import time
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -12,7 +12,7 @@ from onnx import ModelProto
 
 from rtmpose import graph
 from rtmpose.engines import BACKENDS, choose_backend
-from rtmpose.engines.record import Facts, Record, command_line, now, record_path, same_facts, write_record
+from rtmpose.engines.record import Record, command_line, find_built, now, record_path, write_record
 from rtmpose.files import atomic_write, sha256
 
 
@@ -32,21 +32,21 @@ def main() -> int:
     model = graph.load(args.model_path)
     graph.check_input(model, args.model_path, name, shape)
     backend = choose_backend(args.backend)
-    facts = Facts(onnx_sha256=sha256(args.model_path), recipe=graph.RECIPE, requested_precision=args.precision,
-                  input_name=name, batch=shape[0], input_size=(shape[3], shape[2]), **backend.describe())
-    if same_facts(args.engine_path, facts):
+    wanted = Record(onnx_sha256=sha256(args.model_path), recipe=graph.RECIPE, requested_precision=args.precision,
+                    input_name=name, batch=shape[0], input_size=(shape[3], shape[2]), **backend.describe())
+    if find_built(args.engine_path, wanted):
         print(f"{args.engine_path}: already built from the same ONNX file, for the same batch, precision, runtime "
               "and device; nothing to do")
         return 0
-    record = build(model, facts, backend, args)
+    record = build(model, wanted, backend, args)
     print(describe(record, args.engine_path))
     return 0
 
 
-def build(model: ModelProto, facts: Facts, backend: ModuleType, args: argparse.Namespace) -> Record:
+def build(model: ModelProto, wanted: Record, backend: ModuleType, args: argparse.Namespace) -> Record:
     """Simplify, type, build, and write engine and record."""
-    print(f"Building {args.engine_path}: {facts.package} {facts.version} for {facts.device or 'any GPU it supports'}, "
-          f"{args.precision}, batch {facts.batch}", flush=True)
+    print(f"Building {args.engine_path}: {wanted.runtime} for {wanted.device or 'any GPU it supports'}, "
+          f"{args.precision}, batch {wanted.batch}", flush=True)
     start = time.perf_counter()
     fixed = graph.simplify(model, args.input[1])
     contract = graph.read_contract(fixed, args.model_path)
@@ -56,10 +56,10 @@ def build(model: ModelProto, facts: Facts, backend: ModuleType, args: argparse.N
         size, digest = temporary.stat().st_size, sha256(temporary)
         # An old record must not stand beside a new engine.
         record_path(args.engine_path).unlink(missing_ok=True)
-    record = Record(**asdict(facts), precision="+".join(sorted(arithmetic)), arithmetic=arithmetic, layers=layers,
-                    num_keypoints=contract.num_keypoints, bins=contract.bins, onnx=Path(args.model_path).name,
-                    source=graph.read_metadata(model), built_at=now(), command=command_line(),
-                    build_seconds=round(time.perf_counter() - start, 3), engine_bytes=size, engine_sha256=digest)
+    record = replace(wanted, precision="+".join(sorted(arithmetic)), arithmetic=arithmetic, layers=layers,
+                     num_keypoints=contract.num_keypoints, bins=contract.bins, onnx=Path(args.model_path).name,
+                     source=graph.read_metadata(model), built_at=now(), command=command_line(),
+                     build_seconds=round(time.perf_counter() - start, 3), engine_bytes=size, engine_sha256=digest)
     write_record(args.engine_path, record)
     return record
 

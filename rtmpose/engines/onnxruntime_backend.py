@@ -21,7 +21,7 @@ def is_installed() -> bool:
 
 
 def describe() -> dict[str, str | None]:
-    """Package, version and device, as :class:`rtmpose.engines.record.Facts` names them."""
+    """Package, version and device, as :class:`rtmpose.engines.record.Record` names them."""
     import onnxruntime
     return {"backend": "onnxruntime", "package": "onnxruntime", "version": onnxruntime.__version__,
             "device": cpu_name(), "compute_capability": None}

@@ -13,10 +13,14 @@ from pathlib import Path
 from rtmpose.errors import KitError
 from rtmpose.files import read_json, sha256, write_json
 
+FACTS = ("onnx_sha256", "recipe", "requested_precision", "input_name", "batch", "input_size", "backend", "package",
+         "version", "device", "compute_capability")
+"""The fields of a :class:`Record` that decide whether an engine can be used again."""
+
 
 @dataclass(frozen=True)
-class Facts:
-    """What decides whether an engine can be used again.
+class Record:
+    """An engine's record: the facts it is built for, then what was built.
 
     Attributes:
         onnx_sha256: of the ONNX file.
@@ -24,8 +28,18 @@ class Facts:
         requested_precision: what was asked for: ``fp32`` or ``fp16``.
         input_name, batch, input_size: of the input; the size is width and height in pixels.
         backend, package, version: the runtime, e.g. ``tensorrt``, ``tensorrt_rtx``, ``1.7.1``.
-        device: the GPU's name, or the processor's for a CPU runtime; None where TensorRT built without a GPU.
+        device: the GPU's name, or the processor's for a CPU runtime; None where TensorRT-RTX built without a GPU.
         compute_capability: of the GPU.
+        precision: what the convolutions and matrix products compute in, read from the built graph.
+        arithmetic: number of convolutions and matrix products by that type.
+        layers: number of all layers by the type that they give.
+        num_keypoints, bins: K, and the number of SimCC bins over x and over y.
+        onnx: the ONNX file's name.
+        source: where the ONNX file comes from, as export.py wrote it.
+        built_at: UTC, ISO 8601.
+        command: the command that built it.
+        build_seconds: how long that took.
+        engine_bytes, engine_sha256: of the engine file.
     """
 
     onnx_sha256: str
@@ -39,25 +53,6 @@ class Facts:
     version: str
     device: str | None
     compute_capability: str | None
-
-
-@dataclass(frozen=True)
-class Record(Facts):
-    """An engine's record.
-
-    Attributes:
-        precision: what the convolutions and matrix products compute in, read from the built graph.
-        arithmetic: number of convolutions and matrix products by that type.
-        layers: number of all layers by the type that they give.
-        num_keypoints, bins: K, and the number of SimCC bins over x and over y.
-        onnx: the ONNX file's name.
-        source: where the ONNX file comes from, as export.py wrote it.
-        built_at: UTC, ISO 8601.
-        command: the command that built it.
-        build_seconds: how long that took.
-        engine_bytes, engine_sha256: of the engine file.
-    """
-
     precision: str = ""
     arithmetic: dict[str, int] = field(default_factory=dict)
     layers: dict[str, int] = field(default_factory=dict)
@@ -120,10 +115,10 @@ def read_record(engine: str | Path) -> Record:
     return record
 
 
-def same_facts(engine: str | Path, facts: Facts) -> Record | None:
-    """The record of an engine that was built with just these facts and is intact, else None."""
+def find_built(engine: str | Path, wanted: Record) -> Record | None:
+    """The record of an engine that was built for just the facts that are wanted and is intact, else None."""
     try:
         record = read_record(engine)
     except KitError:
         return None
-    return record if all(getattr(record, f.name) == getattr(facts, f.name) for f in fields(Facts)) else None
+    return record if all(getattr(record, fact) == getattr(wanted, fact) for fact in FACTS) else None

@@ -45,7 +45,7 @@ def _import(name: str) -> ModuleType:
 
 
 def describe() -> dict[str, str | None]:
-    """Package, version and device, as :class:`rtmpose.engines.record.Facts` names them."""
+    """Package, version and device, as :class:`rtmpose.engines.record.Record` names them."""
     name = _installed()[0]
     gpu = find_gpu()
     return {"backend": "tensorrt", "package": name, "version": _import(name).__version__,
@@ -132,7 +132,7 @@ def build(model: onnx.ModelProto, path: Path, engine: Path) -> tuple[dict[str, i
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise KitError(f"{engine}: {name} can't build the engine ({log.last()})")
-    write_bytes(path, memoryview(plan))
+    path.write_bytes(memoryview(plan))
     if cache is not None:
         write_bytes(cache, memoryview(config.get_timing_cache().serialize()))
     return _count(network, only=("CONVOLUTION", "MATRIX_MULTIPLY")), _count(network)
