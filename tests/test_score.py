@@ -1,0 +1,265 @@
+"""Rescoring, OKS-NMS and the ten COCO numbers against mmpose's CocoMetric on the same keypoints."""
+
+import contextlib
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import judge
+import numpy as np
+import pytest
+from conftest import write_annotations
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from inference import write_keypoints
+from rtmpose.coco import PersonSet, load_persons
+from rtmpose.score import METRICS, Estimate, evaluate, oks_nms, rescore, to_results
+
+Random = np.random.Generator
+Arrays = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Case:
+    """The persons of one data set, as the kit and as mmpose hold them, in the order of their file."""
+
+    persons: PersonSet
+    dataset: Any
+    samples: list[Any]
+    truth: np.ndarray
+
+    @property
+    def images(self) -> np.ndarray:
+        """Image id of each person."""
+        return np.array([sample.img_id for sample in self.samples])
+
+
+def load_case(folder: Path, detections: Path | None = None) -> Case:
+    """A data set with, for each person, the ground-truth keypoints (of the same image) nearest to its box."""
+    persons = load_persons(folder, detections)
+    dataset = judge.coco_dataset(folder, detections=detections)
+    samples = sorted((item["data_samples"] for item in dataset),
+                     key=lambda sample: sample.id if detections else _position(persons, sample.id))
+    return Case(persons, dataset, samples, np.stack([_nearest_truth(persons, sample) for sample in samples]))
+
+
+def _position(persons: PersonSet, identity: int) -> int:
+    return [annotation["id"] for annotation in persons.annotations["annotations"]].index(identity)
+
+
+def _nearest_truth(persons: PersonSet, sample: Any) -> np.ndarray:
+    known = [annotation for annotation in persons.annotations["annotations"]
+             if annotation["image_id"] == sample.img_id and annotation["num_keypoints"]]
+    box = sample.gt_instances.bboxes[0]
+    nearest = min(known, key=lambda a: np.abs(box - _corners(a["bbox"])).sum())
+    return np.array(nearest["keypoints"], np.float32).reshape(17, 3)[:, :2]
+
+
+def _corners(bbox: list[float]) -> np.ndarray:
+    return np.array([bbox[0], bbox[1], bbox[0] + bbox[2], bbox[1] + bbox[3]])
+
+
+def draw_detections(folder: Path, path: Path) -> Path:
+    """Boxes as a detector gives them for a drawn data set: several a person, some with the same score."""
+    random = np.random.default_rng(5)
+    annotations = load_persons(folder).annotations["annotations"]
+    path.write_text(json.dumps([
+        {"image_id": a["image_id"], "category_id": int(random.choice([1, 1, 1, 2])),
+         "bbox": (np.array(a["bbox"]) + [*random.normal(0, 3, 2), *random.uniform(0, 9, 2)]).tolist(),
+         "score": float(random.choice([1.0, 0.5, random.random()]))}
+        for a in annotations for _ in range(4)]))
+    return path
+
+
+@pytest.fixture(scope="module", params=[
+    "drawn", "drawn, detections", "coco_four", "coco_four, detections", "coco_mini"])
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    """Every data set, with annotated and with detected boxes."""
+    name, _, detected = request.param.partition(", ")
+    folder, detections = request.getfixturevalue(name), None
+    if detected:
+        detections = folder / "person_detections.json"
+        if name == "drawn":
+            detections = draw_detections(folder, tmp_path_factory.mktemp("detections") / "detections.json")
+    return load_case(folder, detections)
+
+
+def uniform(random: Random, number: int) -> np.ndarray:
+    """Keypoint scores from 0 to 1."""
+    return random.uniform(0, 1, (number, 17))
+
+
+def noisy(pixels: float) -> Callable:
+    """Ground truth moved by normal noise."""
+    def draw(random: Random, case: Case) -> Arrays:
+        return case.truth + random.normal(0, pixels, case.truth.shape), uniform(random, len(case.truth))
+    draw.__name__ = f"noise_of_{pixels}_pixels"
+    return draw
+
+
+def signed(random: Random, case: Case) -> Arrays:
+    """Scores of both signs, some persons without a positive one."""
+    scores = random.normal(0, 0.5, (len(case.truth), 17))
+    scores[::3] = -np.abs(scores[::3])
+    scores[1::6] = 0
+    return case.truth + random.normal(0, 3, case.truth.shape), scores
+
+
+def hopeless(random: Random, case: Case) -> Arrays:
+    """Nobody has a positive score."""
+    return case.truth, -uniform(random, len(case.truth))
+
+
+def around_threshold(random: Random, case: Case) -> Arrays:
+    """Scores just below, at and just above 0.2."""
+    threshold = np.float32(0.2)
+    near = [np.nextafter(threshold, np.float32(side)) for side in (0, 1)]
+    return (case.truth + random.normal(0, 3, case.truth.shape),
+            random.choice([threshold, *near, 0.1, 0.9], (len(case.truth), 17)))
+
+
+def tied(random: Random, case: Case) -> Arrays:
+    """Everybody has the same scores."""
+    return case.truth + random.normal(0, 4, case.truth.shape), np.full((len(case.truth), 17), 0.5)
+
+
+def crowded(random: Random, case: Case) -> Arrays:
+    """The persons of an image lie nearly on each other: for NMS to drop some and keep others."""
+    _, first = np.unique(case.images, return_inverse=True)
+    keypoints = np.stack([case.truth[np.argmax(first == group)] for group in first])
+    areas = np.array([np.prod(sample.gt_instances.bbox_scales) for sample in case.samples])
+    spread = random.choice([0, 0.01, 1, 3, 9], len(keypoints)) * np.sqrt(areas) / 100
+    keypoints = keypoints + random.normal(0, 1, keypoints.shape) * spread[:, None, None]
+    return keypoints, uniform(random, len(keypoints))
+
+
+def crowded_and_tied(random: Random, case: Case) -> Arrays:
+    """The same, with a few different scores only."""
+    keypoints, _ = crowded(random, case)
+    return keypoints, np.repeat(random.choice([0.25, 0.5], (len(keypoints), 1)), 17, axis=1)
+
+
+WITHOUT_TIES = (*map(noisy, (0, 1, 4, 15, 60)), signed, crowded)
+DRAWS = (*WITHOUT_TIES, hopeless, around_threshold, tied, crowded_and_tied)
+
+
+def predict(case: Case, draw: Callable, seed: int = 0) -> list[Estimate]:
+    """The same keypoints into mmpose's data samples and into the kit's estimates."""
+    keypoints, scores = (array.astype(np.float32) for array in draw(np.random.default_rng(seed), case))
+    persons = sorted((person for image in case.persons.images for person in image.persons),
+                     key=lambda person: person.index)
+    for sample, points, confidences in zip(case.samples, keypoints, scores, strict=True):
+        judge.predict(sample, points, confidences)
+    return [Estimate(*parts) for parts in zip(
+        persons, keypoints, scores, [sample.input_scale for sample in case.samples], strict=True)]
+
+
+def in_image_order(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Image by image, each image's results as they were, and only what both write."""
+    keys = ("image_id", "category_id", "keypoints", "score", "bbox")
+    return [{key: result[key] for key in keys} for result in sorted(results, key=itemgetter("image_id"))]
+
+
+@judge.needs_xtcocotools
+@pytest.mark.parametrize("draw", DRAWS)
+def test_results_and_numbers(case: Case, draw: Callable, tmp_path: Path) -> None:
+    results = to_results(predict(case, draw))
+    numbers, lines = evaluate(results, case.persons)
+    expected, written = judge.evaluate(case.dataset, case.samples, tmp_path)
+    evaluated = [result for result in written if max(result["keypoints"][2::3]) > 0]
+    assert in_image_order(results) == in_image_order(evaluated)
+    assert numbers == pytest.approx(expected, abs=1e-9)
+    assert tuple(numbers) == METRICS
+    assert [line.split()[-1] for line in lines.splitlines()] == [f"{number:.3f}" for number in numbers.values()]
+
+
+@judge.needs_xtcocotools
+def test_draws_reach_what_they_are_for(case: Case) -> None:
+    kept = {draw: len(to_results(predict(case, draw))) for draw in DRAWS}
+    number = len(case.samples)
+    assert kept[hopeless] == 0
+    assert 0 < kept[crowded] < number
+    assert 0 < kept[crowded_and_tied] < number
+    assert 0 < kept[signed] < number
+
+
+@judge.needs_xtcocotools
+@pytest.mark.parametrize("draw", WITHOUT_TIES)
+def test_keypoints_file(case: Case, draw: Callable, tmp_path: Path) -> None:
+    """Anybody can score the file. It is in the order of the annotations, which decides between equal scores."""
+    results = to_results(predict(case, draw))
+    path = tmp_path / "keypoints.json"
+    write_keypoints(path, results)
+    written = [result["keypoints"] for result in json.loads(path.read_text())]
+    assert written == [result["keypoints"] for result in sorted(results, key=itemgetter("index"))]
+    numbers, _ = evaluate(results, case.persons)
+    assert plain_pycocotools(case.dataset.ann_file, path) == pytest.approx(list(numbers.values()), abs=1e-9)
+
+
+def plain_pycocotools(annotations: str, results: Path) -> list[float]:
+    """The ten numbers as anybody computes them."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(annotations)
+        evaluation = COCOeval(truth, truth.loadRes(str(results)), "keypoints")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation.stats.tolist()
+
+
+@pytest.mark.parametrize("kind", ["free", "ties"])
+@pytest.mark.parametrize("spread", [0.0, 1.0, 3.0, 6.0, 30.0])
+def test_oks_nms(spread: float, kind: str) -> None:
+    functional = judge.mmpose("evaluation.functional")
+    sigmas = judge.mmpose("datasets.datasets").utils.parse_pose_metainfo(
+        {"from_file": str(judge.coco_metainfo())})["sigmas"]
+    dropped = 0
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        number = int(random.integers(1, 30))
+        centers = random.uniform(0, 100, (3, 17, 2))[random.integers(0, 3, number)]
+        keypoints = (centers + random.normal(0, spread, centers.shape)).astype(np.float32)
+        areas = random.uniform(500, 9000, number).astype(np.float32)
+        scores = random.random(number) if kind == "free" else random.integers(0, 3, number) / 4
+        scores = scores.astype(np.float32)
+        instances = [{"keypoints": np.concatenate([points, np.ones((17, 1), np.float32)], 1), "score": score,
+                      "area": area} for points, score, area in zip(keypoints, scores, areas, strict=True)]
+        kept = oks_nms(keypoints, scores, areas)
+        assert kept == functional.oks_nms(instances, 0.9, sigmas).tolist()
+        dropped += number - len(kept)
+    assert dropped or spread > 5
+
+
+@judge.needs_xtcocotools
+def test_limit(coco_mini: Path, tmp_path: Path) -> None:
+    """The first images only: as CocoMetric on an annotation file that has no others."""
+    persons = load_persons(coco_mini, limit=7)
+    chosen = {image.id for image in persons.images}
+    assert len(chosen) == 7
+    write_part(coco_mini, tmp_path, persons.annotations, chosen)
+    part = load_case(tmp_path)
+    results = to_results(predict(part, noisy(4)))
+    numbers, _ = evaluate(results, persons)
+    expected, _ = judge.evaluate(part.dataset, part.samples, tmp_path)
+    assert numbers == pytest.approx(expected, abs=1e-9)
+    assert numbers != pytest.approx(evaluate(results, load_persons(coco_mini))[0], abs=1e-3)
+
+
+def write_part(folder: Path, target: Path, annotations: dict[str, Any], images: set[int]) -> None:
+    """A data set that holds only some images of another."""
+    (target / "annotations").mkdir()
+    (target / "images").symlink_to(folder / "images")
+    kept = {key: [record for record in annotations[key] if record[name] in images]
+            for key, name in (("images", "id"), ("annotations", "image_id"))}
+    write_annotations(target, {**annotations, **kept})
+
+
+def test_rescore() -> None:
+    scores = np.array([[0.2, 0.3, 0.9], [0.1, 0.2, -1], [0.5, 0.5, 0.5], [-1, 0.21, 0.19]], np.float32)
+    boxes = np.array([0.5, 1, 0.25, 1], np.float32)
+    assert rescore(scores, boxes) == pytest.approx([0.3, 0, 0.125, 0.21], rel=1e-6)

@@ -1,0 +1,172 @@
+"""Decoding, flip fusion and the way back into the image against mmpose's codec, head and estimator: equal."""
+
+from collections.abc import Callable
+from typing import Any
+
+import judge
+import numpy as np
+import pytest
+from conftest import small_config
+
+from rtmpose.simcc import COCO_FLIP_INDICES, crop_to_image, decode, fuse_flipped
+
+SIZES = ((192, 256), (288, 384))
+Logits = tuple[np.ndarray, np.ndarray]
+
+
+def normal(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """What a network gives: mostly below zero, one peak above."""
+    return random.normal(-0.5, 0.3, shape)
+
+
+def ties(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Every maximum several times."""
+    return random.integers(-2, 3, shape)
+
+
+def negative(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """No positive logit."""
+    return -random.uniform(1e-6, 3, shape)
+
+
+def zeros(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Zeros of both signs."""
+    return random.choice([0.0, -0.0], shape)
+
+
+def barely(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Maxima just above, at and below zero."""
+    return random.uniform(-1, 0, shape) + random.choice([-1e-7, 0, 1e-7, 1e-3], (*shape[:2], 1))
+
+
+def denormal(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Numbers below the smallest normal float32."""
+    return random.uniform(-1, 1, shape) * 1e-40
+
+
+def huge(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Numbers near the largest float32, and beyond."""
+    return random.choice([3.4e38, -3.4e38, np.inf, -np.inf, 1.0], shape, p=[.02, .4, .001, .179, .4])
+
+
+def broken(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """NaN in some rows, alone or beside infinity."""
+    logits = random.normal(0, 1, shape)
+    rows = random.random(shape[:2])
+    logits[rows < 0.3, 7] = np.nan
+    logits[rows < 0.2, 3] = np.inf
+    logits[rows < 0.1] = np.nan
+    return logits
+
+
+KINDS = (normal, ties, negative, zeros, barely, denormal, huge, broken)
+
+
+def draw(kind: Callable, size: tuple[int, int], keypoints: int = 17, seed: int = 0) -> Logits:
+    """Logits of five persons over both axes."""
+    random = np.random.default_rng(seed)
+    return tuple(kind(random, (5, keypoints, 2 * length)).astype(np.float32) for length in size)
+
+
+def assert_equal(ours: np.ndarray, theirs: np.ndarray) -> None:
+    """The same values (NaN where NaN is) in the same type."""
+    assert ours.dtype == theirs.dtype
+    np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.fixture(scope="module", params=SIZES, ids=str)
+def estimator(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """mmpose's estimator of a small RTMPose."""
+    config = tmp_path_factory.mktemp("estimator") / "config.py"
+    config.write_text(small_config(size=request.param, widen=0.25))
+    return judge.estimator(config)
+
+
+def stub_forward(estimator: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the head take logits where it takes features."""
+    monkeypatch.setattr(estimator.head, "forward", lambda logits: logits)
+
+
+def tensors(logits: Logits) -> tuple[Any, Any]:
+    """Logits as the network gives them."""
+    import torch
+    return torch.from_numpy(logits[0]), torch.from_numpy(logits[1])
+
+
+def data_samples(centers: np.ndarray, scales: np.ndarray, size: tuple[int, int]) -> list[Any]:
+    """mmpose's data samples of crops."""
+    sample = judge.mmpose("structures").PoseDataSample
+    boxes = judge.instance_data(bboxes=np.zeros((1, 4), np.float32), bbox_scores=np.ones(1, np.float32))
+    return [sample(metainfo={"input_center": center, "input_scale": scale, "input_size": size,
+                             "flip_indices": coco_flip_indices()}, gt_instances=boxes)
+            for center, scale in zip(centers, scales, strict=True)]
+
+
+def coco_flip_indices() -> list[int]:
+    """From mmpose's description of COCO."""
+    datasets = judge.mmpose("datasets.datasets")
+    return datasets.utils.parse_pose_metainfo({"from_file": str(judge.coco_metainfo())})["flip_indices"]
+
+
+@pytest.mark.parametrize("keypoints", [17, 133])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("kind_x", KINDS)
+def test_decode_as_codec(kind_x: Callable, size: tuple[int, int], keypoints: int) -> None:
+    simcc_x = draw(kind_x, size, keypoints)[0]
+    for kind_y in KINDS:
+        simcc_y = draw(kind_y, size, keypoints, seed=1)[1]
+        theirs = judge.codec(size).decode(simcc_x.copy(), simcc_y.copy())
+        ours = decode(simcc_x, simcc_y, size)
+        assert_equal(ours[0], theirs[0])
+        assert_equal(ours[1], theirs[1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_decode_leaves_logits_alone(kind: Callable) -> None:
+    logits, same = (draw(kind, judge.INPUT_SIZE) for _ in range(2))
+    decode(*logits, judge.INPUT_SIZE)
+    assert_equal(logits[0], same[0])
+    assert_equal(logits[1], same[1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_decode_as_head(kind: Callable, estimator: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub_forward(estimator, monkeypatch)
+    size = estimator.head.input_size
+    logits = draw(kind, size)
+    theirs = estimator.head.predict(tensors(logits), [])
+    keypoints, scores = decode(*logits, size)
+    assert_equal(keypoints, np.concatenate([one.keypoints for one in theirs]))
+    assert_equal(scores, np.concatenate([one.keypoint_scores for one in theirs]))
+
+
+def test_crop_to_image(estimator: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub_forward(estimator, monkeypatch)
+    size, random = estimator.head.input_size, np.random.default_rng(3)
+    logits = draw(normal, size)
+    centers, scales = (random.uniform(low, 3000, (5, 2)).astype(np.float32) for low in (-500, 0.1))
+    theirs = estimator.add_pred_to_datasample(
+        estimator.head.predict(tensors(logits), []), None, data_samples(centers, scales, size))
+    keypoints, scores = decode(*logits, size)
+    assert_equal(crop_to_image(keypoints, centers, scales, size),
+                 np.concatenate([sample.pred_instances.keypoints for sample in theirs]))
+    assert_equal(scores, np.concatenate([sample.pred_instances.keypoint_scores for sample in theirs]))
+
+
+def test_flip_indices() -> None:
+    assert list(COCO_FLIP_INDICES) == coco_flip_indices()
+
+
+@pytest.mark.parametrize("kind", [normal, ties, negative, barely, denormal])
+def test_fuse_flipped(kind: Callable, estimator: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = estimator.head.input_size
+    logits, flipped = draw(kind, size), draw(kind, size, seed=1)
+    fused = tuple(fuse_flipped(one, other, mirror_axis) for one, other, mirror_axis
+                  in zip(logits, flipped, (True, False), strict=True))
+    seen = []
+    stub_forward(estimator, monkeypatch)
+    monkeypatch.setattr(estimator.head, "decode", seen.append)
+    samples = data_samples(*np.ones((2, 5, 2), np.float32), size)
+    estimator.head.predict([tensors(logits), tensors(flipped)], samples, {"flip_test": True})
+    for ours, theirs in zip(fused, seen[0], strict=True):
+        assert_equal(ours, theirs.numpy())
