@@ -52,11 +52,9 @@ def build(model: onnx.ModelProto, path: Path, engine: Path) -> tuple[dict[str, i
     try:
         onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         optimized = onnx.load(path)
-    except OSError:
-        raise
     except Exception as error:  # ONNX Runtime's errors share no public base
-        raise KitError(f"{engine}: ONNX Runtime can't build or write it ({str(error).splitlines()[0][:200]}); check the "
-                       "graph, and the space left in the engine's folder") from error
+        raise KitError(f"{engine}: ONNX Runtime can't build or write it ({str(error).splitlines()[0][:200]}); "
+                       "check the graph, and the space left in the engine's folder") from error
     return count_arithmetic(optimized), count_layers(optimized)
 
 
