@@ -15,6 +15,7 @@ from rtmpose.coco import NUM_KEYPOINTS, load_persons
 from rtmpose.engines import Engine, load_engine
 from rtmpose.errors import EXIT_ACCURACY_MISSED, EXIT_OK, EXIT_THROUGHPUT_MISSED, KitError
 from rtmpose.files import write_json
+from rtmpose.picture import write_pictures
 from rtmpose.pipeline import estimate, iterate_crops
 
 
@@ -34,6 +35,8 @@ def parse_arguments() -> argparse.Namespace:
                                                                "the ground truth's")
     accuracy.add_argument("--flip_test", action="store_true", help="average with the mirrored crop")
     accuracy.add_argument("--limit", type=positive, metavar="N", help="only the first N images with persons")
+    accuracy.add_argument("--visualize", type=positive, metavar="N",
+                          help="draw the N worst and the N best images, estimate beside truth, into --output")
     accuracy.add_argument("--acc_target", type=float, metavar="AP", help="AP@0.5:0.95 to reach, e.g. 0.773")
     throughput = parser.add_argument_group("throughput")
     throughput.add_argument("--perf_only", nargs="?", type=boolean, const=True, default=False, metavar="True",
@@ -67,6 +70,8 @@ def check_engine(args: argparse.Namespace, engine: Engine) -> None:
     Raises:
         KitError: they contradict each other.
     """
+    if args.visualize and not args.output:
+        raise KitError("--visualize: needs --output DIR, where the pictures go")
     record = engine.record
     if args.batchsize not in (None, record.batch):
         raise KitError(f"{args.engine}: was built for batch {record.batch}, --batchsize says {args.batchsize}; "
@@ -106,6 +111,8 @@ def measure_accuracy(args: argparse.Namespace, engine: Engine) -> dict[str, Any]
     print(lines)
     if args.output:
         write_keypoints(output_folder(args) / "keypoints.json", results)
+    if args.visualize:
+        print(f"Pictures: {write_pictures(output_folder(args) / 'pictures', args.visualize, run.estimates, persons)}")
     return {
         "mode": "accuracy",
         **metrics,

@@ -20,9 +20,9 @@ METRICS = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL
 KEYPOINT_SCORE_THRESHOLD = 0.2
 OKS_NMS_THRESHOLD = 0.9
 
-# mmpose keeps the sigmas in float32 (configs/_base_/datasets/coco.py), and OKS-NMS uses them so.
-_SIGMAS = np.array([.026, .025, .025, .035, .035, .079, .079, .072, .072, .062, .062, .107, .107,
-                    .087, .087, .089, .089], np.float32)
+SIGMAS = np.array([.026, .025, .025, .035, .035, .079, .079, .072, .072, .062, .062, .107, .107,
+                   .087, .087, .089, .089], np.float32)
+"""Standard deviation of each COCO keypoint, relative to the person's size; float32, as mmpose's OKS-NMS has it."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def oks(keypoints: np.ndarray, area: np.float32, others: np.ndarray, areas: np.n
     Returns:
         float32 (N,), from 0 to 1.
     """
-    variances = (_SIGMAS * 2) ** 2
+    variances = (SIGMAS * 2) ** 2
     squared = ((others - keypoints) ** 2).sum(axis=-1)
     mean_areas = (area + areas) / 2 + np.spacing(1)
     return np.exp(-(squared / variances / mean_areas[:, None] / 2)).mean(axis=-1).astype(np.float32)

@@ -41,8 +41,13 @@ def instance_data(**fields: np.ndarray) -> Any:
 
 
 def coco_metainfo() -> Path:
-    """mmpose's description of COCO's keypoints."""
+    """The file in which mmpose describes COCO's keypoints."""
     return Path(mmpose("datasets").__file__).parents[1] / ".mim/configs/_base_/datasets/coco.py"
+
+
+def coco_description() -> dict[str, Any]:
+    """What mmpose makes of it."""
+    return mmpose("datasets.datasets").utils.parse_pose_metainfo({"from_file": str(coco_metainfo())})
 
 
 def coco_dataset(folder: Path, input_size: tuple[int, int] = INPUT_SIZE, detections: Path | None = None

@@ -103,10 +103,11 @@ def noisy(pixels: float) -> Callable:
 
 
 def signed(random: Random, case: Case) -> Arrays:
-    """Scores of both signs, some persons without a positive one."""
+    """Scores of both signs, some persons without a positive one or with small ones only."""
     scores = random.normal(0, 0.5, (len(case.truth), 17))
     scores[::3] = -np.abs(scores[::3])
     scores[1::6] = 0
+    scores[2::6] = np.minimum(scores[2::6], 0.1)
     return case.truth + random.normal(0, 3, case.truth.shape), scores
 
 
@@ -144,8 +145,8 @@ def crowded_and_tied(random: Random, case: Case) -> Arrays:
     return keypoints, np.repeat(random.choice([0.25, 0.5], (len(keypoints), 1)), 17, axis=1)
 
 
-WITHOUT_TIES = (*map(noisy, (0, 1, 4, 15, 60)), signed, crowded)
-DRAWS = (*WITHOUT_TIES, hopeless, around_threshold, tied, crowded_and_tied)
+WITHOUT_TIES = (*map(noisy, (0, 1, 4, 15, 60)), crowded)
+DRAWS = (*WITHOUT_TIES, signed, hopeless, around_threshold, tied, crowded_and_tied)
 
 
 def predict(case: Case, draw: Callable, seed: int = 0) -> list[Estimate]:
@@ -215,9 +216,6 @@ def plain_pycocotools(annotations: str, results: Path) -> list[float]:
 @pytest.mark.parametrize("kind", ["free", "ties"])
 @pytest.mark.parametrize("spread", [0.0, 1.0, 3.0, 6.0, 30.0])
 def test_oks_nms(spread: float, kind: str) -> None:
-    functional = judge.mmpose("evaluation.functional")
-    sigmas = judge.mmpose("datasets.datasets").utils.parse_pose_metainfo(
-        {"from_file": str(judge.coco_metainfo())})["sigmas"]
     dropped = 0
     for seed in range(20):
         random = np.random.default_rng(seed)
@@ -227,12 +225,38 @@ def test_oks_nms(spread: float, kind: str) -> None:
         areas = random.uniform(500, 9000, number).astype(np.float32)
         scores = random.random(number) if kind == "free" else random.integers(0, 3, number) / 4
         scores = scores.astype(np.float32)
-        instances = [{"keypoints": np.concatenate([points, np.ones((17, 1), np.float32)], 1), "score": score,
-                      "area": area} for points, score, area in zip(keypoints, scores, areas, strict=True)]
         kept = oks_nms(keypoints, scores, areas)
-        assert kept == functional.oks_nms(instances, 0.9, sigmas).tolist()
+        assert kept == mmpose_oks_nms(keypoints, scores, areas)
         dropped += number - len(kept)
     assert dropped or spread > 5
+
+
+def mmpose_oks_nms(keypoints: np.ndarray, scores: np.ndarray, areas: np.ndarray) -> list[int]:
+    """What mmpose's ``oks_nms`` keeps."""
+    instances = [{"keypoints": np.concatenate([points, np.ones((17, 1), np.float32)], 1), "score": score,
+                  "area": area} for points, score, area in zip(keypoints, scores, areas, strict=True)]
+    nms = judge.mmpose("evaluation.functional").oks_nms
+    return nms(instances, 0.9, judge.coco_description()["sigmas"]).tolist()
+
+
+def test_oks_nms_at_the_threshold() -> None:
+    """Two persons as alike as 0.9 exactly, and a little more and less: found by moving one away from the other."""
+    scores, areas = np.array([0.5, 0.4], np.float32), np.full(2, 5000, np.float32)
+    persons = np.zeros((2, 17, 2), np.float32)
+
+    def alike(distance: np.float32) -> np.float32:
+        persons[1, :, 0] = distance
+        flat = np.concatenate([persons, np.ones((2, 17, 1), np.float32)], 2).reshape(2, 51)
+        oks_iou = judge.mmpose("evaluation.functional.nms").oks_iou
+        return oks_iou(flat[0], flat[1:], areas[0], areas[1:], judge.coco_description()["sigmas"])[0]
+
+    near, far = np.float32(0), np.float32(100)
+    while (middle := (near + far) / np.float32(2)) not in (near, far):
+        near, far = (middle, far) if alike(middle) > np.float32(0.9) else (near, middle)
+    assert alike(far) == np.float32(0.9) < alike(near)
+    for distance, kept in ((near, [0]), (far, [0, 1])):
+        persons[1, :, 0] = distance
+        assert oks_nms(persons, scores, areas) == mmpose_oks_nms(persons, scores, areas) == kept
 
 
 @judge.needs_xtcocotools

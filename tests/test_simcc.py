@@ -98,14 +98,8 @@ def data_samples(centers: np.ndarray, scales: np.ndarray, size: tuple[int, int])
     sample = judge.mmpose("structures").PoseDataSample
     boxes = judge.instance_data(bboxes=np.zeros((1, 4), np.float32), bbox_scores=np.ones(1, np.float32))
     return [sample(metainfo={"input_center": center, "input_scale": scale, "input_size": size,
-                             "flip_indices": coco_flip_indices()}, gt_instances=boxes)
+                             "flip_indices": judge.coco_description()["flip_indices"]}, gt_instances=boxes)
             for center, scale in zip(centers, scales, strict=True)]
-
-
-def coco_flip_indices() -> list[int]:
-    """From mmpose's description of COCO."""
-    datasets = judge.mmpose("datasets.datasets")
-    return datasets.utils.parse_pose_metainfo({"from_file": str(judge.coco_metainfo())})["flip_indices"]
 
 
 @pytest.mark.parametrize("keypoints", [17, 133])
@@ -154,7 +148,7 @@ def test_crop_to_image(estimator: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_flip_indices() -> None:
-    assert list(COCO_FLIP_INDICES) == coco_flip_indices()
+    assert list(COCO_FLIP_INDICES) == judge.coco_description()["flip_indices"]
 
 
 @pytest.mark.parametrize("kind", [normal, ties, negative, barely, denormal])

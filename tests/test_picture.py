@@ -1,0 +1,77 @@
+"""Pictures of estimates beside the truth."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import run_script
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from rtmpose.coco import PersonSet, load_persons
+from rtmpose.picture import truth_oks, write_pictures
+from rtmpose.score import Estimate
+
+
+def estimates_with_noise(persons: PersonSet, noise: dict[int, float]) -> list[Estimate]:
+    """The truth plus noise, whose size in pixels is given by image."""
+    random = np.random.default_rng(0)
+    return [
+        Estimate(person, (truth(persons, person.index)[:, :2]
+                          + random.normal(0, noise[image.id], (17, 2))).astype(np.float32),
+                 np.full(17, 0.9, np.float32), np.ones(2, np.float32))
+        for image in persons.images for person in image.persons
+    ]
+
+
+def truth(persons: PersonSet, index: int) -> np.ndarray:
+    """Keypoints (17, 3) of an annotation."""
+    return np.reshape(persons.annotations["annotations"][index]["keypoints"], (17, 3))
+
+
+def test_oks_is_pycocotools(drawn: Path) -> None:
+    persons = load_persons(drawn)
+    coco = COCO()
+    coco.dataset = persons.annotations
+    coco.createIndex()
+    for estimate in estimates_with_noise(persons, dict.fromkeys(range(1, 6), 8.0)):
+        annotation = persons.annotations["annotations"][estimate.person.index]
+        result = {"image_id": annotation["image_id"], "category_id": 1, "score": 1.0,
+                  "keypoints": np.hstack([estimate.keypoints, np.ones((17, 1))]).ravel().tolist()}
+        evaluation = COCOeval(coco, coco.loadRes([result]), "keypoints")
+        evaluation.params.imgIds = [annotation["image_id"]]
+        evaluation._prepare()
+        order = [a["id"] for a in evaluation._gts[annotation["image_id"], 1]]
+        expected = evaluation.computeOks(annotation["image_id"], 1)[0, order.index(annotation["id"])]
+        assert truth_oks([estimate], annotation) == pytest.approx(expected, abs=1e-6)
+    assert truth_oks([], annotation) == 0
+
+
+def test_worst_and_best_images_are_chosen_by_oks(drawn: Path, tmp_path: Path) -> None:
+    persons = load_persons(drawn)
+    estimates = estimates_with_noise(persons, {1: 3.0, 2: 90.0, 3: 0.0, 4: 40.0, 5: 10.0})
+    overview = write_pictures(tmp_path, 2, estimates, persons)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "best_1.jpg", "best_2.jpg", "overview.jpg", "worst_1.jpg", "worst_2.jpg"]
+    assert overview == tmp_path / "overview.jpg"
+    for name, image_id in (("worst_1", 2), ("worst_2", 4), ("best_1", 3), ("best_2", 1)):
+        image = next(image for image in persons.images if image.id == image_id)
+        height, width = cv2.imread(str(tmp_path / f"{name}.jpg")).shape[:2]
+        assert (width, height) == (2 * image.width, image.height + 18)
+
+
+def test_few_images_are_drawn_once(drawn: Path, tmp_path: Path) -> None:
+    persons = load_persons(drawn, limit=1)
+    write_pictures(tmp_path, 5, estimates_with_noise(persons, {1: 1.0}), persons)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best_1.jpg", "overview.jpg", "worst_1.jpg"]
+
+
+def test_visualize_from_the_command_line(engine_file: Path, drawn: Path, tmp_path: Path) -> None:
+    done = run_script("inference.py", "--engine", engine_file, "--datasets", drawn, "--visualize", 1)
+    assert done.returncode == 2 and "--visualize: needs --output" in done.stderr
+    done = run_script("inference.py", "--engine", engine_file, "--datasets", drawn, "--visualize", 1,
+                      "--output", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert f"Pictures: {tmp_path / 'out/pictures/overview.jpg'}" in done.stdout
+    assert (tmp_path / "out/pictures/overview.jpg").is_file()
