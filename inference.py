@@ -41,8 +41,8 @@ def parse_arguments() -> argparse.Namespace:
     throughput = parser.add_argument_group("throughput")
     throughput.add_argument("--perf_only", nargs="?", type=boolean, const=True, default=False, metavar="True",
                             help="time the engine; needs no data set, but takes real crops from one that is given")
-    throughput.add_argument("--warmup", type=positive, default=10, metavar="N", help="batches; default: %(default)s")
-    throughput.add_argument("--iterations", type=positive, default=50, metavar="N",
+    throughput.add_argument("--warmup", type=positive, default=5, metavar="N", help="batches; default: %(default)s")
+    throughput.add_argument("--iterations", type=positive, default=20, metavar="N",
                             help="at least so many batches; default: %(default)s")
     throughput.add_argument("--duration", type=float, default=5.0, metavar="S",
                             help="at least so many seconds; default: %(default)s")
@@ -58,7 +58,7 @@ def main() -> int:
     measured = measure_throughput(args, engine) if args.perf_only else measure_accuracy(args, engine)
     summary = report.summarize(engine.record, args.engine, measured)
     print()
-    print(report.table(engine.record, summary))
+    print(report.table(summary))
     if args.output:
         write_json(output_folder(args) / "summary.json", summary)
     return check_targets(args, summary)

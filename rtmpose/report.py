@@ -31,20 +31,18 @@ def summarize(record: Record, engine: str | Path, measured: dict[str, Any]) -> d
     }
 
 
-def describe_precision(record: Record) -> str:
-    """What the engine computes in, and what was asked for where that is another."""
-    if record.precision == record.requested_precision:
-        return record.precision
-    return f"{record.precision} (asked: {record.requested_precision})"
-
-
-def table(record: Record, summary: dict[str, Any]) -> str:
+def table(summary: dict[str, Any]) -> str:
     """A Markdown table with one row, in the shape of the published results; what was not measured is a dash."""
-    model = Path(record.source.get("config", record.onnx)).stem
-    cells = (model, str(record.batch), describe_precision(record), record.backend, f"{summary['fps']:.2f}",
+    engine = summary["engine"]
+    model = Path(engine["source"].get("config", engine["onnx"])).stem
+    cells = (model, str(summary["batch"]), _precision(summary), summary["backend"], f"{summary['fps']:.2f}",
              *(f"{summary[key]:.3f}" if key in summary else "-" for key in ("AP50", "AP")))
     widths = [max(map(len, column)) for column in zip(_HEADER, cells, strict=True)]
     rows = (_HEADER, tuple("-" * width for width in widths), cells)
     return "\n".join("| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in rows)
 
 
+def _precision(summary: dict[str, Any]) -> str:
+    """What the engine computes in, and what was asked for where that is another."""
+    computed, asked = summary["precision"], summary["requested_precision"]
+    return computed if computed == asked else f"{computed} (asked: {asked})"
