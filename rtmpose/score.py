@@ -97,8 +97,8 @@ def oks_nms(keypoints: np.ndarray, scores: np.ndarray, areas: np.ndarray) -> lis
 
 
 def to_results(estimates: Sequence[Estimate]) -> list[dict[str, Any]]:
-    """Rescored, non-maximum-suppressed results in COCO's format, in the order in which ``CocoMetric`` hands them
-    to the evaluation: image by image, best first.
+    """Rescored, non-maximum-suppressed results in COCO's format: image by image, and the persons of an image in the
+    order in which ``CocoMetric`` hands them to the evaluation, best first.
 
     Each has ``image_id``, ``category_id``, ``keypoints`` (x, y, score of 17), ``score``, ``bbox`` (x, y, width,
     height) and ``index`` (:attr:`Person.index`). A person without a single positive keypoint score is left out,
@@ -142,9 +142,7 @@ def evaluate(results: list[dict[str, Any]], persons: PersonSet) -> tuple[dict[st
     """
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        truth = COCO()
-        truth.dataset = persons.annotations
-        truth.createIndex()
+        truth = _truth(persons)
         # loadRes writes into the records that it is given, and can't take none of them.
         found = truth.loadRes([dict(result) for result in results]) if results else _no_results(persons)
         evaluation = COCOeval(truth, found, "keypoints")
@@ -155,6 +153,19 @@ def evaluate(results: list[dict[str, Any]], persons: PersonSet) -> tuple[dict[st
         printed.seek(0)
         evaluation.summarize()
     return dict(zip(METRICS, map(float, evaluation.stats), strict=True)), printed.getvalue().rstrip()
+
+
+def _truth(persons: PersonSet) -> COCO:
+    """The annotations, such that pycocotools counts as CocoMetric's evaluator does.
+
+    pycocotools takes an annotation with id 0 for none, and believes ``num_keypoints`` where the other counts.
+    """
+    truth = COCO()
+    truth.dataset = {**persons.annotations, "annotations": [
+        {**annotation, "id": identity, "num_keypoints": sum(v > 0 for v in annotation["keypoints"][2::3])}
+        for identity, annotation in enumerate(persons.annotations["annotations"], 1) if "keypoints" in annotation]}
+    truth.createIndex()
+    return truth
 
 
 def _no_results(persons: PersonSet) -> COCO:
