@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from rtmpose import crop, report, score, timing
-from rtmpose.coco import NUM_KEYPOINTS, load_persons
+from rtmpose.agreement import crop_distances, describe_agreement, worst_crops
+from rtmpose.coco import NUM_KEYPOINTS, PersonSet, load_persons
 from rtmpose.engines import Engine, load_engine
 from rtmpose.errors import EXIT_ACCURACY_MISSED, EXIT_OK, EXIT_THROUGHPUT_MISSED, KitError
-from rtmpose.files import write_json
-from rtmpose.picture import write_pictures
-from rtmpose.pipeline import estimate, iterate_crops
+from rtmpose.files import make_folder, write_json
+from rtmpose.picture import write_crops, write_pictures
+from rtmpose.pipeline import Run, estimate, iterate_crops
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -35,6 +36,7 @@ def parse_arguments() -> argparse.Namespace:
                                                                "the ground truth's")
     accuracy.add_argument("--flip_test", action="store_true", help="average with the mirrored crop")
     accuracy.add_argument("--limit", type=positive, metavar="N", help="only the first N images with persons")
+    accuracy.add_argument("--reference", metavar="FILE", help="another engine, e.g. FP32: how far the keypoints agree")
     accuracy.add_argument("--visualize", type=positive, metavar="N",
                           help="draw the N worst and the N best images, estimate beside truth, into --output")
     accuracy.add_argument("--acc_target", type=float, metavar="AP", help="AP@0.5:0.95 to reach, e.g. 0.773")
@@ -60,7 +62,7 @@ def main() -> int:
     print()
     print(report.table(summary))
     if args.output:
-        write_json(output_folder(args) / "summary.json", summary)
+        write_json(make_folder(Path(args.output)) / "summary.json", summary)
     return check_targets(args, summary)
 
 
@@ -83,20 +85,6 @@ def check_engine(args: argparse.Namespace, engine: Engine) -> None:
                        "only --perf_only works with it")
 
 
-def output_folder(args: argparse.Namespace) -> Path:
-    """The folder of --output, made if it is not there.
-
-    Raises:
-        KitError: it can't be made.
-    """
-    folder = Path(args.output)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise KitError(f"--output {folder}: can't be made ({error.strerror}); choose another folder") from error
-    return folder
-
-
 def measure_accuracy(args: argparse.Namespace, engine: Engine) -> dict[str, Any]:
     """Estimate every person and score the result."""
     persons = load_persons(args.datasets, args.detections, args.limit)
@@ -110,12 +98,14 @@ def measure_accuracy(args: argparse.Namespace, engine: Engine) -> dict[str, Any]
     metrics, lines = score.evaluate(results, persons)
     print(lines)
     if args.output:
-        write_keypoints(output_folder(args) / "keypoints.json", results)
+        write_keypoints(make_folder(Path(args.output)) / "keypoints.json", results)
     if args.visualize:
-        print(f"Pictures: {write_pictures(output_folder(args) / 'pictures', args.visualize, run.estimates, persons)}")
+        print(f"Pictures: {write_pictures(Path(args.output) / 'pictures', args.visualize, run.estimates, persons)}")
+    agreement = {"agreement": measure_agreement(args, engine, persons, run, metrics["AP"])} if args.reference else {}
     return {
         "mode": "accuracy",
         **metrics,
+        **agreement,
         "persons": persons.number,
         "images": len(persons.images),
         "boxes": boxes,
@@ -125,6 +115,33 @@ def measure_accuracy(args: argparse.Namespace, engine: Engine) -> dict[str, Any]
         "latency_ms": timing.describe_latency(run.batch_ms),
         "latency_of": "one run of the engine on one batch, host to host",
     }
+
+
+def measure_agreement(args: argparse.Namespace, engine: Engine, persons: PersonSet, run: Run, ap: float
+                      ) -> dict[str, Any]:
+    """Run the reference engine over the same crops, and say how far the keypoints are from its."""
+    other, record = load_engine(args.reference), engine.record
+    if (other.record.input_size, other.record.bins) != (record.input_size, record.bins):
+        raise KitError(f"{args.reference}: has crops of {other.record.input_size} (WxH) and {other.record.bins} bins, "
+                       f"{args.engine} has {record.input_size} and {record.bins}; they must be the same to be compared")
+    reference = estimate(other, persons, args.flip_test)
+    distances = crop_distances(run.estimates, reference.estimates, record.input_size)
+    scores = np.stack([one.scores for one in reference.estimates])
+    reference_ap = score.evaluate(score.to_results(reference.estimates), persons)[0]["AP"]
+    agreement = {
+        **describe_agreement(distances, scores, record.input_size[0] / record.bins[0]),
+        "ap_reference": reference_ap,
+        "ap_difference": ap - reference_ap,
+        "reference": {"path": args.reference, "sha256": other.record.engine_sha256,
+                      "precision": other.record.precision},
+    }
+    print(report.agreement_lines(agreement))
+    worst = worst_crops(distances, scores)
+    if args.output and worst:
+        folder = Path(args.output) / "agreement"
+        print(f"  {len(worst)} worst crops: "
+              f"{write_crops(folder, worst, run.estimates, reference.estimates, persons, record.input_size)}")
+    return agreement
 
 
 def write_keypoints(path: Path, results: list[dict[str, Any]]) -> None:

@@ -72,6 +72,19 @@ def write_json(path: str | os.PathLike, content: Any) -> None:
     write_bytes(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
+def make_folder(folder: Path) -> Path:
+    """Make a folder if it is not there, and give it back.
+
+    Raises:
+        KitError: it can't be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise KitError(f"{folder}: can't be made ({error.strerror}); choose another folder") from error
+    return folder
+
+
 def read_json(path: str | os.PathLike, what: str) -> Any:
     """Read a JSON file; ``what`` names its content in the error, e.g. ``"COCO annotations"``.
 

@@ -7,9 +7,9 @@ from typing import Any
 import cv2
 import numpy as np
 
+from rtmpose import crop
 from rtmpose.coco import Image, PersonSet
-from rtmpose.errors import KitError
-from rtmpose.files import atomic_write
+from rtmpose.files import atomic_write, make_folder
 from rtmpose.pipeline import read_image
 from rtmpose.score import KEYPOINT_SCORE_THRESHOLD, SIGMAS, Estimate
 
@@ -47,10 +47,7 @@ def write_pictures(folder: Path, number: int, estimates: Sequence[Estimate], per
     Raises:
         KitError: the folder can't be made or written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise KitError(f"{folder}: can't be made ({error.strerror}); choose another folder") from error
+    make_folder(folder)
     found, truths = _by_image(estimates, persons)
     ranked = sorted((image for image in persons.images if truths.get(image.id)),
                     key=lambda image: _mean_oks(found[image.id], truths[image.id]))
@@ -86,6 +83,43 @@ def draw(name: str, image: Image, estimates: Sequence[Estimate], truths: Sequenc
     _text(picture, caption, (4, 13))
     _text(picture, "true", (image.width + 4, 13))
     return picture
+
+
+def write_crops(folder: Path, indices: Sequence[int], estimates: Sequence[Estimate], reference: Sequence[Estimate],
+                persons: PersonSet, input_size: tuple[int, int]) -> Path:
+    """Draw the crops of some persons twice: with an engine's keypoints, and with the reference engine's.
+
+    Args:
+        folder: where to write ``overview.jpg``.
+        indices: into ``estimates`` and ``reference``, which are of the same persons.
+        persons: of the run.
+        input_size: width and height of the crop in pixels.
+
+    Returns:
+        The path written.
+
+    Raises:
+        KitError: the folder can't be made or written.
+    """
+    make_folder(folder)
+    images = {image.id: image for image in persons.images}
+    pictures = [_draw_crop(images[estimates[i].person.image_id], estimates[i], reference[i], input_size)
+                for i in indices]
+    _write(folder / "overview.jpg", _tile(pictures, columns=5, width=2 * input_size[0]))
+    return folder / "overview.jpg"
+
+
+def _draw_crop(image: Image, estimate: Estimate, reference: Estimate, input_size: tuple[int, int]) -> np.ndarray:
+    center, scale = crop.box_to_center_scale(estimate.person.bbox, input_size)
+    pixels = crop.crop_person(read_image(image), center, scale, input_size)
+    panels = []
+    for name, one in (("engine", estimate), ("reference", reference)):
+        panel = pixels.copy()
+        keypoints = (one.keypoints - center + 0.5 * scale) / scale * np.array(input_size)
+        _skeleton(panel, keypoints, reference.scores > KEYPOINT_SCORE_THRESHOLD)
+        _text(panel, name, (4, 13))
+        panels.append(panel)
+    return np.hstack(panels)
 
 
 def _by_image(estimates: Sequence[Estimate], persons: PersonSet

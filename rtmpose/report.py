@@ -46,3 +46,17 @@ def _precision(summary: dict[str, Any]) -> str:
     """What the engine computes in, and what was asked for where that is another."""
     computed, asked = summary["precision"], summary["requested_precision"]
     return computed if computed == asked else f"{computed} (asked: {asked})"
+
+
+def agreement_lines(agreement: dict[str, Any]) -> str:
+    """What ``--reference`` measured, in a few lines."""
+    lines = [f"Agreement with {agreement['reference']['path']}: its AP is {agreement['ap_reference']:.4f}, difference "
+             f"{agreement['ap_difference']:+.4f}"]
+    for what, numbers in (("that it scores above 0.2", agreement), ("of lower score", agreement["rest"])):
+        line = f"  {numbers['counted']} keypoints {what}"
+        if numbers["counted"]:
+            line += (f": within a bin {numbers['within_bin']:.3%}, 1 px {numbers['within_1px']:.3%}, 4 px "
+                     f"{numbers['within_4px']:.3%}; median {numbers['median_px']:.2f} px, p99 {numbers['p99_px']:.2f}, "
+                     f"worst {numbers['max_px']:.2f}, of the crop")
+        lines.append(line)
+    return "\n".join(lines)

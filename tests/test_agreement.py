@@ -1,0 +1,72 @@
+"""How far two engines agree, on keypoints moved by known distances and on two real engines."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import run_script
+
+from rtmpose.agreement import crop_distances, describe_agreement, worst_crops
+from rtmpose.coco import Person
+from rtmpose.score import Estimate
+
+SIZE = (192, 256)
+
+
+def one(keypoints: np.ndarray, scores: np.ndarray, scale: float) -> Estimate:
+    """An estimate in a region of ``scale`` times the crop's size."""
+    person = Person(0, 1, np.zeros(4, np.float32), np.float32(1))
+    return Estimate(person, keypoints.astype(np.float32), scores.astype(np.float32),
+                    np.array(SIZE, np.float32) * np.float32(scale))
+
+
+def test_distances_are_in_pixels_of_the_crop() -> None:
+    keypoints = np.random.default_rng(0).uniform(0, 500, (17, 2))
+    moved = keypoints + np.arange(17)[:, None] * [3, 4]
+    distances = crop_distances([one(moved, np.ones(17), 2.5)], [one(keypoints, np.ones(17), 2.5)], SIZE)
+    assert distances[0] == pytest.approx(np.arange(17)[:, None] * [3 / 2.5, 4 / 2.5], abs=1e-4)
+
+
+def test_only_keypoints_that_the_reference_sees_count() -> None:
+    distances = np.zeros((2, 17, 2))
+    distances[0, :5] = [[0.5, 0.5], [1, 0], [0, 3.9], [3, 4], [0.5, 0.6]]
+    distances[1, 3] = [60, 80]
+    scores = np.full((2, 17), 0.9, np.float32)
+    scores[1] = 0.1
+    described = describe_agreement(distances, scores, pixels_per_bin=0.5)
+    rest = described.pop("rest")
+    assert described == pytest.approx({"counted": 17, "within_bin": 13 / 17, "within_1px": 15 / 17,
+                                       "within_4px": 16 / 17, "median_px": 0, "p99_px": 5 - 0.16 * 1.1, "max_px": 5})
+    assert (rest["counted"], rest["within_4px"], rest["max_px"]) == (17, 16 / 17, 100)
+    assert worst_crops(distances, scores) == [0]
+    assert worst_crops(distances, np.ones_like(scores)) == [1, 0]
+
+
+def test_two_engines_from_the_command_line(model_files: dict[str, Path], engine_file: Path, drawn: Path, tmp_path: Path
+                                           ) -> None:
+    half = tmp_path / "half.engine"
+    done = run_script("build_engine.py", "--model_path", model_files["onnx"], "--input", "input:2,3,256,192",
+                      "--precision", "fp16", "--backend", "onnxruntime", "--engine_path", half)
+    assert done.returncode == 0, done.stderr
+    done = run_script("inference.py", "--engine", half, "--reference", engine_file, "--datasets", drawn, "--output",
+                      tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert f"Agreement with {engine_file}" in done.stdout
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    agreement = summary["agreement"]
+    assert agreement["counted"] + agreement["rest"]["counted"] == 17 * summary["persons"]
+    assert set(agreement) >= {"within_bin", "within_1px", "within_4px", "median_px", "p99_px", "max_px",
+                              "ap_difference"}
+    assert agreement["within_bin"] > 0.9
+    if agreement["max_px"] > 0:
+        assert (tmp_path / "out/agreement/overview.jpg").is_file()
+
+
+def test_an_engine_agrees_with_itself(engine_file: Path, drawn: Path, tmp_path: Path) -> None:
+    done = run_script("inference.py", "--engine", engine_file, "--reference", engine_file, "--datasets", drawn,
+                      "--output", tmp_path)
+    assert done.returncode == 0, done.stderr
+    agreement = json.loads((tmp_path / "summary.json").read_text())["agreement"]
+    assert (agreement["within_bin"], agreement["max_px"], agreement["ap_difference"]) == (1, 0, 0)
+    assert not (tmp_path / "agreement").exists()
