@@ -14,6 +14,7 @@ from rtmpose import graph
 from rtmpose.engines import BACKENDS, choose_backend
 from rtmpose.engines.record import Record, command_line, find_built, now, record_path, write_record
 from rtmpose.files import atomic_write, sha256
+from rtmpose.precision import to_fp16
 
 
 def main() -> int:
@@ -50,13 +51,15 @@ def build(model: ModelProto, wanted: Record, backend: ModuleType, args: argparse
     start = time.perf_counter()
     fixed = graph.simplify(model, args.input[1])
     contract = graph.read_contract(fixed, args.model_path)
-    typed = graph.to_fp16(fixed) if args.precision == "fp16" else fixed
+    typed, kept = to_fp16(fixed) if args.precision == "fp16" else (fixed, [])
+    for entry in kept:
+        print(f"  stays in fp32, {entry.reason}: {', '.join(entry.nodes)}", flush=True)
     with atomic_write(args.engine_path) as temporary:
         arithmetic, layers = backend.build(typed, temporary, Path(args.engine_path))
         size, digest = temporary.stat().st_size, sha256(temporary)
         # An old record must not stand beside a new engine.
         record_path(args.engine_path).unlink(missing_ok=True)
-    record = replace(wanted, precision="+".join(sorted(arithmetic)), arithmetic=arithmetic, layers=layers,
+    record = replace(wanted, precision=max(arithmetic, key=arithmetic.get), arithmetic=arithmetic, layers=layers,
                      num_keypoints=contract.num_keypoints, bins=contract.bins, onnx=Path(args.model_path).name,
                      source=graph.read_metadata(model), built_at=now(), command=command_line(),
                      build_seconds=round(time.perf_counter() - start, 3), engine_bytes=size, engine_sha256=digest)

@@ -1,4 +1,4 @@
-"""The ONNX graph: export, check, simplify, precision typing, and the contract read back from it."""
+"""The ONNX graph: export, check, simplify, and the contract and the arithmetic read back from it."""
 
 import warnings
 from collections import Counter
@@ -20,7 +20,7 @@ INPUT = "input"
 OUTPUTS = ("simcc_x", "simcc_y")
 OPSET = 17
 
-RECIPE = 1
+RECIPE = 2
 """Counts up when the kit makes another engine of the same ONNX file, so that old engines are rebuilt."""
 
 EXPORT_TOLERANCE = 1e-4
@@ -191,36 +191,6 @@ def _told(values: dict[str, tuple[int | None, ...]]) -> str:
 def read_metadata(model: onnx.ModelProto) -> dict[str, str]:
     """Where the graph comes from, as :func:`export` wrote it, without the pages that onnxsim adds about itself."""
     return {entry.key: entry.value for entry in model.metadata_props if not entry.key.startswith("onnxsim.")}
-
-
-def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Type a graph FP16 inside, with FP32 inputs and outputs, and ScaleNorm in FP32.
-
-    A strongly typed TensorRT network computes exactly in these types.
-    """
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-    from onnxruntime.transformers.onnx_model import OnnxModel
-
-    with warnings.catch_warnings():
-        # It warns of every weight that FP16 rounds to zero or to its smallest number.
-        warnings.simplefilter("ignore")
-        typed = OnnxModel(convert_float_to_float16(model, keep_io_types=True, node_block_list=_scale_norm(model)))
-    # Neighbours in FP32 are left with a cast to FP16 and back between them, and the casts stand at the end.
-    typed.remove_cascaded_cast_nodes()
-    typed.remove_useless_cast_nodes()
-    typed.topological_sort()
-    return typed.model
-
-
-def _scale_norm(model: onnx.ModelProto) -> list[str]:
-    """Names of the nodes of every ScaleNorm, ReduceL2 to Div: their sum of squares leaves FP16's range at 65504."""
-    names, tensors = [], set()
-    for node in model.graph.node:
-        if node.op_type == "ReduceL2" or tensors.intersection(node.input):
-            names.append(node.name)
-            if node.op_type != "Div":
-                tensors.update(node.output)
-    return names
 
 
 _TYPES = {onnx.TensorProto.FLOAT: "fp32", onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.INT64: "int64"}

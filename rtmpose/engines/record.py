@@ -30,7 +30,7 @@ class Record:
         backend, package, version: the runtime, e.g. ``tensorrt``, ``tensorrt_rtx``, ``1.7.1``.
         device: the GPU's name, or the processor's for a CPU runtime; None where TensorRT-RTX built without a GPU.
         compute_capability: of the GPU.
-        precision: what the convolutions and matrix products compute in, read from the built graph.
+        precision: what most convolutions and matrix products compute in, read from the built graph.
         arithmetic: number of convolutions and matrix products by that type.
         layers: number of all layers by the type that they give.
         num_keypoints, bins: K, and the number of SimCC bins over x and over y.

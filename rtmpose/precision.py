@@ -1,0 +1,226 @@
+"""Which type each operator of RTMPose computes in when FP16 is asked for, and why some stay in FP32.
+
+FP16 holds magnitudes up to 65504 and steps of 2**-11 of a number. Nearly all of RTMPose fits. What does not:
+
+* ScaleNorm (``x / (|x| * dim**-0.5) * g``, Nguyen and Salazar 2019) sums squares: 257 is the largest number whose
+  square fits. From that sum to the division it stays in FP32, constants included.
+* The attention of the gated attention unit squares a ReLU, and multiplies the squares with values. From the product of
+  queries and keys to that of the squares and values it stays in FP32: one multiplication in 10,000 of the network.
+* The final convolution feeds ScaleNorm only, which takes out any common factor: its weights and bias are multiplied
+  with the power of two that brings its rows to unit length. In exact arithmetic nothing changes, and no checkpoint can
+  make its outputs leave the range.
+* An operator whose constants would not fit stays in FP32.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+_LARGEST = 65504.0
+_SPARE = 4.0
+"""Factor that constants must leave to FP16's largest number."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Operators that stay in FP32: their names in the graph, and why."""
+
+    nodes: tuple[str, ...]
+    reason: str
+
+
+def to_fp16(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Kept]]:
+    """Type a graph with FP32 inputs and outputs, FP16 inside where that is safe.
+
+    A strongly typed TensorRT network computes exactly in these types.
+
+    Args:
+        model: FP32, simplified, with a fixed batch size; not changed.
+
+    Returns:
+        The typed graph, and what stays in FP32.
+    """
+    typed = onnx.ModelProto()
+    typed.CopyFrom(model)
+    graph = typed.graph
+    _constants_to_initializers(graph)
+    _scale_final_convolutions(graph)
+    kept = [Kept(tuple(nodes), reason) for nodes, reason in (
+        (_scale_norms(graph), "ScaleNorm: a sum of squares leaves FP16's range"),
+        (_squared_attention(graph), "attention: a squared ReLU leaves FP16's range"),
+        (_large_constants(graph), "a constant leaves FP16's range"),
+    ) if nodes]
+    _insert_casts(graph, {name for entry in kept for name in entry.nodes})
+    return typed, kept
+
+
+def round_like_fp16(typed: onnx.ModelProto) -> onnx.ModelProto:
+    """An FP32 graph that gives what a typed graph gives where FP16 operators accumulate in FP32 and round their results
+    to FP16: what GPUs do. Runtimes without FP16 kernels leave that rounding out and so hide overflows.
+
+    Run it without graph optimisations, which would take the rounding out again.
+    """
+    model = onnx.ModelProto()
+    model.CopyFrom(typed)
+    graph = model.graph
+    _constants_to_initializers(graph)
+    halves = set()
+    for tensor in graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT16:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
+            halves.add(tensor.name)
+    nodes = []
+    for node in graph.node:
+        if node.op_type == "Cast":
+            half = next(a.i for a in node.attribute if a.name == "to") == TensorProto.FLOAT16
+            nodes += _rounding(node.input[0], node.output[0]) if half else [
+                helper.make_node("Identity", node.input, node.output)]
+        else:
+            half = bool(halves.intersection(node.input))
+            nodes += _with_rounding(node) if half else [node]
+        if half:
+            halves.update(node.output)
+    graph.ClearField("value_info")
+    _replace_nodes(graph, nodes)
+    return model
+
+
+def _with_rounding(node: NodeProto) -> list[NodeProto]:
+    """A node with its outputs rounded to FP16."""
+    exact = NodeProto()
+    exact.CopyFrom(node)
+    exact.output[:] = [f"{name}_exact" for name in node.output]
+    return [exact, *(rounding for name in node.output for rounding in _rounding(f"{name}_exact", name))]
+
+
+def _rounding(source: str, target: str) -> list[NodeProto]:
+    return [helper.make_node("Cast", [source], [f"{target}_half"], to=TensorProto.FLOAT16),
+            helper.make_node("Cast", [f"{target}_half"], [target], to=TensorProto.FLOAT)]
+
+
+def _constants_to_initializers(graph: onnx.GraphProto) -> None:
+    """Let all constants be initializers, so that one place converts them."""
+    for node in [node for node in graph.node if node.op_type == "Constant"]:
+        tensor = next(a.t for a in node.attribute if a.name == "value")
+        tensor.name = node.output[0]
+        graph.initializer.append(tensor)
+        graph.node.remove(node)
+
+
+def _producers(graph: onnx.GraphProto) -> dict[str, NodeProto]:
+    return {output: node for node in graph.node for output in node.output}
+
+
+def _consumers(graph: onnx.GraphProto, node: NodeProto) -> list[NodeProto]:
+    outputs = set(node.output)
+    return [other for other in graph.node if outputs.intersection(other.input)]
+
+
+def _scale_norms(graph: onnx.GraphProto) -> list[str]:
+    """Names of the operators of every ScaleNorm: ReduceL2, the scale, the clip, the division."""
+    names, tensors = [], set()
+    for node in graph.node:
+        if node.op_type == "ReduceL2" or tensors.intersection(node.input):
+            names.append(node.name)
+            if node.op_type != "Div":
+                tensors.update(node.output)
+    return names
+
+
+def _squared_attention(graph: onnx.GraphProto) -> list[str]:
+    """Names of the operators around every squared ReLU, from the matrix product before to the one after."""
+    producers, names = _producers(graph), []
+    for node in graph.node:
+        squares = [c for c in _consumers(graph, node) if c.op_type == "Pow" or list(c.input) == [node.output[0]] * 2]
+        if node.op_type != "Relu" or not squares:
+            continue
+        before = producers[node.input[0]]
+        while before.op_type != "MatMul":
+            names.append(before.name)
+            before = producers[before.input[0]]
+        after = [product for square in squares for product in _consumers(graph, square)]
+        names += [before.name, node.name, *(other.name for other in (*squares, *after))]
+    return names
+
+
+def _large_constants(graph: onnx.GraphProto) -> list[str]:
+    """Names of the operators that take a constant beyond what FP16 holds with a factor to spare."""
+    large = {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT
+             and np.abs(numpy_helper.to_array(tensor)).max(initial=0) > _LARGEST / _SPARE}
+    return [node.name for node in graph.node if large.intersection(node.input)]
+
+
+def _scale_final_convolutions(graph: onnx.GraphProto) -> None:
+    """Bring the rows of a convolution that feeds nothing but a ScaleNorm to about unit length, by a power of two."""
+    producers = _producers(graph)
+    initializers = {tensor.name: tensor for tensor in graph.initializer}
+    for norm in [node for node in graph.node if node.op_type == "ReduceL2"]:
+        source = producers.get(norm.input[0])
+        while source is not None and source.op_type in ("Reshape", "Flatten"):
+            readers = _consumers(graph, source)
+            source = producers.get(source.input[0])
+        if source is None or source.op_type != "Conv" or {r.op_type for r in readers} != {"ReduceL2", "Div"}:
+            continue
+        weights = numpy_helper.to_array(initializers[source.input[1]])
+        length = np.sqrt((weights.astype(np.float64) ** 2).reshape(len(weights), -1).sum(axis=1)).max()
+        factor = np.float32(2.0 ** -np.round(np.log2(length))) if length > 0 else np.float32(1)
+        for name in source.input[1:]:
+            scaled = numpy_helper.to_array(initializers[name]) * factor
+            initializers[name].CopyFrom(numpy_helper.from_array(scaled, name))
+
+
+def _insert_casts(graph: onnx.GraphProto, fp32_nodes: set[str]) -> None:
+    """Give every operator its type, with casts where types meet."""
+    types = {tensor.name: tensor.data_type for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    types |= {value.name: TensorProto.FLOAT for value in graph.input}
+    converted: dict[str, str] = {}
+    nodes = []
+    for node in graph.node:
+        wanted = TensorProto.FLOAT if node.name in fp32_nodes else TensorProto.FLOAT16
+        for index, name in enumerate(node.input):
+            if types.get(name, wanted) == wanted:
+                continue
+            if name not in converted:
+                converted[name] = f"{name}_{'fp32' if wanted == TensorProto.FLOAT else 'fp16'}"
+                if name in constants:
+                    half = numpy_helper.to_array(constants[name]).astype(np.float16)
+                    graph.initializer.append(numpy_helper.from_array(half, converted[name]))
+                else:
+                    nodes.append(helper.make_node("Cast", [name], [converted[name]], f"{name}_cast", to=wanted))
+            node.input[index] = converted[name]
+        types.update((output, wanted) for output in node.output)
+        nodes.append(node)
+    nodes += _cast_outputs(graph, nodes, types)
+    graph.ClearField("value_info")
+    _replace_nodes(graph, nodes)
+    _drop_unused_initializers(graph)
+
+
+def _cast_outputs(graph: onnx.GraphProto, nodes: list[NodeProto], types: dict[str, int]) -> Iterator[NodeProto]:
+    """Casts back to FP32 for the graph's outputs, whose producers give another name now."""
+    for value in graph.output:
+        if types[value.name] == TensorProto.FLOAT:
+            continue
+        inner = f"{value.name}_fp16"
+        for node in nodes:
+            for names in (node.input, node.output):
+                for index, name in enumerate(names):
+                    if name == value.name:
+                        names[index] = inner
+        yield helper.make_node("Cast", [inner], [value.name], f"{value.name}_cast", to=TensorProto.FLOAT)
+
+
+def _replace_nodes(graph: onnx.GraphProto, nodes: list[NodeProto]) -> None:
+    copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    graph.ClearField("node")
+    graph.node.extend(copies)
+
+
+def _drop_unused_initializers(graph: onnx.GraphProto) -> None:
+    used = {name for node in graph.node for name in node.input}
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
+        graph.initializer.remove(tensor)

@@ -1,0 +1,120 @@
+"""FP16 typing: what stays in FP32, and that no checkpoint can make it overflow."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, numpy_helper
+
+from rtmpose import graph, precision
+
+BATCH = 2
+
+
+@pytest.fixture(scope="module")
+def model(model_files: dict[str, Path]) -> onnx.ModelProto:
+    """A random RTMPose-t in FP32, simplified, with a fixed batch size."""
+    return graph.simplify(graph.load(model_files["onnx"]), (BATCH, 3, 256, 192))
+
+
+@pytest.fixture(scope="module")
+def crops() -> np.ndarray:
+    """Noise as the network takes it."""
+    return np.random.default_rng(0).standard_normal((BATCH, 3, 256, 192), dtype=np.float32)
+
+
+def run(model: onnx.ModelProto, crops: np.ndarray) -> list[np.ndarray]:
+    """What a graph gives, with nothing optimised away."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(model.SerializeToString(), options).run(None, {"input": crops})
+
+
+def plain_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
+    """What a converter that knows nothing of RTMPose makes."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
+    converted = OnnxModel(convert_float_to_float16(model, keep_io_types=True))
+    converted.topological_sort()
+    return converted.model
+
+
+def scale_final_convolution(model: onnx.ModelProto, power: int) -> onnx.ModelProto:
+    """Multiply weights and bias of the head's final convolution by a power of two: a ScaleNorm takes it out again."""
+    scaled = onnx.ModelProto()
+    scaled.CopyFrom(model)
+    final = [node for node in scaled.graph.node if node.op_type == "Conv"][-1]
+    assert final.attribute[[a.name for a in final.attribute].index("kernel_shape")].ints == [7, 7]
+    for tensor in scaled.graph.initializer:
+        if tensor.name in final.input[1:]:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(2.0 ** power),
+                                                    tensor.name))
+    return scaled
+
+
+def difference(given: list[np.ndarray], expected: list[np.ndarray]) -> float:
+    """Largest difference, relative to the largest value; infinite where something is no number."""
+    worst = max(float(np.abs(g - e).max() / np.abs(e).max()) for g, e in zip(given, expected, strict=True))
+    return worst if np.isfinite(worst) else np.inf
+
+
+def test_the_typed_graph_is_valid_and_takes_and_gives_fp32(model: onnx.ModelProto) -> None:
+    typed, _ = precision.to_fp16(model)
+    onnx.checker.check_model(typed, full_check=True)
+    values = (*typed.graph.input, *typed.graph.output)
+    assert {value.type.tensor_type.elem_type for value in values} == {TensorProto.FLOAT}
+
+
+def test_what_stays_in_fp32(model: onnx.ModelProto) -> None:
+    typed, kept = precision.to_fp16(model)
+    types = {node.name: node.op_type for node in model.graph.node}
+    found = {entry.reason.split(":")[0]: sorted(types[name] for name in entry.nodes) for entry in kept}
+    assert found == {"ScaleNorm": sorted(2 * ["ReduceL2", "Mul", "Clip", "Div"]),
+                     "attention": sorted(["MatMul", "Div", "Relu", "Mul", "MatMul"])}
+    products = graph.count_arithmetic(typed)
+    assert products["fp32"] == 2 and products["fp16"] > 40
+
+
+def test_the_given_graph_is_not_changed(model: onnx.ModelProto) -> None:
+    before = model.SerializeToString()
+    precision.to_fp16(model)
+    assert model.SerializeToString() == before
+
+
+@pytest.mark.parametrize("power", [-8, 0, 8, 12, 16])
+def test_rounding_to_fp16_changes_little_whatever_the_final_convolution_is_scaled_by(
+        model: onnx.ModelProto, crops: np.ndarray, power: int) -> None:
+    expected = run(model, crops)
+    typed, _ = precision.to_fp16(scale_final_convolution(model, power))
+    assert difference(run(precision.round_like_fp16(typed), crops), expected) < 0.02
+
+
+def test_plain_conversion_overflows_where_ours_does_not(model: onnx.ModelProto, crops: np.ndarray) -> None:
+    scaled = scale_final_convolution(model, 16)
+    expected = run(model, crops)
+    assert difference(run(scaled, crops), expected) < 1e-4
+    plain = precision.round_like_fp16(plain_fp16(scaled))
+    assert not difference(run(plain, crops), expected) < 0.5
+
+
+def test_constants_beyond_fp16_keep_their_operator_in_fp32(model: onnx.ModelProto) -> None:
+    large = onnx.ModelProto()
+    large.CopyFrom(model)
+    first = next(node for node in large.graph.node if node.op_type == "Conv")
+    for tensor in large.graph.initializer:
+        if tensor.name == first.input[1]:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1e6), tensor.name))
+    _, kept = precision.to_fp16(large)
+    assert [entry.nodes for entry in kept if entry.reason.startswith("a constant")] == [(first.name,)]
+
+
+def test_rounding_makes_every_fp16_result_one_that_fp16_holds(model: onnx.ModelProto, crops: np.ndarray) -> None:
+    typed, _ = precision.to_fp16(model)
+    rounded = precision.round_like_fp16(typed)
+    name = next(node for node in typed.graph.node if node.op_type == "Conv").output[0]
+    rounded.graph.output.append(onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    value = run(rounded, crops)[-1]
+    assert np.array_equal(value, value.astype(np.float16).astype(np.float32))
+    assert len(np.unique(value)) > 1000
