@@ -6,13 +6,14 @@ FP16 holds magnitudes up to 65504 and steps of 2**-11 of a number. Nearly all of
   square fits. From that sum to the division it stays in FP32, constants included.
 * The attention of the gated attention unit squares a ReLU, and multiplies the squares with values. From the product of
   queries and keys to that of the squares and values it stays in FP32: one multiplication in 10,000 of the network.
+* The two classifiers give the logits. Near a maximum neighbouring bins differ by less than FP16's step, so rounded
+  logits tie and the first of them wins: most of the keypoints that FP16 moved, moved for this. They stay in FP32.
 * The final convolution feeds ScaleNorm only, which takes out any common factor: its weights and bias are multiplied
   with the power of two that brings its rows to unit length. In exact arithmetic nothing changes, and no checkpoint can
   make its outputs leave the range.
 * An operator whose constants would not fit stays in FP32.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +52,7 @@ def to_fp16(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Kept]]:
     kept = [Kept(tuple(nodes), reason) for nodes, reason in (
         (_scale_norms(graph), "ScaleNorm: a sum of squares leaves FP16's range"),
         (_squared_attention(graph), "attention: a squared ReLU leaves FP16's range"),
+        (_classifiers(graph), "logits: neighbouring bins differ by less than FP16's step"),
         (_large_constants(graph), "a constant leaves FP16's range"),
     ) if nodes]
     _insert_casts(graph, {name for entry in kept for name in entry.nodes})
@@ -146,6 +148,12 @@ def _squared_attention(graph: onnx.GraphProto) -> list[str]:
     return names
 
 
+def _classifiers(graph: onnx.GraphProto) -> list[str]:
+    """Names of the operators that give the graph's outputs."""
+    outputs = {value.name for value in graph.output}
+    return [node.name for node in graph.node if outputs.intersection(node.output)]
+
+
 def _large_constants(graph: onnx.GraphProto) -> list[str]:
     """Names of the operators that take a constant beyond what FP16 holds with a factor to spare."""
     large = {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT
@@ -194,24 +202,9 @@ def _insert_casts(graph: onnx.GraphProto, fp32_nodes: set[str]) -> None:
             node.input[index] = converted[name]
         types.update((output, wanted) for output in node.output)
         nodes.append(node)
-    nodes += _cast_outputs(graph, nodes, types)
     graph.ClearField("value_info")
     _replace_nodes(graph, nodes)
     _drop_unused_initializers(graph)
-
-
-def _cast_outputs(graph: onnx.GraphProto, nodes: list[NodeProto], types: dict[str, int]) -> Iterator[NodeProto]:
-    """Casts back to FP32 for the graph's outputs, whose producers give another name now."""
-    for value in graph.output:
-        if types[value.name] == TensorProto.FLOAT:
-            continue
-        inner = f"{value.name}_fp16"
-        for node in nodes:
-            for names in (node.input, node.output):
-                for index, name in enumerate(names):
-                    if name == value.name:
-                        names[index] = inner
-        yield helper.make_node("Cast", [inner], [value.name], f"{value.name}_cast", to=TensorProto.FLOAT)
 
 
 def _replace_nodes(graph: onnx.GraphProto, nodes: list[NodeProto]) -> None:

@@ -1,0 +1,131 @@
+"""Where FP16's range breaks: the largest and the smallest magnitude of everything that the FP32 network computes.
+
+    python3 benchmarks/fp16_ranges.py --model_path rtmpose-t.onnx --datasets people
+
+Runs the FP32 graph over real crops and prints every tensor, and every sum hidden inside an operator, that comes
+within a factor of 4 of FP16's largest number, then the largest of the others. Hidden are the sum of squares in
+ReduceL2, and what a convolution or matrix product would reach if all its terms had one sign: no order of adding can
+exceed that.
+"""
+
+import argparse
+import sys
+from itertools import islice
+from pathlib import Path
+
+# The kit is no installed package, and Python looks beside this script.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from common import Parser, positive, run
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
+from tqdm import tqdm
+
+from rtmpose import graph
+from rtmpose.coco import load_persons
+from rtmpose.pipeline import batches, iterate_crops, stack
+
+_LARGEST, _SPARE, _BATCH = 65504.0, 4.0, 8
+_PRODUCTS = ("Conv", "MatMul", "Gemm")
+
+
+def with_magnitudes(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
+    """Let a graph give the largest and the smallest non-zero magnitude of each of its tensors and hidden sums.
+
+    Returns:
+        The graph, and the names of what is measured; for name ``t`` the outputs are ``t:max`` and ``t:min``.
+    """
+    measured = onnx.ModelProto()
+    measured.CopyFrom(model)
+    constants = {tensor.name for tensor in model.graph.initializer}
+    constants.update(node.output[0] for node in model.graph.node if node.op_type == "Constant")
+    names, nodes = [], []
+    for node in model.graph.node:
+        if node.op_type == "Constant":
+            continue
+        names += node.output
+        if node.op_type in _PRODUCTS:
+            names.append(f"{node.name}: sum of magnitudes")
+            nodes += _sum_of_magnitudes(node, names[-1])
+        elif node.op_type == "ReduceL2":
+            names.append(f"{node.name}: sum of squares")
+            nodes.append(helper.make_node("Mul", [node.output[0]] * 2, [names[-1]]))
+    measured.graph.initializer.append(numpy_helper.from_array(np.float32(np.inf), "infinity"))
+    measured.graph.initializer.append(numpy_helper.from_array(np.float32(0), "zero"))
+    for name in names:
+        nodes += _extremes(name)
+    measured.graph.node.extend(nodes)
+    measured.graph.ClearField("output")
+    measured.graph.output.extend(helper.make_tensor_value_info(f"{name}:{end}", TensorProto.FLOAT, None)
+                                 for name in names for end in ("max", "min"))
+    return measured, names
+
+
+def _sum_of_magnitudes(node: onnx.NodeProto, name: str) -> list[onnx.NodeProto]:
+    """The same product of the magnitudes of what it multiplies and adds."""
+    inputs = [f"{name}|{index}" for index in range(len(node.input))]
+    product = onnx.NodeProto()
+    product.CopyFrom(node)
+    product.name, product.input[:], product.output[:] = name, inputs, [name]
+    return [*(helper.make_node("Abs", [given], [taken]) for given, taken in zip(node.input, inputs, strict=True)),
+            product]
+
+
+def _extremes(name: str) -> list[onnx.NodeProto]:
+    magnitude, nonzero = f"{name}|abs", f"{name}|nonzero"
+    return [
+        helper.make_node("Abs", [name], [magnitude]),
+        helper.make_node("ReduceMax", [magnitude], [f"{name}:max"], keepdims=0),
+        helper.make_node("Equal", [magnitude, "zero"], [f"{name}|is_zero"]),
+        helper.make_node("Where", [f"{name}|is_zero", "infinity", magnitude], [nonzero]),
+        helper.make_node("ReduceMin", [nonzero], [f"{name}:min"], keepdims=0),
+    ]
+
+
+def measure(model: onnx.ModelProto, crops: "object", total: int) -> dict[str, tuple[float, float]]:
+    """Largest and smallest non-zero magnitude by name, over all crops."""
+    measured, names = with_magnitudes(model)
+    session = onnxruntime.InferenceSession(measured.SerializeToString(), providers=["CPUExecutionProvider"])
+    largest, smallest = np.zeros(len(names)), np.full(len(names), np.inf)
+    for batch in tqdm(batches(crops, _BATCH), total=-(-total // _BATCH), unit="batch", disable=None):
+        values = np.array(session.run(None, {graph.INPUT: stack(batch, _BATCH)}), np.float64)
+        largest, smallest = np.maximum(largest, values[::2]), np.minimum(smallest, values[1::2])
+    return {name: (big, small) for name, big, small in zip(names, largest, smallest, strict=True)}
+
+
+def show(title: str, rows: list[tuple[str, tuple[float, float]]]) -> None:
+    """A Markdown table."""
+    print(f"\n{title}\n\n| what | largest | smallest non-zero |\n|---|---|---|")
+    for name, (largest, smallest) in rows:
+        print(f"| {name} | {largest:.4g} | {smallest:.2g} |")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = Parser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model_path", required=True, metavar="FILE.onnx", help="what export.py wrote")
+    parser.add_argument("--datasets", required=True, metavar="DIR", help="crops are taken from this set")
+    parser.add_argument("--persons", type=positive, default=64, metavar="N", help="default: %(default)s")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Measure and print."""
+    args = parse_arguments()
+    model = graph.load(args.model_path)
+    height, width = (d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim[2:])
+    fixed = graph.simplify(model, (_BATCH, 3, height, width))
+    crops = islice(iterate_crops(load_persons(args.datasets).images, (width, height)), args.persons)
+    ranges = measure(fixed, crops, args.persons)
+    order = sorted(ranges.items(), key=lambda row: -row[1][0])
+    close = [row for row in order if row[1][0] > _LARGEST / _SPARE]
+    show(f"Above {_LARGEST / _SPARE:.0f}, FP16's largest number over {_SPARE:g}: {len(close)} of {len(order)}", close)
+    show("The largest of the others", order[len(close):len(close) + 10])
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
