@@ -106,9 +106,11 @@ def sha256(path: str | os.PathLike) -> str:
     Raises:
         KitError: the file is missing or unreadable.
     """
+    digest = hashlib.sha256()
     try:
         with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else (
-                hashlib.sha256(file.read()).hexdigest())
+            while block := file.read(1 << 20):
+                digest.update(block)
     except OSError as error:
         raise KitError(f"{path}: can't be read ({error.strerror})") from error
+    return digest.hexdigest()

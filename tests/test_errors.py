@@ -49,6 +49,14 @@ def fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capture
     return run
 
 
+@pytest.mark.parametrize("script", ["export.py", "build_engine.py", "inference.py"])
+def test_outside_the_environment(script: str) -> None:
+    """Without site-packages, as with a system's Python."""
+    done = subprocess.run([sys.executable, "-S", ROOT / script], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1 and "numpy" in done.stderr and "scripts/setup.sh" in done.stderr
+
+
 # export.py
 
 
