@@ -13,8 +13,8 @@ import sys
 from itertools import islice
 from pathlib import Path
 
-# The kit is no installed package, and Python looks beside this script.
-sys.path.append(str(Path(__file__).resolve().parents[1]))
+# The kit is no installed package: `common` and `rtmpose` lie in the repository's root.
+sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
 
 from common import Parser, positive, run
 

@@ -1,0 +1,112 @@
+"""The whole training: rounds of crops through the learner, a validation now and then, the checkpoint at the end."""
+
+import hashlib
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from demo.crops import INPUT_SIZE, draw_rounds
+from demo.dataset import make_dataset
+from demo.learner import Learner
+from rtmpose import score, simcc
+from rtmpose.coco import PersonSet, load_persons
+from rtmpose.files import write_bytes
+from rtmpose.pipeline import Crop, batches, iterate_crops
+
+VALIDATION_SEED, VALIDATION_IMAGES = 987_654, 60
+_VALIDATION_BATCH = 64
+
+
+def train(learner: Learner, folder: Path, seed: int, round_crops: int, validate_every: int) -> None:
+    """Train to the schedule's number of crops, drawing the next round meanwhile.
+
+    Args:
+        learner: new, or loaded after a whole number of rounds.
+        folder: gets the state, ``state.pth``, after each round, and the validation's data set.
+        seed: of the training's crops.
+        round_crops: crops a round, a multiple of the batch.
+        validate_every: rounds between validations.
+    """
+    first, rounds = learner.crops_seen // round_crops, math.ceil(learner.schedule.crops / round_crops)
+    if first >= rounds:
+        return
+    persons, validation = _draw_validation(folder / "validation")
+    settings = [(seed, number, round_crops, *_round_settings(number * round_crops / learner.schedule.crops))
+                for number in range(first, rounds)]
+    total = rounds * round_crops
+    with tqdm(total=total, initial=learner.crops_seen, unit="crop", desc="Training", disable=None) as bar:
+        for number, (crops, keypoints) in enumerate(draw_rounds(settings), start=first + 1):
+            _train_round(learner, crops, keypoints, bar)
+            learner.save(folder / "state.pth")
+            if number % validate_every == 0 or number == rounds:
+                bar.write(f"{learner.crops_seen} crops: {validate(learner, persons, validation)}")
+
+
+def _round_settings(progress: float) -> tuple[float, float]:
+    """Difficulty of the drawn people and strength of the augmentation at a share of the training."""
+    return min(0.25 + 2.5 * progress, 1.0), 1.0 if progress < 0.7 else 0.6
+
+
+def _train_round(learner: Learner, crops: np.ndarray, keypoints: np.ndarray, bar: tqdm) -> None:
+    batch = learner.schedule.batch
+    for start in range(0, len(crops), batch):
+        loss = learner.step(crops[start:start + batch], keypoints[start:start + batch])
+        bar.update(batch)
+        bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+
+
+def _draw_validation(folder: Path) -> tuple[PersonSet, list[Crop]]:
+    """The fixed validation set, a data set of a seed of its own, and its crops."""
+    make_dataset(folder, VALIDATION_IMAGES, VALIDATION_SEED)
+    persons = load_persons(folder)
+    return persons, list(iterate_crops(persons.images, INPUT_SIZE))
+
+
+def validate(learner: Learner, persons: PersonSet, crops: list[Crop]) -> str:
+    """A line with AP, AP at OKS 0.5 and the median error in crop pixels of the average weights."""
+    estimates = _estimate(learner, crops)
+    metrics, _ = score.evaluate(score.to_results(estimates), persons)
+    annotations = persons.annotations["annotations"]
+    truth = np.stack([np.reshape(annotations[e.person.index]["keypoints"], (-1, 3)) for e in estimates])
+    found, scales = np.stack([e.keypoints for e in estimates]), np.stack([e.scale for e in estimates])
+    errors = np.linalg.norm((found - truth[..., :2]) / scales[:, None] * INPUT_SIZE, axis=-1)
+    return (f"AP {metrics['AP']:.4f}, AP50 {metrics['AP50']:.4f}, "
+            f"median error {np.median(errors[truth[..., 2] > 0]):.2f} px of the crop")
+
+
+@torch.no_grad()
+def _estimate(learner: Learner, crops: list[Crop]) -> list[score.Estimate]:
+    """Keypoints in the image by the average weights."""
+    estimates = []
+    with learner.averaged() as model:
+        for batch in batches(crops, _VALIDATION_BATCH):
+            logits = model.head(model.backbone(learner.to_input(np.stack([crop.pixels for crop in batch]))))
+            keypoints, scores = simcc.decode(*(axis.cpu().numpy() for axis in logits), INPUT_SIZE)
+            centers, scales = np.stack([crop.center for crop in batch]), np.stack([crop.scale for crop in batch])
+            keypoints = simcc.crop_to_image(keypoints, centers, scales, INPUT_SIZE)
+            estimates += [score.Estimate(crop.person, *parts)
+                          for crop, *parts in zip(batch, keypoints, scores, scales, strict=True)]
+    return estimates
+
+
+def write_checkpoint(learner: Learner, folder: Path, name: str, meta: dict[str, Any]) -> Path:
+    """Write the average weights in FP16 as the official checkpoints are written: ``{name}-{start of SHA-256}.pth``.
+
+    Args:
+        learner: whose weights.
+        folder: where to.
+        name: what the file's name begins with.
+        meta: what the file says of the training.
+    """
+    state = {key: value.cpu().half() if value.is_floating_point() else value.cpu()
+             for key, value in learner.average.items()}
+    buffer = io.BytesIO()
+    torch.save({"meta": meta, "state_dict": state}, buffer)
+    path = folder / f"{name}-{hashlib.sha256(buffer.getvalue()).hexdigest()[:8]}.pth"
+    write_bytes(path, buffer.getvalue())
+    return path
