@@ -3,6 +3,7 @@
 from common import Parser, input_shape, run
 
 import argparse
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from rtmpose import graph
 from rtmpose.engines import BACKENDS, choose_backend
 from rtmpose.engines.record import Record, command_line, find_built, now, record_path, write_record
 from rtmpose.files import atomic_write, sha256
-from rtmpose.precision import to_fp16
+from rtmpose.precision import Kept, to_fp16
 
 
 def main() -> int:
@@ -52,8 +53,8 @@ def build(model: ModelProto, wanted: Record, backend: ModuleType, args: argparse
     fixed = graph.simplify(model, args.input[1])
     contract = graph.read_contract(fixed, args.model_path)
     typed, kept = to_fp16(fixed) if args.precision == "fp16" else (fixed, [])
-    for entry in kept:
-        print(f"  stays in fp32, {entry.reason}: {', '.join(entry.nodes)}", flush=True)
+    if kept:
+        print(describe_kept(kept), flush=True)
     with atomic_write(args.engine_path) as temporary:
         arithmetic, layers = backend.build(typed, temporary, Path(args.engine_path))
         size, digest = temporary.stat().st_size, sha256(temporary)
@@ -65,6 +66,14 @@ def build(model: ModelProto, wanted: Record, backend: ModuleType, args: argparse
                      build_seconds=round(time.perf_counter() - start, 3), engine_bytes=size, engine_sha256=digest)
     write_record(args.engine_path, record)
     return record
+
+
+def describe_kept(kept: list[Kept]) -> str:
+    """What of an FP16 engine stays in FP32, as a Markdown table."""
+    prefix = os.path.commonprefix([name for entry in kept for name in entry.nodes])
+    prefix = prefix[:prefix.rfind("/") + 1]
+    rows = [f"| {entry.reason} | {', '.join(name.removeprefix(prefix) for name in entry.nodes)} |" for entry in kept]
+    return "\n".join(["| stays in fp32, because | operators |", "|---|---|", *rows])
 
 
 def describe(record: Record, path: str) -> str:
