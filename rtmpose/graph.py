@@ -26,8 +26,8 @@ RECIPE = 3
 EXPORT_TOLERANCE = 1e-4
 """Largest difference between ONNX Runtime and PyTorch that an export may have, relative to the largest logit.
 
-Both compute in float32 but add in another order: 1.2e-6 at most was measured, from RTMPose-t to -x. A wrong graph is off
-by about 1, and one that slipped into FP16 by about 1e-3 (2**-11 a rounding). The tolerance lies between.
+Both compute in float32 but add in another order: 1.2e-6 at most was measured, from RTMPose-t to -x. A wrong graph is
+off by about 1, and one that slipped into FP16 by about 1e-3 (2**-11 a rounding). The tolerance lies between.
 """
 
 

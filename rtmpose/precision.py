@@ -50,8 +50,8 @@ def to_fp16(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Kept]]:
     _constants_to_initializers(graph)
     _scale_final_convolutions(graph)
     kept = [Kept(tuple(nodes), reason) for nodes, reason in (
-        (_scale_norms(graph), "ScaleNorm: a sum of squares leaves FP16's range"),
-        (_squared_attention(graph), "attention: a squared ReLU leaves FP16's range"),
+        (_scale_norms(graph), "ScaleNorm: a sum of squares can leave FP16's range"),
+        (_squared_attention(graph), "attention: a squared ReLU can leave FP16's range"),
         (_classifiers(graph), "logits: neighbouring bins differ by less than FP16's step"),
         (_large_constants(graph), "a constant leaves FP16's range"),
     ) if nodes]
