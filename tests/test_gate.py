@@ -1,0 +1,86 @@
+"""The demo's AP, through export, build and inference, must stay what it was; and it falls when a stage is wrong."""
+
+import json
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from conftest import ROOT, run_script
+
+from rtmpose import crop, simcc
+from rtmpose.coco import PersonSet, load_persons
+from rtmpose.engines import Engine, load_engine
+from rtmpose.pipeline import estimate
+from rtmpose.score import evaluate, to_results
+
+RECORD = json.loads((ROOT / "tests/gate.json").read_text())
+TOLERANCE = 0.005
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory) -> PersonSet:
+    """The fixed small set of drawn people."""
+    folder = tmp_path_factory.mktemp("people") / "people"
+    done = run_script("scripts/make_demo_dataset.py", "--output", folder, "--images", RECORD["images"],
+                      "--seed", RECORD["seed"])
+    assert done.returncode == 0, done.stderr
+    return load_persons(folder)
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    """The demo checkpoint's FP32 engine for the CPU."""
+    folder = tmp_path_factory.mktemp("demo")
+    (checkpoint,) = (ROOT / "demo").glob("*.pth")
+    steps = (
+        ("export.py", "--weight", checkpoint, "--cfg", ROOT / "demo/rtmpose-t_drawn-people-256x192.py",
+         "--output", folder / "demo.onnx", "--simplify"),
+        ("build_engine.py", "--model_path", folder / "demo.onnx", "--input", "input:16,3,256,192",
+         "--precision", "fp32", "--backend", "onnxruntime", "--engine_path", folder / "demo.engine"),
+    )
+    for step in steps:
+        done = run_script(*step)
+        assert done.returncode == 0, done.stderr
+    return load_engine(folder / "demo.engine")
+
+
+def measure(engine: Engine, people: PersonSet) -> float:
+    """AP@0.5:0.95."""
+    metrics, _ = evaluate(to_results(estimate(engine, people).estimates), people)
+    return metrics["AP"]
+
+
+def test_ap_is_what_it_was(engine: Engine, people: PersonSet) -> None:
+    assert measure(engine, people) == pytest.approx(RECORD["AP"], abs=TOLERANCE)
+
+
+def swap_red_and_blue(monkeypatch: pytest.MonkeyPatch) -> None:
+    normalize = crop.normalize
+    monkeypatch.setattr(crop, "normalize", lambda pixels: normalize(pixels[..., ::-1]))
+
+
+def drop_the_normalisation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crop, "normalize", lambda pixels: pixels[..., ::-1].transpose(2, 0, 1).astype(np.float32))
+
+
+def shift_the_crop_by_one_pixel(monkeypatch: pytest.MonkeyPatch) -> None:
+    warp_matrix = crop.warp_matrix
+    monkeypatch.setattr(crop, "warp_matrix", lambda *region: warp_matrix(*region) + [[0, 0, 1], [0, 0, 0]])
+
+
+def swap_left_and_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    decode = simcc.decode
+
+    def swapped(*logits: object) -> tuple[np.ndarray, np.ndarray]:
+        keypoints, scores = decode(*logits)
+        return keypoints[:, simcc.COCO_FLIP_INDICES], scores
+
+    monkeypatch.setattr(simcc, "decode", swapped)
+
+
+@pytest.mark.parametrize("sabotage", [swap_red_and_blue, drop_the_normalisation, shift_the_crop_by_one_pixel,
+                                      swap_left_and_right], ids=lambda sabotage: sabotage.__name__)
+def test_ap_falls_when_a_stage_is_wrong(engine: Engine, people: PersonSet, monkeypatch: pytest.MonkeyPatch,
+                                        sabotage: Callable[[pytest.MonkeyPatch], None]) -> None:
+    sabotage(monkeypatch)
+    assert measure(engine, people) < RECORD["AP"] - 2 * TOLERANCE
