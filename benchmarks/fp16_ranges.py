@@ -8,27 +8,24 @@ ReduceL2, and what a convolution or matrix product would reach if all its terms 
 exceed that.
 """
 
-import argparse
 import sys
-from itertools import islice
 from pathlib import Path
 
 # The kit is no installed package: `common` and `rtmpose` lie in the repository's root.
 sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
 
-from common import Parser, positive, run
+from common import run
 
 import numpy as np
 import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
+from subject import load_subject, parse_arguments
 from tqdm import tqdm
 
 from rtmpose import graph
-from rtmpose.coco import load_persons
-from rtmpose.pipeline import batches, iterate_crops, stack
 
-_LARGEST, _SPARE, _BATCH = 65504.0, 4.0, 8
+_LARGEST, _SPARE = 65504.0, 4.0
 _PRODUCTS = ("Conv", "MatMul", "Gemm")
 
 
@@ -85,13 +82,13 @@ def _extremes(name: str) -> list[onnx.NodeProto]:
     ]
 
 
-def measure(model: onnx.ModelProto, crops: "object", total: int) -> dict[str, tuple[float, float]]:
-    """Largest and smallest non-zero magnitude by name, over all crops."""
+def measure(model: onnx.ModelProto, batches: list[np.ndarray]) -> dict[str, tuple[float, float]]:
+    """Largest and smallest non-zero magnitude by name, over all batches."""
     measured, names = with_magnitudes(model)
     session = onnxruntime.InferenceSession(measured.SerializeToString(), providers=["CPUExecutionProvider"])
     largest, smallest = np.zeros(len(names)), np.full(len(names), np.inf)
-    for batch in tqdm(batches(crops, _BATCH), total=-(-total // _BATCH), unit="batch", disable=None):
-        values = np.array(session.run(None, {graph.INPUT: stack(batch, _BATCH)}), np.float64)
+    for batch in tqdm(batches, unit="batch", disable=None):
+        values = np.array(session.run(None, {graph.INPUT: batch}), np.float64)
         largest, smallest = np.maximum(largest, values[::2]), np.minimum(smallest, values[1::2])
     return {name: (big, small) for name, big, small in zip(names, largest, smallest, strict=True)}
 
@@ -103,23 +100,10 @@ def show(title: str, rows: list[tuple[str, tuple[float, float]]]) -> None:
         print(f"| {name} | {largest:.4g} | {smallest:.2g} |")
 
 
-def parse_arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model_path", required=True, metavar="FILE.onnx", help="what export.py wrote")
-    parser.add_argument("--datasets", required=True, metavar="DIR", help="crops are taken from this set")
-    parser.add_argument("--persons", type=positive, default=64, metavar="N", help="default: %(default)s")
-    return parser.parse_args()
-
-
 def main() -> int:
     """Measure and print."""
-    args = parse_arguments()
-    model = graph.load(args.model_path)
-    height, width = (d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim[2:])
-    fixed = graph.simplify(model, (_BATCH, 3, height, width))
-    crops = islice(iterate_crops(load_persons(args.datasets).images, (width, height)), args.persons)
-    ranges = measure(fixed, crops, args.persons)
+    model, batches = load_subject(parse_arguments(__doc__.splitlines()[0]))
+    ranges = measure(model, batches)
     order = sorted(ranges.items(), key=lambda row: -row[1][0])
     close = [row for row in order if row[1][0] > _LARGEST / _SPARE]
     show(f"Above {_LARGEST / _SPARE:.0f}, FP16's largest number over {_SPARE:g}: {len(close)} of {len(order)}", close)
