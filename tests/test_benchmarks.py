@@ -1,0 +1,43 @@
+"""The benchmarks run, and the range instrument sees what is hidden inside an operator."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from conftest import ROOT, run_script
+from onnx import TensorProto, helper, numpy_helper
+
+# Where Python finds them when it runs a script of this folder.
+sys.path.insert(1, str(ROOT / "benchmarks"))
+
+from fp16_ranges import measure
+
+
+def test_ranges_see_sums_inside_operators() -> None:
+    """[1, -2] x [3, 4] is -5, but its terms add up to 11; the sum of squares of [-5, 0] is 25."""
+    weights = numpy_helper.from_array(np.array([[3, 0], [4, 0]], np.float32), "weights")
+    nodes = [helper.make_node("MatMul", ["input", "weights"], ["product"], "product_node"),
+             helper.make_node("ReduceL2", ["product"], ["norm"], "norm_node", axes=[1])]
+    graph = helper.make_graph(nodes, "test", [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 2])],
+                              [helper.make_tensor_value_info("norm", TensorProto.FLOAT, [1, 1])], [weights])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    ranges = measure(model, [np.array([[1, -2]], np.float32), np.array([[0.5, 0]], np.float32)])
+    assert ranges == {"product": (5, 1.5), "product_node: sum of magnitudes": (11, 1.5), "norm": (5, 1.5),
+                      "norm_node: sum of squares": (25, 2.25)}
+
+
+@pytest.mark.parametrize(("script", "rows"), [("fp16_ranges.py", 10), ("fp16_stress.py", 7)])
+def test_a_benchmark_prints_its_table(script: str, rows: int, model_files: dict[str, Path], drawn: Path) -> None:
+    done = run_script(f"benchmarks/{script}", "--model_path", model_files["onnx"], "--datasets", drawn, "--persons", 8)
+    assert done.returncode == 0, done.stderr
+    assert sum(line.startswith("| ") for line in done.stdout.splitlines()) >= rows
+
+
+def test_too_few_persons_are_told(model_files: dict[str, Path], drawn: Path) -> None:
+    done = run_script("benchmarks/fp16_stress.py", "--model_path", model_files["onnx"], "--datasets", drawn,
+                      "--persons", 3)
+    assert done.returncode == 2
+    assert "gives 3 persons, expected at least 8" in done.stderr and "Traceback" not in done.stderr
