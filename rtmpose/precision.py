@@ -166,11 +166,13 @@ def _scale_final_convolutions(graph: onnx.GraphProto) -> None:
     producers = _producers(graph)
     initializers = {tensor.name: tensor for tensor in graph.initializer}
     for norm in [node for node in graph.node if node.op_type == "ReduceL2"]:
-        source = producers.get(norm.input[0])
-        while source is not None and source.op_type in ("Reshape", "Flatten"):
-            readers = _consumers(graph, source)
-            source = producers.get(source.input[0])
-        if source is None or source.op_type != "Conv" or {r.op_type for r in readers} != {"ReduceL2", "Div"}:
+        name = norm.input[0]
+        while name in producers and producers[name].op_type in ("Reshape", "Flatten"):
+            name = producers[name].input[0]
+        source = producers.get(name)
+        readers = {node.op_type for node in graph.node if norm.input[0] in node.input}
+        if source is None or source.op_type != "Conv" or readers != {"ReduceL2", "Div"} or (
+                len(_consumers(graph, source)) > 1):
             continue
         weights = numpy_helper.to_array(initializers[source.input[1]])
         length = np.sqrt((weights.astype(np.float64) ** 2).reshape(len(weights), -1).sum(axis=1)).max()
