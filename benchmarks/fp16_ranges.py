@@ -24,8 +24,8 @@ from subject import load_subject, parse_arguments
 from tqdm import tqdm
 
 from rtmpose import graph
+from rtmpose.precision import LARGEST, SPARE
 
-_LARGEST, _SPARE = 65504.0, 4.0
 _PRODUCTS = ("Conv", "MatMul", "Gemm")
 
 
@@ -105,8 +105,8 @@ def main() -> int:
     model, batches = load_subject(parse_arguments(__doc__.splitlines()[0]))
     ranges = measure(model, batches)
     order = sorted(ranges.items(), key=lambda row: -row[1][0])
-    close = [row for row in order if row[1][0] > _LARGEST / _SPARE]
-    show(f"Above {_LARGEST / _SPARE:.0f}, FP16's largest number over {_SPARE:g}: {len(close)} of {len(order)}", close)
+    close = [row for row in order if row[1][0] > LARGEST / SPARE]
+    show(f"Above {LARGEST / SPARE:.0f}, FP16's largest number over {SPARE:g}: {len(close)} of {len(order)}", close)
     show("The largest of the others", order[len(close):len(close) + 10])
     return 0
 

@@ -20,9 +20,11 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-_LARGEST = 65504.0
-_SPARE = 4.0
-"""Factor that constants must leave to FP16's largest number."""
+LARGEST = 65504.0
+"""FP16's largest number."""
+
+SPARE = 4.0
+"""Factor that numbers must leave to FP16's largest one."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ def _classifiers(graph: onnx.GraphProto) -> list[str]:
 def _large_constants(graph: onnx.GraphProto) -> list[str]:
     """Names of the operators that take a constant beyond what FP16 holds with a factor to spare."""
     large = {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT
-             and np.abs(numpy_helper.to_array(tensor)).max(initial=0) > _LARGEST / _SPARE}
+             and np.abs(numpy_helper.to_array(tensor)).max(initial=0) > LARGEST / SPARE}
     return [node.name for node in graph.node if large.intersection(node.input)]
 
 

@@ -1,14 +1,21 @@
 """FP16 typing: what stays in FP32, and that no checkpoint can make it overflow."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from conftest import ROOT
 from onnx import TensorProto, numpy_helper
 
 from rtmpose import graph, precision
+
+# Where Python finds them when it runs a script of this folder.
+sys.path.insert(1, str(ROOT / "benchmarks"))
+
+from fp16_stress import plain, scale_final_convolution
 
 BATCH = 2
 
@@ -32,26 +39,11 @@ def run(model: onnx.ModelProto, crops: np.ndarray) -> list[np.ndarray]:
     return onnxruntime.InferenceSession(model.SerializeToString(), options).run(None, {"input": crops})
 
 
-def plain_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
-    """What a converter that knows nothing of RTMPose makes."""
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-    from onnxruntime.transformers.onnx_model import OnnxModel
-    converted = OnnxModel(convert_float_to_float16(model, keep_io_types=True))
-    converted.topological_sort()
-    return converted.model
-
-
-def scale_final_convolution(model: onnx.ModelProto, power: int) -> onnx.ModelProto:
-    """Multiply weights and bias of the head's final convolution by a power of two: a ScaleNorm takes it out again."""
-    scaled = onnx.ModelProto()
-    scaled.CopyFrom(model)
-    final = [node for node in scaled.graph.node if node.op_type == "Conv"][-1]
+def stress(model: onnx.ModelProto, power: int) -> onnx.ModelProto:
+    """Scale the head's final convolution by a power of two, after making sure that it is that one."""
+    final = [node for node in model.graph.node if node.op_type == "Conv"][-1]
     assert final.attribute[[a.name for a in final.attribute].index("kernel_shape")].ints == [7, 7]
-    for tensor in scaled.graph.initializer:
-        if tensor.name in final.input[1:]:
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(2.0 ** power),
-                                                    tensor.name))
-    return scaled
+    return scale_final_convolution(model, power)
 
 
 def difference(given: list[np.ndarray], expected: list[np.ndarray]) -> float:
@@ -88,16 +80,16 @@ def test_the_given_graph_is_not_changed(model: onnx.ModelProto) -> None:
 def test_rounding_to_fp16_changes_little_whatever_the_final_convolution_is_scaled_by(
         model: onnx.ModelProto, crops: np.ndarray, power: int) -> None:
     expected = run(model, crops)
-    typed, _ = precision.to_fp16(scale_final_convolution(model, power))
+    typed, _ = precision.to_fp16(stress(model, power))
     assert difference(run(precision.round_like_fp16(typed), crops), expected) < 0.02
 
 
 def test_plain_conversion_overflows_where_ours_does_not(model: onnx.ModelProto, crops: np.ndarray) -> None:
-    scaled = scale_final_convolution(model, 16)
+    scaled = stress(model, 16)
     expected = run(model, crops)
     assert difference(run(scaled, crops), expected) < 1e-4
-    plain = precision.round_like_fp16(plain_fp16(scaled))
-    assert not difference(run(plain, crops), expected) < 0.5
+    rounded = precision.round_like_fp16(plain(scaled))
+    assert not difference(run(rounded, crops), expected) < 0.5
 
 
 def test_constants_beyond_fp16_keep_their_operator_in_fp32(model: onnx.ModelProto) -> None:
