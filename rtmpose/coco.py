@@ -53,12 +53,14 @@ class PersonSet:
         annotations: the annotation file's content, for the evaluation.
         evaluated: ids of the images that the evaluation counts.
         skipped: annotated persons left out because their box is empty inside the image.
+        boxes: whose boxes they are, for people.
     """
 
     images: tuple[Image, ...]
     annotations: dict[str, Any]
     evaluated: tuple[int, ...]
     skipped: int
+    boxes: str
 
     @property
     def number(self) -> int:
@@ -98,7 +100,8 @@ def load_persons(folder: str | Path | None, detections: str | Path | None = None
         for image_id, record in records.items() if image_id in by_image
     )[:limit]
     evaluated = tuple(records) if limit is None else tuple(image.id for image in images)
-    return PersonSet(images, annotations, evaluated, skipped)
+    boxes = f"boxes of {detections}" if detections else "ground-truth boxes"
+    return PersonSet(images, annotations, evaluated, skipped, boxes)
 
 
 def check_folder(folder: str | Path | None) -> Path:

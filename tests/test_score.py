@@ -16,7 +16,7 @@ from conftest import draw_dataset, write_annotations
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from inference import write_keypoints
+from rtmpose.accuracy import write_keypoints
 from rtmpose.coco import PersonSet, load_persons
 from rtmpose.score import METRICS, Estimate, evaluate, oks_nms, rescore, to_results
 

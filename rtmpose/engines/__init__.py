@@ -22,6 +22,7 @@ BACKENDS = ("tensorrt", "onnxruntime")
 class Engine(Protocol):
     """A network for one batch size, ready to run."""
 
+    path: str
     record: Record
 
     def infer(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -80,7 +80,7 @@ class OnnxRuntimeEngine:
         # The graph was optimised when it was built.
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 3
-        self.record = record
+        self.path, self.record = str(path), record
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's errors share no public base

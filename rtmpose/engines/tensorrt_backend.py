@@ -184,7 +184,8 @@ class TensorRTEngine:
             import pycuda.driver as cuda
         except ImportError as error:
             raise KitError(f"{path}: needs pycuda to run ({error}); run scripts/setup.sh --gpu") from error
-        self._cuda, self._log, self.record = cuda, _logger(trt), record
+        self.path, self.record = str(path), record
+        self._cuda, self._log = cuda, _logger(trt)
         self._runtime = trt.Runtime(self._log)
         self._engine = self._runtime.deserialize_cuda_engine(Path(path).read_bytes())
         if self._engine is None:
