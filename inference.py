@@ -9,10 +9,10 @@ from typing import Any
 
 from rtmpose import report
 from rtmpose.accuracy import check_comparable, measure_accuracy
-from rtmpose.coco import NUM_KEYPOINTS, PersonSet, load_persons
+from rtmpose.coco import ANNOTATIONS, NUM_KEYPOINTS, PersonSet, load_persons
 from rtmpose.engines import Engine, load_engine
 from rtmpose.errors import EXIT_ACCURACY_MISSED, EXIT_OK, EXIT_THROUGHPUT_MISSED, KitError
-from rtmpose.files import make_folder, write_json
+from rtmpose.files import make_folder, sha256, write_json
 from rtmpose.throughput import measure_throughput
 
 
@@ -58,7 +58,7 @@ def main() -> int:
         measured = measure_throughput(engine, args.datasets, args.warmup, args.iterations, args.duration)
     else:
         reference = load_reference(args, engine)
-        persons = choose_persons(args)
+        persons = choose_persons(args, engine)
         measured = measure_accuracy(engine, persons, args.flip_test, output, args.visualize, reference)
     summary = report.summarize(engine.record, args.engine, measured)
     print()
@@ -81,13 +81,15 @@ def load_reference(args: argparse.Namespace, engine: Engine) -> Engine | None:
     return reference
 
 
-def choose_persons(args: argparse.Namespace) -> PersonSet:
-    """Whom the command line asks for; prints how many."""
+def choose_persons(args: argparse.Namespace, engine: Engine) -> PersonSet:
+    """Whom the command line asks for; prints how many, and whether an INT8 engine has seen them."""
     persons = load_persons(args.datasets, args.detections, args.limit)
     print(f"Accuracy: {persons.number} persons in {len(persons.images)} images, {persons.boxes}, "
           f"{'flip test' if args.flip_test else 'no flip test'}", flush=True)
     if persons.skipped:
         print(f"Left out: {persons.skipped} persons whose box is empty or outside the image, as mmpose does")
+    if engine.record.calibration.get("annotations_sha256") == sha256(Path(args.datasets) / ANNOTATIONS):
+        print("Note: this engine was calibrated on persons of this very set; its AP elsewhere may be lower")
     return persons
 
 

@@ -17,15 +17,15 @@ from common import run
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import numpy_helper
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from onnxruntime.transformers.onnx_model import OnnxModel
 from subject import load_subject, parse_arguments
 from tqdm import tqdm
 
-from rtmpose import graph, precision, simcc
+from rtmpose import precision
 from rtmpose.agreement import describe_agreement
+from rtmpose.emulation import keypoints, round_like_fp16
 
 
 def scale_final_convolution(model: onnx.ModelProto, power: int) -> onnx.ModelProto:
@@ -54,17 +54,6 @@ TYPINGS = {
 }
 
 
-def keypoints(model: onnx.ModelProto, batches: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Keypoints (N, K, 2) in pixels of the crop, and scores (N, K), with nothing optimised away."""
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    logits = [session.run(list(graph.OUTPUTS), {graph.INPUT: batch}) for batch in batches]
-    height, width = batches[0].shape[2:]
-    return simcc.decode(*map(np.concatenate, zip(*logits, strict=True)), (width, height))
-
-
 def main() -> int:
     """Measure and print."""
     model, batches = load_subject(parse_arguments(__doc__.splitlines()[0]))
@@ -75,7 +64,7 @@ def main() -> int:
         scaled = scale_final_convolution(model, power)
         cells = []
         for typing in TYPINGS.values():
-            given, _ = keypoints(precision.round_like_fp16(typing(scaled)), batches)
+            given, _ = keypoints(round_like_fp16(typing(scaled)), batches)
             agreement = describe_agreement(np.abs(given - reference), scores, 0.5)
             cells.append(f"{agreement['within_bin']:.2%}, {agreement['max_px']:.1f} px")
         print(f"| {power} | " + " | ".join(cells) + " |", flush=True)

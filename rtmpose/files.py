@@ -17,8 +17,8 @@ _pending_lock = threading.Lock()
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
-    """Give a temporary path beside ``path``; rename it into place on success, delete it otherwise.
+def temporary_beside(path: str | os.PathLike) -> Iterator[Path]:
+    """Give the path of an empty temporary file in the folder of ``path``; delete it afterwards, if it is still there.
 
     Raises:
         KitError: the folder is missing or not writable, or the disk is full.
@@ -36,11 +36,6 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
         _pending.add(temporary)
     try:
         yield temporary
-        # mkstemp makes files that only their owner can read; what is left should be as the umask says.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
     except OSError as error:
         if error.filename is not None and Path(error.filename) != temporary:
             raise
@@ -50,6 +45,27 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
         with _pending_lock:
             _pending.discard(temporary)
+
+
+def put_in_place(temporary: Path, path: str | os.PathLike) -> None:
+    """Give a temporary file its name, and the permissions that new files have."""
+    # mkstemp makes files that only their owner can read; what is left should be as the umask says.
+    umask = os.umask(0)
+    os.umask(umask)
+    temporary.chmod(0o666 & ~umask)
+    temporary.replace(path)
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; rename it into place on success, delete it otherwise.
+
+    Raises:
+        KitError: as :func:`temporary_beside`.
+    """
+    with temporary_beside(path) as temporary:
+        yield temporary
+        put_in_place(temporary, path)
 
 
 def remove_pending() -> None:

@@ -1,5 +1,7 @@
 """The ONNX graph: export, check, simplify, and the contract and the arithmetic read back from it."""
 
+import math
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,7 +22,7 @@ INPUT = "input"
 OUTPUTS = ("simcc_x", "simcc_y")
 OPSET = 17
 
-RECIPE = 3
+RECIPE = 4
 """Counts up when the kit makes another engine of the same ONNX file, so that old engines are rebuilt."""
 
 EXPORT_TOLERANCE = 1e-4
@@ -193,7 +195,8 @@ def read_metadata(model: onnx.ModelProto) -> dict[str, str]:
     return {entry.key: entry.value for entry in model.metadata_props if not entry.key.startswith("onnxsim.")}
 
 
-_TYPES = {onnx.TensorProto.FLOAT: "fp32", onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.INT64: "int64"}
+_TYPES = {onnx.TensorProto.FLOAT: "fp32", onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.INT64: "int64",
+          onnx.TensorProto.INT8: "int8", onnx.TensorProto.UINT8: "int8"}
 
 
 def count_arithmetic(model: onnx.ModelProto) -> dict[str, int]:
@@ -202,7 +205,7 @@ def count_arithmetic(model: onnx.ModelProto) -> dict[str, int]:
     The type is that of the operands as they reach the operator: what the arithmetic is, whatever was asked for.
     """
     return dict(Counter(kind for node, kind in _typed_nodes(model)
-                        if node.op_type.removeprefix("Fused") in ("Conv", "MatMul", "Gemm")))
+                        if re.sub("^(Fused|QLinear)", "", node.op_type) in ("Conv", "MatMul", "Gemm")))
 
 
 def count_layers(model: onnx.ModelProto) -> dict[str, int]:
@@ -221,8 +224,25 @@ def _typed_nodes(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, str]]
         taken = given = next((types[name] for name in node.input if name in types), onnx.TensorProto.UNDEFINED)
         if node.op_type in ("Cast", "Constant"):
             given = next((a.t.data_type or a.i for a in node.attribute if a.name in ("to", "value")), taken)
+        elif node.op_type == "QuantizeLinear":
+            given = types.get(node.input[2], taken) if len(node.input) > 2 else onnx.TensorProto.UINT8
+        elif node.op_type == "DequantizeLinear":
+            given = types[node.input[1]]
         types.update((output, given) for output in node.output)
         yield node, _TYPES.get(taken or given, "other")
+
+
+def count_macs(model: onnx.ModelProto) -> dict[str, int]:
+    """Multiplications of each convolution and matrix product of a graph with a fixed batch size, by the node's name."""
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    shapes = {v.name: _shape(v) for v in (*inferred.input, *inferred.value_info, *inferred.output)}
+    shapes |= {tensor.name: tuple(tensor.dims) for tensor in inferred.initializer}
+    macs = {}
+    for node in inferred.node:
+        if node.op_type in ("Conv", "MatMul"):
+            taken = shapes[node.input[1]][1:] if node.op_type == "Conv" else shapes[node.input[0]][-1:]
+            macs[node.name] = math.prod(shapes[node.output[0]]) * math.prod(taken)
+    return macs
 
 
 def describe_source(config: str | Path, weights: str | Path) -> dict[str, str]:

@@ -6,7 +6,7 @@ import platform
 from dataclasses import dataclass
 from importlib import metadata
 
-_PACKAGES = ("torch", "mmpose", "mmengine", "mmcv-lite", "onnx", "onnxsim", "onnxruntime", "tensorrt",
+_PACKAGES = ("torch", "mmpose", "mmengine", "mmcv-lite", "onnx", "onnxsim", "onnxruntime", "openvino", "tensorrt",
              "tensorrt_rtx_cu13", "tensorrt_rtx_cu12", "pycuda", "pycocotools", "numpy", "opencv-python-headless",
              "opencv-python")
 

@@ -41,16 +41,13 @@ def to_fp16(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Kept]]:
     A strongly typed TensorRT network computes exactly in these types.
 
     Args:
-        model: FP32, simplified, with a fixed batch size; not changed.
+        model: FP32, simplified, with a fixed batch size; may have Q/DQ nodes, whose scales become FP16. Not changed.
 
     Returns:
         The typed graph, and what stays in FP32.
     """
-    typed = onnx.ModelProto()
-    typed.CopyFrom(model)
+    typed = scale_final_convolutions(model)
     graph = typed.graph
-    _constants_to_initializers(graph)
-    _scale_final_convolutions(graph)
     kept = [Kept(tuple(nodes), reason) for nodes, reason in (
         (_scale_norms(graph), "ScaleNorm: a sum of squares can leave FP16's range"),
         (_squared_attention(graph), "attention: a squared ReLU can leave FP16's range"),
@@ -61,51 +58,40 @@ def to_fp16(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Kept]]:
     return typed, kept
 
 
-def round_like_fp16(typed: onnx.ModelProto) -> onnx.ModelProto:
-    """An FP32 graph that gives what a typed graph gives where FP16 operators accumulate in FP32 and round their results
-    to FP16: what GPUs do. Runtimes without FP16 kernels leave that rounding out and so hide overflows.
+def scale_final_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Bring the rows of a convolution that feeds nothing but a ScaleNorm to about unit length, by a power of two.
 
-    Run it without graph optimisations, which would take the rounding out again.
+    Args:
+        model: FP32; not changed.
+
+    Returns:
+        The graph with all constants as initializers. What it computes is the same to the last bit.
     """
-    model = onnx.ModelProto()
-    model.CopyFrom(typed)
-    graph = model.graph
-    _constants_to_initializers(graph)
-    halves = set()
-    for tensor in graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT16:
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
-            halves.add(tensor.name)
-    nodes = []
-    for node in graph.node:
-        if node.op_type == "Cast":
-            half = next(a.i for a in node.attribute if a.name == "to") == TensorProto.FLOAT16
-            nodes += _rounding(node.input[0], node.output[0]) if half else [
-                helper.make_node("Identity", node.input, node.output)]
-        else:
-            half = bool(halves.intersection(node.input))
-            nodes += _with_rounding(node) if half else [node]
-        if half:
-            halves.update(node.output)
-    graph.ClearField("value_info")
-    _replace_nodes(graph, nodes)
-    return model
+    scaled = onnx.ModelProto()
+    scaled.CopyFrom(model)
+    graph = scaled.graph
+    constants_to_initializers(graph)
+    producers = _producers(graph)
+    initializers = {tensor.name: tensor for tensor in graph.initializer}
+    for norm in [node for node in graph.node if node.op_type == "ReduceL2"]:
+        name = norm.input[0]
+        while name in producers and producers[name].op_type in ("Reshape", "Flatten"):
+            name = producers[name].input[0]
+        source = producers.get(name)
+        readers = {node.op_type for node in graph.node if norm.input[0] in node.input}
+        alone = source is not None and len(_consumers(graph, source)) == 1 and readers == {"ReduceL2", "Div"}
+        if not alone or source.op_type != "Conv" or source.input[1] not in initializers:
+            continue
+        weights = numpy_helper.to_array(initializers[source.input[1]])
+        length = np.sqrt((weights.astype(np.float64) ** 2).reshape(len(weights), -1).sum(axis=1)).max()
+        factor = np.float32(2.0 ** -np.round(np.log2(length))) if length > 0 else np.float32(1)
+        for name in source.input[1:]:
+            values = numpy_helper.to_array(initializers[name]) * factor
+            initializers[name].CopyFrom(numpy_helper.from_array(values, name))
+    return scaled
 
 
-def _with_rounding(node: NodeProto) -> list[NodeProto]:
-    """A node with its outputs rounded to FP16."""
-    exact = NodeProto()
-    exact.CopyFrom(node)
-    exact.output[:] = [f"{name}_exact" for name in node.output]
-    return [exact, *(rounding for name in node.output for rounding in _rounding(f"{name}_exact", name))]
-
-
-def _rounding(source: str, target: str) -> list[NodeProto]:
-    return [helper.make_node("Cast", [source], [f"{target}_half"], to=TensorProto.FLOAT16),
-            helper.make_node("Cast", [f"{target}_half"], [target], to=TensorProto.FLOAT)]
-
-
-def _constants_to_initializers(graph: onnx.GraphProto) -> None:
+def constants_to_initializers(graph: onnx.GraphProto) -> None:
     """Let all constants be initializers, so that one place converts them."""
     for node in [node for node in graph.node if node.op_type == "Constant"]:
         tensor = next(a.t for a in node.attribute if a.name == "value")
@@ -163,27 +149,6 @@ def _large_constants(graph: onnx.GraphProto) -> list[str]:
     return [node.name for node in graph.node if large.intersection(node.input)]
 
 
-def _scale_final_convolutions(graph: onnx.GraphProto) -> None:
-    """Bring the rows of a convolution that feeds nothing but a ScaleNorm to about unit length, by a power of two."""
-    producers = _producers(graph)
-    initializers = {tensor.name: tensor for tensor in graph.initializer}
-    for norm in [node for node in graph.node if node.op_type == "ReduceL2"]:
-        name = norm.input[0]
-        while name in producers and producers[name].op_type in ("Reshape", "Flatten"):
-            name = producers[name].input[0]
-        source = producers.get(name)
-        readers = {node.op_type for node in graph.node if norm.input[0] in node.input}
-        if source is None or source.op_type != "Conv" or readers != {"ReduceL2", "Div"} or (
-                len(_consumers(graph, source)) > 1):
-            continue
-        weights = numpy_helper.to_array(initializers[source.input[1]])
-        length = np.sqrt((weights.astype(np.float64) ** 2).reshape(len(weights), -1).sum(axis=1)).max()
-        factor = np.float32(2.0 ** -np.round(np.log2(length))) if length > 0 else np.float32(1)
-        for name in source.input[1:]:
-            scaled = numpy_helper.to_array(initializers[name]) * factor
-            initializers[name].CopyFrom(numpy_helper.from_array(scaled, name))
-
-
 def _insert_casts(graph: onnx.GraphProto, fp32_nodes: set[str]) -> None:
     """Give every operator its type, with casts where types meet."""
     types = {tensor.name: tensor.data_type for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
@@ -204,14 +169,17 @@ def _insert_casts(graph: onnx.GraphProto, fp32_nodes: set[str]) -> None:
                 else:
                     nodes.append(helper.make_node("Cast", [name], [converted[name]], f"{name}_cast", to=wanted))
             node.input[index] = converted[name]
-        types.update((output, wanted) for output in node.output)
+        # INT8 is cast by nothing but its Q/DQ nodes.
+        if node.op_type != "QuantizeLinear":
+            types.update((output, wanted) for output in node.output)
         nodes.append(node)
     graph.ClearField("value_info")
-    _replace_nodes(graph, nodes)
+    replace_nodes(graph, nodes)
     _drop_unused_initializers(graph)
 
 
-def _replace_nodes(graph: onnx.GraphProto, nodes: list[NodeProto]) -> None:
+def replace_nodes(graph: onnx.GraphProto, nodes: list[NodeProto]) -> None:
+    """Let a graph consist of these nodes, some of which may be its own."""
     copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
     graph.ClearField("node")
     graph.node.extend(copies)

@@ -25,7 +25,9 @@ def summarize(record: Record, engine: str | Path, measured: dict[str, Any]) -> d
         "backend": record.backend,
         "engine": {"path": str(engine), "sha256": record.engine_sha256, "runtime": record.runtime,
                    "device": record.device, "onnx": record.onnx, "onnx_sha256": record.onnx_sha256,
-                   "source": record.source, "built_at": record.built_at, "command": record.command},
+                   "source": record.source, "built_at": record.built_at, "command": record.command,
+                   "calibration": record.calibration, "measured_fps": record.measured_fps,
+                   "bytes": record.engine_bytes},
         "machine": describe_machine(),
         "versions": describe_versions(),
     }

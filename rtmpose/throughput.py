@@ -1,5 +1,6 @@
 """Throughput mode: one batch through the engine, over and over."""
 
+from collections.abc import Sequence
 from itertools import cycle, islice
 from typing import Any
 
@@ -47,6 +48,14 @@ def measure_throughput(engine: Engine, folder: str | None, warmup: int, iteratio
         "input": source,
         "other_timings": dict(others),
     }
+
+
+def compare_fps(engines: Sequence[Engine], rounds: int = 7) -> list[float]:
+    """Persons a second of engines for the same input, by the median of ``rounds`` batches, run in turn."""
+    crops, _ = throughput_input(None, engines[0])
+    timers = [next(iter(engine.timers(crops).values())) for engine in engines]
+    samples = np.array([[timer() for timer in timers] for _ in range(rounds + 1)])
+    return [float(engines[0].record.batch / ms * 1e3) for ms in np.median(samples[1:], axis=0)]
 
 
 def throughput_input(folder: str | None, engine: Engine) -> tuple[np.ndarray, str]:

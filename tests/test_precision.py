@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 from onnx import TensorProto, numpy_helper
 
-from rtmpose import graph, precision
+from rtmpose import emulation, graph, precision
 
 # Where Python finds them when it runs a script of this folder.
 sys.path.insert(1, str(ROOT / "benchmarks"))
@@ -81,14 +81,14 @@ def test_rounding_to_fp16_changes_little_whatever_the_final_convolution_is_scale
         model: onnx.ModelProto, crops: np.ndarray, power: int) -> None:
     expected = run(model, crops)
     typed, _ = precision.to_fp16(stress(model, power))
-    assert difference(run(precision.round_like_fp16(typed), crops), expected) < 0.02
+    assert difference(run(emulation.round_like_fp16(typed), crops), expected) < 0.02
 
 
 def test_plain_conversion_overflows_where_ours_does_not(model: onnx.ModelProto, crops: np.ndarray) -> None:
     scaled = stress(model, 16)
     expected = run(model, crops)
     assert difference(run(scaled, crops), expected) < 1e-4
-    rounded = precision.round_like_fp16(plain(scaled))
+    rounded = emulation.round_like_fp16(plain(scaled))
     assert not difference(run(rounded, crops), expected) < 0.5
 
 
@@ -105,7 +105,7 @@ def test_constants_beyond_fp16_keep_their_operator_in_fp32(model: onnx.ModelProt
 
 def test_rounding_makes_every_fp16_result_one_that_fp16_holds(model: onnx.ModelProto, crops: np.ndarray) -> None:
     typed, _ = precision.to_fp16(model)
-    rounded = precision.round_like_fp16(typed)
+    rounded = emulation.round_like_fp16(typed)
     name = next(node for node in typed.graph.node if node.op_type == "Conv").output[0]
     rounded.graph.output.append(onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
     value = run(rounded, crops)[-1]

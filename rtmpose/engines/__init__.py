@@ -1,7 +1,7 @@
 """Runtimes behind one small interface: build an engine, load it, run a batch, time a batch.
 
-Each runtime is one file with ``find``, ``build`` and ``load``; what an engine is made of stands in
-:class:`rtmpose.engines.record.Record`, the JSON beside it.
+Each runtime is one file with ``describe``, ``build``, ``load`` and its ``INT8_FORM``; what an engine is made of stands
+in :class:`rtmpose.engines.record.Record`, the JSON beside it.
 """
 
 import importlib
@@ -16,7 +16,8 @@ from rtmpose.engines.record import Record, read_record
 from rtmpose.errors import KitError
 from rtmpose.machine import find_gpu
 
-BACKENDS = ("tensorrt", "onnxruntime")
+CPU_BACKENDS = ("onnxruntime", "openvino")
+BACKENDS = ("tensorrt", *CPU_BACKENDS)
 
 
 class Engine(Protocol):
@@ -47,15 +48,30 @@ def backend(name: str) -> ModuleType:
     return importlib.import_module(f"rtmpose.engines.{name}_backend")
 
 
-def choose_backend(name: str) -> ModuleType:
-    """The runtime for ``auto`` or a name: TensorRT where an NVIDIA GPU and TensorRT are, else ONNX Runtime.
+def choose_backends(name: str) -> list[ModuleType]:
+    """The runtimes that an engine may be built with.
+
+    Args:
+        name: one of :data:`BACKENDS`; or ``auto``, which is TensorRT where an NVIDIA GPU and TensorRT are, else every
+            CPU runtime that is installed: the faster one is to be kept.
 
     Raises:
         KitError: the runtime is not installed.
     """
-    if name == "auto":
-        tensorrt = backend("tensorrt")
-        name = "tensorrt" if find_gpu() and tensorrt.is_installed() else "onnxruntime"
+    if name != "auto":
+        return [installed_backend(name)]
+    if find_gpu() and backend("tensorrt").is_installed():
+        return [backend("tensorrt")]
+    found = [backend(cpu) for cpu in CPU_BACKENDS if backend(cpu).is_installed()]
+    return found or [installed_backend(CPU_BACKENDS[0])]
+
+
+def installed_backend(name: str) -> ModuleType:
+    """The module of a runtime by its name in :data:`BACKENDS`.
+
+    Raises:
+        KitError: the runtime is not installed.
+    """
     chosen = backend(name)
     if not chosen.is_installed():
         raise KitError(f"--backend {name}: {chosen.PACKAGES} is not installed; run scripts/setup.sh "
@@ -73,4 +89,4 @@ def load_engine(path: str | Path) -> Engine:
     if record.backend not in BACKENDS:
         raise KitError(f"{path}: was built for the backend {record.backend!r}, expected one of "
                        f"{', '.join(BACKENDS)}; build it again")
-    return choose_backend(record.backend).load(path, record)
+    return installed_backend(record.backend).load(path, record)

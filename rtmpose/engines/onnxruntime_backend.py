@@ -11,8 +11,12 @@ import onnx
 from rtmpose.engines.record import Record
 from rtmpose.errors import KitError
 from rtmpose.machine import cpu_name
+from rtmpose.quantization import Form
 
 PACKAGES = "onnxruntime"
+
+INT8_FORM = Form(signed=False, outputs=True, half=False)
+"""Its INT8 convolution takes and gives INT8; on x86 it is fast with unsigned activations only."""
 
 
 def is_installed() -> bool:

@@ -9,12 +9,13 @@ import shlex
 import sys
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from rtmpose.errors import KitError
 from rtmpose.files import read_json, sha256, write_json
 
-FACTS = ("onnx_sha256", "recipe", "requested_precision", "input_name", "batch", "input_size", "backend", "package",
-         "version", "device", "compute_capability")
+FACTS = ("onnx_sha256", "recipe", "requested_precision", "calibration", "requested_backend", "input_name", "batch",
+         "input_size", "backend", "package", "version", "device", "compute_capability")
 """The fields of a :class:`Record` that decide whether an engine can be used again."""
 
 
@@ -25,7 +26,9 @@ class Record:
     Attributes:
         onnx_sha256: of the ONNX file.
         recipe: :data:`rtmpose.graph.RECIPE`.
-        requested_precision: what was asked for: ``fp32`` or ``fp16``.
+        requested_precision: what was asked for: ``fp32``, ``fp16`` or ``int8``.
+        calibration: what INT8 was calibrated with (:func:`rtmpose.calibration.facts`); empty for the others.
+        requested_backend: what was asked for: ``auto`` or a backend.
         input_name, batch, input_size: of the input; the size is width and height in pixels.
         backend, package, version: the runtime, e.g. ``tensorrt``, ``tensorrt_rtx``, ``1.7.1``.
         device: the GPU's name, or the processor's for a CPU runtime; None where TensorRT-RTX built without a GPU.
@@ -35,6 +38,7 @@ class Record:
         layers: number of all layers by the type that they give.
         num_keypoints, bins: K, and the number of SimCC bins over x and over y.
         onnx: the ONNX file's name.
+        measured_fps: persons a second of each backend that ``auto`` tried.
         source: where the ONNX file comes from, as export.py wrote it.
         built_at: UTC, ISO 8601.
         command: the command that built it.
@@ -45,6 +49,8 @@ class Record:
     onnx_sha256: str
     recipe: int
     requested_precision: str
+    calibration: dict[str, Any]
+    requested_backend: str
     input_name: str
     batch: int
     input_size: tuple[int, int]
@@ -58,6 +64,7 @@ class Record:
     layers: dict[str, int] = field(default_factory=dict)
     num_keypoints: int = 0
     bins: tuple[int, int] = (0, 0)
+    measured_fps: dict[str, float] = field(default_factory=dict)
     onnx: str = ""
     source: dict[str, str] = field(default_factory=dict)
     built_at: str = ""

@@ -20,8 +20,12 @@ from rtmpose.errors import KitError
 from rtmpose.files import write_bytes
 from rtmpose.graph import OUTPUTS
 from rtmpose.machine import find_gpu
+from rtmpose.quantization import Form
 
 PACKAGES = "tensorrt or tensorrt_rtx"
+
+INT8_FORM = Form(signed=True, outputs=False, half=True)
+"""TensorRT takes signed, symmetric INT8 only. It quantises where a convolution's input is made, after the SiLU."""
 
 _MODULES = ("tensorrt", "tensorrt_rtx")
 _TYPES = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "bf16", "INT8": "int8", "INT32": "int32", "INT64": "int64"}
@@ -148,9 +152,16 @@ def _use_timing_cache(config: "object", engine: Path) -> Path:
 
 
 def _count(network: "object", only: tuple[str, ...] = ()) -> dict[str, int]:
-    layers = (network.get_layer(i) for i in range(network.num_layers))
-    return dict(Counter(_TYPES.get(layer.get_output(0).dtype.name, layer.get_output(0).dtype.name.lower())
-                        for layer in layers if not only or layer.type.name in only))
+    """How many layers of a network work on which type: what they give, or INT8 where what they take was quantised."""
+    layers = [network.get_layer(i) for i in range(network.num_layers)]
+    quantized = {layer.get_output(0).name for layer in layers if layer.type.name == "DEQUANTIZE"}
+    counted = Counter()
+    for layer in layers:
+        if layer.type.name in only or not only and layer.type.name != "CONSTANT":
+            kind = layer.get_output(0).dtype.name
+            counted["int8" if layer.get_input(0) is not None and layer.get_input(0).name in quantized
+                    else _TYPES.get(kind, kind.lower())] += 1
+    return dict(counted)
 
 
 def load(path: str | Path, record: Record) -> "TensorRTEngine":
