@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from conftest import GATE, draw_dataset, run_script
 
@@ -161,6 +162,14 @@ def test_mistakes_are_told_in_one_line(model_files: dict[str, Path], tmp_path: P
     assert len(done.stderr.strip().splitlines()) == 1 and "Traceback" not in done.stderr
     assert said in done.stderr
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_fixed_batch_is_told_in_one_line(model_files: dict[str, Path], drawn: Path, tmp_path: Path) -> None:
+    """FP16 takes such a file."""
+    onnx.save(graph.simplify(graph.load(model_files["onnx"]), (2, 3, 256, 192)), tmp_path / "fixed.onnx")
+    done = build(tmp_path / "fixed.onnx", tmp_path / "a.engine", drawn, "openvino", 2)
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1 and "fixed.onnx: has a fixed batch size" in done.stderr
 
 
 def test_too_few_persons_are_an_error_of_the_kit(tmp_path: Path) -> None:
