@@ -39,9 +39,9 @@ def test_a_benchmark_prints_its_table(script: str, rows: int, model_files: dict[
 def test_emulated_precision_prints_a_row_a_graph(demo_onnx: Path, tmp_path: Path) -> None:
     """On a few pictures; the FP32 row is the others' reference, and the demo's FP16 row hardly differs."""
     few = tmp_path / "few"
-    draw_people(few, 6, seed=3)
+    draw_people(few, 8, seed=3)
     calibrating = tmp_path / "calibrating"
-    draw_people(calibrating, 4, seed=4)
+    draw_people(calibrating, 8, seed=4)
     done = run_script("benchmarks/emulated_precision.py", "--model_path", demo_onnx, "--datasets", few,
                       "--calibration", calibrating)
     assert done.returncode == 0, done.stderr
