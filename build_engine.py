@@ -16,6 +16,7 @@ from rtmpose import calibration, graph, quantization
 from rtmpose.calibration import CalibrationSet
 from rtmpose.engines import BACKENDS, choose_backends
 from rtmpose.engines.record import Record, command_line, find_built, now, record_path, write_record
+from rtmpose.errors import KitError
 from rtmpose.files import put_in_place, sha256, temporary_beside
 from rtmpose.precision import Kept, scale_final_convolutions, to_fp16
 from rtmpose.quantization import Block
@@ -48,6 +49,9 @@ def main() -> int:
     name, shape = args.input
     model = graph.load(args.model_path)
     graph.check_input(model, args.model_path, name, shape)
+    if args.calibration and model.graph.input[0].type.tensor_type.shape.dim[0].HasField("dim_value"):
+        raise KitError(f"{args.model_path}: has a fixed batch size, and INT8 is calibrated with another; give the file "
+                       "that export.py wrote, whose batch is dynamic")
     crops = calibration.load_calibration_set(args.calibration, shape[:1:-1]) if args.calibration else None
     backends = choose_backends(args.backend)
     wanted = [describe_wanted(args, backend, crops) for backend in backends]

@@ -115,6 +115,7 @@ def _read(cache: Path, wanted: dict[str, Any]) -> tuple[Ranges, list[Block]] | N
         content = read_json(cache, "a calibration")
         if content["facts"] != wanted:
             return None
-        return content["ranges"], [Block(**block) for block in content["blocks"]]
-    except (KitError, KeyError, TypeError):
+        ranges = {name: (low, high) for name, (low, high) in content["ranges"].items()}
+        return ranges, [Block(**block) for block in content["blocks"]]
+    except (KitError, AttributeError, KeyError, TypeError, ValueError):
         return None

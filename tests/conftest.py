@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
+GATE = json.loads((ROOT / "tests/gate.json").read_text())
 
 SMALL_CONFIG = """
 codec = dict(type='SimCCLabel', input_size={size}, sigma=(4.9, 5.66), simcc_split_ratio=2.0, normalize=False,
@@ -89,6 +90,36 @@ def engine_file(model_files: dict[str, Path], tmp_path_factory: pytest.TempPathF
                       "--precision", "fp32", "--backend", "onnxruntime", "--engine_path", engine)
     assert done.returncode == 0, done.stderr
     return engine
+
+
+@pytest.fixture(scope="session")
+def demo_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo checkpoint's ONNX file, made by export.py."""
+    onnx = tmp_path_factory.mktemp("demo") / "demo.onnx"
+    (checkpoint,) = (ROOT / "demo").glob("*.pth")
+    done = run_script("export.py", "--weight", checkpoint, "--cfg", ROOT / "demo/rtmpose-t_drawn-people-256x192.py",
+                      "--output", onnx, "--simplify")
+    assert done.returncode == 0, done.stderr
+    return onnx
+
+
+@pytest.fixture(scope="session")
+def people_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The fixed small set of drawn people that gate.json is about."""
+    return draw_people(tmp_path_factory.mktemp("people") / "people", GATE["images"], GATE["seed"])
+
+
+@pytest.fixture(scope="session")
+def calibration_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Other drawn people than :func:`people_folder`'s."""
+    return draw_people(tmp_path_factory.mktemp("calibration") / "calibration", 25, GATE["seed"] + 1)
+
+
+def draw_people(folder: Path, images: int, seed: int) -> Path:
+    """Pictures of people as the demo's checkpoint knows them, in COCO's layout."""
+    done = run_script("scripts/make_demo_dataset.py", "--output", folder, "--images", images, "--seed", seed)
+    assert done.returncode == 0, done.stderr
+    return folder
 
 
 @pytest.fixture(scope="session")

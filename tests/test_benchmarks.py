@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from conftest import ROOT, run_script
+from conftest import ROOT, draw_people, run_script
 from onnx import TensorProto, helper, numpy_helper
 
 # Where Python finds them when it runs a script of this folder.
@@ -34,6 +34,26 @@ def test_a_benchmark_prints_its_table(script: str, rows: int, model_files: dict[
     done = run_script(f"benchmarks/{script}", "--model_path", model_files["onnx"], "--datasets", drawn, "--persons", 8)
     assert done.returncode == 0, done.stderr
     assert sum(line.startswith("| ") for line in done.stdout.splitlines()) >= rows
+
+
+def test_emulated_precision_prints_a_row_a_graph(demo_onnx: Path, tmp_path: Path) -> None:
+    """On a few pictures; the FP32 row is the others' reference, and the demo's FP16 row hardly differs."""
+    few = tmp_path / "few"
+    draw_people(few, 8, seed=3)
+    calibrating = tmp_path / "calibrating"
+    draw_people(calibrating, 8, seed=4)
+    done = run_script("benchmarks/emulated_precision.py", "--model_path", demo_onnx, "--datasets", few,
+                      "--calibration", calibrating)
+    assert done.returncode == 0, done.stderr
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines()
+            if line.startswith("| ")][1:]
+    assert [row[0] for row in rows] == ["FP32", "FP16, final convolution x 2^0", "FP16, final convolution x 2^8",
+                                        "INT8, the rest FP16"]
+    assert rows[0][2:] == ["+0.0000", "100.000%", "100.000%", "0.0"] and 0.5 < float(rows[0][1]) < 1
+    # Scaling by a power of two changes no FP16 result.
+    assert rows[1][1:] == rows[2][1:]
+    for row, within in zip(rows[1:], (98, 98, 80), strict=True):
+        assert abs(float(row[2])) < 0.05 and within < float(row[3].strip("%")) < 100 + (row[0] != "INT8, the rest FP16")
 
 
 def test_too_few_persons_are_told(model_files: dict[str, Path], drawn: Path) -> None:

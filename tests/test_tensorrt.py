@@ -6,14 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import run_script
 
-from rtmpose import graph
+from rtmpose import graph, quantization
 from rtmpose.checkpoint import Network, _SimCC, build_estimator, read_config
 from rtmpose.engines import backend, load_engine
 from rtmpose.engines.record import read_record
 from rtmpose.machine import find_gpu
-from rtmpose.precision import to_fp16
+from rtmpose.precision import scale_final_convolutions, to_fp16
 
 tensorrt = backend("tensorrt")
 pytestmark = pytest.mark.skipif(
@@ -62,6 +63,39 @@ def test_every_published_size_exports_and_builds_in_fp32_and_fp16(name: str, tmp
         assert arithmetic == expected
         assert sum(layers.values()) > products
         assert engine.stat().st_size > size * 3_000_000
+
+
+@pytest.mark.parametrize("name", [CONFIGS[0], CONFIGS[2]], ids=lambda name: Path(name).stem)
+def test_int8_builds_strongly_typed(name: str, tmp_path: Path) -> None:
+    """Convolutions in INT8, the rest as in FP16: logits and attention in FP32."""
+    config = published_config(name)
+    torch.manual_seed(0)
+    network = Network(_SimCC(build_estimator(read_config(config), config)).eval(), (192, 256), 17)
+    graph.export(network, tmp_path / "model.onnx", {}, simplify_it=True)
+    fixed = graph.simplify(graph.load(tmp_path / "model.onnx"), (2, 3, 256, 192))
+    noise = np.random.default_rng(0).standard_normal((2, 3, 256, 192), dtype=np.float32)
+    ranges = quantization.find_ranges(fixed, tensorrt.INT8_FORM, [noise])
+    quantized = quantization.insert_quantization(scale_final_convolutions(fixed), ranges, tensorrt.INT8_FORM)
+    typed, _ = to_fp16(quantized)
+    engine = tmp_path / "rtmpose.engine"
+    arithmetic, layers = tensorrt.build(typed, engine, engine)
+    convolutions = sum(node.op_type == "Conv" for node in fixed.graph.node)
+    assert convolutions > 30 and arithmetic == {"int8": convolutions, "fp16": 3, "fp32": 4}
+    assert sum(layers.values()) > sum(arithmetic.values()) and engine.stat().st_size > 3_000_000
+
+
+def test_build_engine_builds_int8(demo_onnx: Path, calibration_folder: Path, tmp_path: Path) -> None:
+    engine = tmp_path / "rtmpose.engine"
+    arguments = ("--model_path", demo_onnx, "--input", "input:2,3,256,192", "--precision", "int8",
+                 "--calibration", calibration_folder, "--backend", "tensorrt", "--engine_path", engine)
+    done = run_script("build_engine.py", *arguments)
+    assert done.returncode == 0, done.stderr
+    record = read_record(engine)
+    assert record.arithmetic == {"int8": 38, "fp16": 3, "fp32": 4}
+    assert record.precision == "int8" and record.calibration["form"] == {"signed": True, "outputs": False, "half": True}
+    assert "| block | convolutions |" in done.stdout and "| stays in fp32, because |" in done.stdout
+    again = run_script("build_engine.py", *arguments)
+    assert again.returncode == 0 and "nothing to do" in again.stdout
 
 
 def test_build_engine_writes_an_engine_and_its_record(model_files: dict[str, Path], tmp_path: Path) -> None:
