@@ -154,6 +154,12 @@ def describe_kept(kept: list[Kept], model: ModelProto) -> str:
     return "\n".join(["| stays in fp32, because | operators | multiplications |", "|---|---|---|", *rows])
 
 
+_WHY = {
+    "fp16": "weights are rounded to fp16, results are not those of fp16 hardware and no faster",
+    "int8": "the table above says which blocks don't bear int8",
+}
+
+
 def describe(record: Record, path: str) -> str:
     """What was built, in a few lines."""
     def count(numbers: dict[str, int]) -> str:
@@ -168,8 +174,7 @@ def describe(record: Record, path: str) -> str:
             f"{backend} {fps:.1f} persons a second" for backend, fps in record.measured_fps.items()))
     if record.precision != record.requested_precision:
         lines.append(f"  {record.requested_precision} was asked for, but {record.package} computes in "
-                     f"{record.precision} here: weights are rounded to {record.requested_precision}, results are not "
-                     f"those of {record.requested_precision} hardware and no faster")
+                     f"{record.precision} here: {_WHY[record.requested_precision]}")
     return "\n".join(lines)
 
 

@@ -1,9 +1,9 @@
 """INT8 as Q/DQ nodes in the graph: which operators, in which form, and what it does to the keypoints block by block.
 
-Convolutions take INT8 operands: weights signed, symmetric, a scale a channel; activations one scale a tensor. Biases
-stay in float, and so does the head behind its convolution, whose matrix products are a few percent of the network and
-end in logits that must not be rounded. ONNX Runtime's quantiser writes the nodes: it is installed anyway, it gives
-plain ONNX, and it lets the form be chosen.
+Convolutions take INT8 operands: weights signed, symmetric, a scale a channel; activations one scale a tensor. A sum
+that reads the same tensor reads it rounded as well. Biases stay in float, and so does the head behind its convolution,
+whose matrix products are a few percent of the network and end in logits that must not be rounded. ONNX Runtime's
+quantiser writes the nodes: it is installed anyway, it gives plain ONNX, and it lets the form be chosen.
 
 What a runtime runs fast, and right, differs (:class:`Form`). A scale covers all but one in 100,000 of the numbers that
 its tensor holds over the calibration crops.
