@@ -15,7 +15,7 @@ from pathlib import Path
 # The kit is no installed package: `common` and `rtmpose` lie in the repository's root.
 sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
 
-from common import positive, require, run
+from common import exit_code, positive, require
 
 import importlib
 from typing import Any
@@ -79,4 +79,5 @@ def estimate(estimator: Any, loader: Any, persons: PersonSet) -> list[Estimate]:
 
 
 if __name__ == "__main__":
-    run(main)
+    # Not `run`: the loader's processes would inherit its way of ending, and end this one with themselves.
+    sys.exit(exit_code(main))

@@ -3,8 +3,9 @@
     pip install --no-deps rtmlib==0.0.16
     python3 benchmarks/vs_rtmlib.py --engine rtmpose-t.engine --model_path rtmpose-t.onnx --datasets unseen
 
-rtmlib runs as it comes: ONNX Runtime on the CPU, one crop a call, images read with OpenCV in its one thread. The kit
-runs an engine that build_engine.py made of the same file, at that engine's batch. The two take turns in one process.
+rtmlib runs as it comes: ONNX Runtime on the CPU, one crop a call. It leaves reading to its caller and takes the
+channels as they come, so OpenCV reads images for it, as RGB, which is what the network was trained on. The kit runs an
+engine that build_engine.py made of the same file, at that engine's batch. The two take turns in one process.
 """
 
 import sys
@@ -49,7 +50,8 @@ def estimate(model: "RTMPose", persons: PersonSet, size: tuple[int, int]) -> lis
     """Every person by rtmlib."""
     estimates = []
     for image in persons.images:
-        keypoints, scores = model(cv2.imread(str(image.path)), [person.bbox for person in image.persons])
+        keypoints, scores = model(cv2.imread(str(image.path), cv2.IMREAD_COLOR_RGB),
+                                  [person.bbox for person in image.persons])
         estimates += [Estimate(person, *found, box_to_center_scale(person.bbox, size)[1]) for person, *found in
                       zip(image.persons, keypoints.astype(np.float32), scores, strict=True)]
     return estimates
