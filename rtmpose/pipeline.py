@@ -3,7 +3,7 @@
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -29,6 +29,15 @@ class Crop:
     pixels: np.ndarray
     center: np.ndarray
     scale: np.ndarray
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Persons for one run of an engine: their crops, and what the engine takes, float32 (size, 3, H, W), of which the
+    crops' ``pixels`` are the first rows; the rest repeats the first crop."""
+
+    crops: list[Crop]
+    pixels: np.ndarray
 
 
 @dataclass
@@ -72,32 +81,61 @@ def read_image(image: Image) -> np.ndarray:
     return pixels
 
 
-def crop_image(image: Image, input_size: tuple[int, int]) -> list[Crop]:
-    """Read an image once and cut out all its persons."""
+def crop_image(image: Image, input_size: tuple[int, int], rows: Sequence[np.ndarray]) -> list[Crop]:
+    """Read an image once and cut out all its persons, each into a row of its own, float32 (3, H, W)."""
     pixels = read_image(image)
     crops = []
-    for person in image.persons:
+    for person, row in zip(image.persons, rows, strict=True):
         center, scale = crop.box_to_center_scale(person.bbox, input_size)
-        cut = crop.crop_person(pixels, center, scale, input_size)
-        crops.append(Crop(person, crop.normalize(cut), center, scale))
+        crop.normalize(crop.crop_person(pixels, center, scale, input_size), row)
+        crops.append(Crop(person, row, center, scale))
     return crops
 
 
-def iterate_crops(images: Iterable[Image], input_size: tuple[int, int]) -> Iterator[Crop]:
-    """All persons of all images, in order, prepared ahead by as many threads as there are cores; at most a few
-    images a thread wait to be taken."""
-    workers = os.cpu_count() or 1
+def iterate_batches(images: Iterable[Image], input_size: tuple[int, int], size: int) -> Iterator[Batch]:
+    """All persons of all images, in order, ``size`` a batch; the last batch may hold fewer.
+
+    As many threads as there are cores prepare the next batch while this one is worked on. They write crops where the
+    engine reads them.
+
+    Raises:
+        KitError: an image can't be used.
+    """
+    # The images are shared out already; OpenCV's own threads would cost more than they bring.
+    cv2.setNumThreads(1)
+    images, rows = iter(images), _rows(input_size, size)
     waiting: deque[Future[list[Crop]]] = deque()
-    images = iter(images)
-    with ThreadPoolExecutor(workers) as pool:
+    crops: list[Crop] = []
+    missing = size
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         try:
-            waiting.extend(pool.submit(crop_image, image, input_size) for image in islice(images, 4 * workers))
-            while waiting:
-                crops = waiting.popleft().result()
-                waiting.extend(pool.submit(crop_image, image, input_size) for image in islice(images, 1))
-                yield from crops
+            while True:
+                missing += size
+                while missing > 0 and (image := next(images, None)):
+                    missing -= len(image.persons)
+                    waiting.append(pool.submit(crop_image, image, input_size, list(islice(rows, len(image.persons)))))
+                while len(crops) < size and waiting:
+                    crops += waiting.popleft().result()
+                if not crops:
+                    return
+                batch, crops = crops[:size], crops[size:]
+                pixels = batch[0].pixels.base
+                pixels[len(batch):] = pixels[0]
+                yield Batch(batch, pixels)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _rows(input_size: tuple[int, int], size: int) -> Iterator[np.ndarray]:
+    """Room for one crop after the other, float32 (3, H, W) each; ``size`` of them are one array, their ``base``."""
+    while True:
+        yield from np.empty((size, 3, input_size[1], input_size[0]), np.float32)
+
+
+def iterate_crops(images: Iterable[Image], input_size: tuple[int, int]) -> Iterator[Crop]:
+    """All persons of all images, in order."""
+    for batch in iterate_batches(images, input_size, size=8):
+        yield from batch.crops
 
 
 def batches(crops: Iterable[Crop], size: int) -> Iterator[list[Crop]]:
@@ -105,11 +143,6 @@ def batches(crops: Iterable[Crop], size: int) -> Iterator[list[Crop]]:
     crops = iter(crops)
     while batch := list(islice(crops, size)):
         yield batch
-
-
-def stack(batch: list[Crop], size: int) -> np.ndarray:
-    """A batch as the engine takes it, float32 (size, 3, H, W); a partial batch is padded with its first crop."""
-    return np.stack([one.pixels for one in batch] + [batch[0].pixels] * (size - len(batch)))
 
 
 def estimate(engine: Engine, persons: PersonSet, flip_test: bool = False) -> Run:
@@ -126,10 +159,10 @@ def estimate(engine: Engine, persons: PersonSet, flip_test: bool = False) -> Run
     record, run = engine.record, Run()
     start = time.perf_counter()
     with tqdm(total=persons.number, unit="person", desc="Estimating", disable=None) as bar:
-        for batch in batches(iterate_crops(persons.images, record.input_size), record.batch):
-            logits = _infer(engine, stack(batch, record.batch), flip_test, run)
-            run.estimates += _decode(batch, logits, record.input_size)
-            bar.update(len(batch))
+        for batch in iterate_batches(persons.images, record.input_size, record.batch):
+            logits = _infer(engine, batch.pixels, flip_test, run)
+            run.estimates += _decode(batch.crops, logits, record.input_size)
+            bar.update(len(batch.crops))
     run.seconds = time.perf_counter() - start
     return run
 
@@ -149,7 +182,7 @@ def _infer(engine: Engine, crops: np.ndarray, flip_test: bool, run: Run) -> tupl
 
 def _decode(batch: list[Crop], logits: tuple[np.ndarray, np.ndarray], input_size: tuple[int, int]) -> list[Estimate]:
     simcc_x, simcc_y = (axis[:len(batch)] for axis in logits)
-    broken = sum(not (np.isfinite(x).all() and np.isfinite(y).all()) for x, y in zip(simcc_x, simcc_y, strict=True))
+    broken = len(batch) - np.count_nonzero(np.isfinite(simcc_x).all((1, 2)) & np.isfinite(simcc_y).all((1, 2)))
     if broken:
         raise KitError(f"the engine gave NaN or infinity for {broken} of {len(batch)} persons of a batch: a number "
                        "left the range of its type; build the engine with --precision fp32 or check the checkpoint")
