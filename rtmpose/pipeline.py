@@ -23,7 +23,8 @@ _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 
 @dataclass(frozen=True)
 class Crop:
-    """One person, cut out: ``pixels`` is float32 (3, H, W), centre and scale as :mod:`rtmpose.crop` gives them."""
+    """One person, cut out: ``pixels`` is float32 (3, H, W), normalised, or as it was cut, uint8 (H, W, 3), BGR; centre
+    and scale as :mod:`rtmpose.crop` gives them."""
 
     person: Person
     pixels: np.ndarray
@@ -72,18 +73,18 @@ def read_image(image: Image) -> np.ndarray:
     return pixels
 
 
-def crop_image(image: Image, input_size: tuple[int, int]) -> list[Crop]:
+def crop_image(image: Image, input_size: tuple[int, int], normalized: bool = True) -> list[Crop]:
     """Read an image once and cut out all its persons."""
     pixels = read_image(image)
     crops = []
     for person in image.persons:
         center, scale = crop.box_to_center_scale(person.bbox, input_size)
         cut = crop.crop_person(pixels, center, scale, input_size)
-        crops.append(Crop(person, crop.normalize(cut), center, scale))
+        crops.append(Crop(person, crop.normalize(cut) if normalized else cut, center, scale))
     return crops
 
 
-def iterate_crops(images: Iterable[Image], input_size: tuple[int, int]) -> Iterator[Crop]:
+def iterate_crops(images: Iterable[Image], input_size: tuple[int, int], normalized: bool = True) -> Iterator[Crop]:
     """All persons of all images, in order, prepared ahead by as many threads as there are cores; at most a few
     images a thread wait to be taken."""
     workers = os.cpu_count() or 1
@@ -91,10 +92,11 @@ def iterate_crops(images: Iterable[Image], input_size: tuple[int, int]) -> Itera
     images = iter(images)
     with ThreadPoolExecutor(workers) as pool:
         try:
-            waiting.extend(pool.submit(crop_image, image, input_size) for image in islice(images, 4 * workers))
+            waiting.extend(pool.submit(crop_image, image, input_size, normalized)
+                           for image in islice(images, 4 * workers))
             while waiting:
                 crops = waiting.popleft().result()
-                waiting.extend(pool.submit(crop_image, image, input_size) for image in islice(images, 1))
+                waiting.extend(pool.submit(crop_image, image, input_size, normalized) for image in islice(images, 1))
                 yield from crops
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -128,7 +130,8 @@ def estimate(engine: Engine, persons: PersonSet, flip_test: bool = False) -> Run
     with tqdm(total=persons.number, unit="person", desc="Estimating", disable=None) as bar:
         for batch in batches(iterate_crops(persons.images, record.input_size), record.batch):
             logits = _infer(engine, stack(batch, record.batch), flip_test, run)
-            run.estimates += _decode(batch, logits, record.input_size)
+            found = decode(*(axis[:len(batch)] for axis in logits), record.input_size)
+            run.estimates += to_estimates(batch, *found, record.input_size)
             bar.update(len(batch))
     run.seconds = time.perf_counter() - start
     return run
@@ -147,13 +150,22 @@ def _infer(engine: Engine, crops: np.ndarray, flip_test: bool, run: Run) -> tupl
             simcc.fuse_flipped(simcc_y, flipped_y, mirror_axis=False))
 
 
-def _decode(batch: list[Crop], logits: tuple[np.ndarray, np.ndarray], input_size: tuple[int, int]) -> list[Estimate]:
-    simcc_x, simcc_y = (axis[:len(batch)] for axis in logits)
+def decode(simcc_x: np.ndarray, simcc_y: np.ndarray, input_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Keypoints in the crop and scores, as :func:`rtmpose.simcc.decode` gives them.
+
+    Raises:
+        KitError: there is NaN or infinity among the logits.
+    """
     broken = sum(not (np.isfinite(x).all() and np.isfinite(y).all()) for x, y in zip(simcc_x, simcc_y, strict=True))
     if broken:
-        raise KitError(f"the engine gave NaN or infinity for {broken} of {len(batch)} persons of a batch: a number "
+        raise KitError(f"the engine gave NaN or infinity for {broken} of {len(simcc_x)} persons of a batch: a number "
                        "left the range of its type; build the engine with --precision fp32 or check the checkpoint")
-    keypoints, scores = simcc.decode(simcc_x, simcc_y, input_size)
-    centers, scales = np.stack([c.center for c in batch]), np.stack([c.scale for c in batch])
+    return simcc.decode(simcc_x, simcc_y, input_size)
+
+
+def to_estimates(crops: list[Crop], keypoints: np.ndarray, scores: np.ndarray, input_size: tuple[int, int]
+                 ) -> list[Estimate]:
+    """Move the keypoints of crops, as :func:`decode` gives them, into their images."""
+    centers, scales = np.stack([c.center for c in crops]), np.stack([c.scale for c in crops])
     keypoints = simcc.crop_to_image(keypoints, centers, scales, input_size)
-    return [Estimate(*parts) for parts in zip([c.person for c in batch], keypoints, scores, scales, strict=True)]
+    return [Estimate(*parts) for parts in zip([c.person for c in crops], keypoints, scores, scales, strict=True)]
