@@ -51,10 +51,10 @@ def parse_arguments() -> argparse.Namespace:
                          help=f"let MLPerf's LoadGen drive the engine, {', '.join(SCENARIOS)}: performance with "
                               "--perf_only, else accuracy; its logs go into --output/loadgen")
     loadgen.add_argument("--min_duration", type=amount, default=600.0, metavar="S",
-                         help="least seconds of a performance run; default: %(default)g, MLPerf's; fewer for a quick try")
+                         help="least seconds of a performance run; default: %(default)g, MLPerf's; less to try it")
     loadgen.add_argument("--target_qps", type=amount, metavar="N",
-                         help="persons a second, asked of server, expected of offline; default: what a short measurement "
-                              "reaches, and half of it for server")
+                         help="persons a second, asked of server, expected of offline; default: what a short "
+                              "measurement reaches, and half of it for server")
     loadgen.add_argument("--target_latency", type=amount, default=100.0, metavar="MS",
                          help="server: 99 %% of the queries must be answered in so many milliseconds; "
                               "default: %(default)g, as LoadGen's")

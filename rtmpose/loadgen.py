@@ -218,7 +218,7 @@ def noise(input_size: tuple[int, int]) -> np.ndarray:
 
 
 def fastest_batch(engine: Engine, library: SampleLibrary) -> float:
-    """Milliseconds of the fastest of some batches, for at least two seconds: what LoadGen expects the engine to do.
+    """Milliseconds of the fastest of ten batches or of a second: what LoadGen is told to expect.
 
     The fastest, because LoadGen prepares too few queries where it expects too little.
     """
@@ -236,7 +236,7 @@ def fastest_batch(engine: Engine, library: SampleLibrary) -> float:
         pipeline.decode(*logits, record.input_size)
         return elapsed
 
-    return float(timing.measure(run, 2, 5, 2.0, "Warming up").min())
+    return float(timing.measure(run, 2, 10, 1.0, "Warming up").min())
 
 
 def choose_target_qps(load: Load, batch: int, batch_ms: float) -> float:
@@ -363,14 +363,16 @@ def print_performance(measured: dict[str, Any], summary: Path) -> None:
     """LoadGen's verdict in its own words, with what it recommends, and the figures in ours."""
     verdict = summary.read_text(encoding="utf-8").split("Additional Stats")[0]
     print("\n".join(line for line in verdict.splitlines() if line and not line.startswith("===")))
-    print("\n".join(measured["loadgen"]["errors"]))
+    for error in measured["loadgen"]["errors"]:
+        print(f"LoadGen's error: {error}")
     latency = measured["latency_ms"]
     print(f"* LoadGen {measured['loadgen']['version']}, {measured['scenario']}: "
           f"{'VALID' if measured['valid'] else 'INVALID'}, {measured['fps']:.2f} persons a second")
     print(f"  latency: mean {latency['mean']:.3f} ms, median {latency['median']:.3f} ms, p90 {latency['p90']:.3f} ms, "
           f"p99 {latency['p99']:.3f} ms")
-    print(f"  {measured['queries']} queries of {measured['samples_per_query']} samples; input: {measured['input']}; "
-          f"reading, cropping and normalising not included; logs: {summary.parent}")
+    print(f"  queries: {measured['queries']}, samples a query: {measured['samples_per_query']}; input: "
+          f"{measured['input']}; reading, cropping and normalising not included")
+    print(f"  logs: {summary.parent}")
 
 
 def read_estimates(path: Path, crops: list[pipeline.Crop], input_size: tuple[int, int]) -> list[Estimate]:
