@@ -53,8 +53,8 @@ def parse_arguments() -> argparse.Namespace:
     loadgen.add_argument("--min_duration", type=amount, default=600.0, metavar="S",
                          help="least seconds of a performance run; default: %(default)g, MLPerf's; less to try it")
     loadgen.add_argument("--target_qps", type=amount, metavar="N",
-                         help="persons a second, asked of server, expected of offline; default: what a short "
-                              "measurement reaches, and half of it for server")
+                         help="persons a second, asked of server, expected of offline; default: by a short measurement "
+                              "of the engine")
     loadgen.add_argument("--target_latency", type=amount, default=100.0, metavar="MS",
                          help="server: 99 %% of the queries must be answered in so many milliseconds; "
                               "default: %(default)g, as LoadGen's")

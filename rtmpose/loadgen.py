@@ -170,7 +170,7 @@ def measure_scenario(engine: Engine, load: Load, persons: PersonSet | None, outp
     target_qps = choose_target_qps(load, engine.record.batch, batch_ms)
     print_plan(load, engine.record.batch, batch_ms, target_qps)
     drive(engine, library, load, target_qps, batch_ms, logs)
-    detail = read_detail(logs / "mlperf_log_detail.txt")
+    detail = read_detail(logs / "mlperf_log_detail.txt", load)
     measured = {"scenario": load.scenario, "loadgen": describe_run(detail, logs)}
     if load.accuracy:
         estimates = read_estimates(logs / "mlperf_log_accuracy.json", crops, engine.record.input_size)
@@ -306,21 +306,25 @@ def make_settings(load: Load, samples: int, target_qps: float, batch_ms: float) 
     return settings
 
 
-def read_detail(path: Path) -> dict[str, Any]:
+def read_detail(path: Path, load: Load) -> dict[str, Any]:
     """LoadGen's detail log, its last value by key, and under ``errors`` the messages that LoadGen marked as errors.
 
     Raises:
-        KitError: the log is missing or not LoadGen's.
+        KitError: the log is missing or cut off.
     """
     values: dict[str, Any] = {"errors": []}
+    last = "effective_accuracy_sample_count" if load.accuracy else "result_99.90_percentile_latency_ns"
     try:
         for line in path.read_text(encoding="utf-8").splitlines():
             entry = json.loads(line.removeprefix(":::MLLOG "))
             values[entry["key"]] = entry["value"]
             if entry["metadata"]["is_error"]:
                 values["errors"].append(f"{entry['key']}: {entry['value']}")
+        if last not in values:
+            raise ValueError(f"no {last}")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise KitError(f"{path}: is no whole log of LoadGen ({error}); free some space and run it again") from error
+        raise KitError(f"{path}: was cut off or can't be read ({error}), expected LoadGen's whole log; free some space "
+                       "and run it again") from error
     return values
 
 

@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 import inference
 from rtmpose.engines import load_engine
-from rtmpose.errors import EXIT_INVALID
-from rtmpose.loadgen import SCENARIOS, Load, SampleLibrary, SystemUnderTest, drive
+from rtmpose.errors import EXIT_INVALID, KitError
+from rtmpose.loadgen import SCENARIOS, Load, SampleLibrary, SystemUnderTest, drive, read_detail
 from rtmpose.score import METRICS
 
 pytest.importorskip("mlperf_loadgen")
@@ -123,6 +123,18 @@ def test_an_error_beside_loadgen_ends_the_run(engine_file: Path, tmp_path: Path)
     load = Load("offline", accuracy=False, min_duration=0.001, target_qps=None, target_latency=100)
     with pytest.raises(ValueError, match="same shape"):
         drive(load_engine(engine_file), SampleLibrary(pixels), load, 1.0, 1.0, tmp_path)
+
+
+@pytest.mark.parametrize("share", [0, 0.3, 0.6])
+def test_detail_log_cut_off(tmp_path: Path, share: float) -> None:
+    """As on a full disk; the lines are LoadGen's."""
+    lines = [f':::MLLOG {json.dumps({"key": key, "value": 0, "metadata": {"is_error": False}})}\n'
+             for key in ("loadgen_version", "effective_accuracy_sample_count", "result_validity")]
+    text = "".join(lines)
+    (tmp_path / "detail.txt").write_text(text[:int(len(text) * share)])
+    load = Load("offline", accuracy=False, min_duration=1, target_qps=None, target_latency=100)
+    with pytest.raises(KitError, match="detail.txt: was cut off"):
+        read_detail(tmp_path / "detail.txt", load)
 
 
 def test_padding_is_the_first_sample() -> None:
