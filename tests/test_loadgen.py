@@ -127,7 +127,7 @@ def test_an_error_beside_loadgen_ends_the_run(engine_file: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("share", [0, 0.3, 0.6])
 def test_detail_log_cut_off(tmp_path: Path, share: float) -> None:
-    """As on a full disk; the lines are LoadGen's."""
+    """As on a full disk; the lines are in LoadGen's format."""
     lines = [f':::MLLOG {json.dumps({"key": key, "value": 0, "metadata": {"is_error": False}})}\n'
              for key in ("loadgen_version", "effective_accuracy_sample_count", "result_validity")]
     text = "".join(lines)
