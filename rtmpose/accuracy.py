@@ -34,11 +34,7 @@ def measure_accuracy(engine: Engine, persons: PersonSet, flip_test: bool, output
         KitError: an image can't be used, or an engine gives something else than numbers.
     """
     run = estimate(engine, persons, flip_test)
-    results = score.to_results(run.estimates)
-    metrics, lines = score.evaluate(results, persons)
-    print(lines)
-    if output:
-        write_keypoints(make_folder(output) / "keypoints.json", results)
+    metrics = score_estimates(run.estimates, persons, output)
     if visualize:
         print(f"Pictures: {write_pictures(output / 'pictures', visualize, run.estimates, persons)}")
     compared = {}
@@ -58,6 +54,16 @@ def measure_accuracy(engine: Engine, persons: PersonSet, flip_test: bool, output
         "latency_ms": timing.describe_latency(run.batch_ms),
         "latency_of": "one run of the engine on one batch, host to host",
     }
+
+
+def score_estimates(estimates: list[score.Estimate], persons: PersonSet, output: Path | None) -> dict[str, float]:
+    """The ten COCO numbers by name; prints them, and writes ``keypoints.json`` into ``output``."""
+    results = score.to_results(estimates)
+    metrics, lines = score.evaluate(results, persons)
+    print(lines)
+    if output:
+        write_keypoints(make_folder(output) / "keypoints.json", results)
+    return metrics
 
 
 def check_comparable(engine: Engine, reference: Engine) -> None:

@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import cv2
@@ -23,7 +23,10 @@ _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 
 @dataclass(frozen=True)
 class Crop:
-    """One person, cut out: ``pixels`` is float32 (3, H, W), centre and scale as :mod:`rtmpose.crop` gives them."""
+    """One person, cut out, with centre and scale as :mod:`rtmpose.crop` gives them.
+
+    ``pixels`` is uint8 (H, W, 3), BGR, as it comes from the image; normalised, it is float32 (3, H, W).
+    """
 
     person: Person
     pixels: np.ndarray
@@ -81,15 +84,20 @@ def read_image(image: Image) -> np.ndarray:
     return pixels
 
 
-def crop_image(image: Image, input_size: tuple[int, int], rows: Sequence[np.ndarray]) -> list[Crop]:
-    """Read an image once and cut out all its persons, each into a row of its own, float32 (3, H, W)."""
+def cut_image(image: Image, input_size: tuple[int, int]) -> list[Crop]:
+    """Read an image once and cut out all its persons, uint8 (H, W, 3)."""
     pixels = read_image(image)
     crops = []
-    for person, row in zip(image.persons, rows, strict=True):
+    for person in image.persons:
         center, scale = crop.box_to_center_scale(person.bbox, input_size)
-        crop.normalize(crop.crop_person(pixels, center, scale, input_size), row)
-        crops.append(Crop(person, row, center, scale))
+        crops.append(Crop(person, crop.crop_person(pixels, center, scale, input_size), center, scale))
     return crops
+
+
+def crop_image(image: Image, input_size: tuple[int, int], rows: Sequence[np.ndarray]) -> list[Crop]:
+    """The same, normalised, each person in a row of its own, float32 (3, H, W)."""
+    return [replace(one, pixels=crop.normalize(one.pixels, row))
+            for one, row in zip(cut_image(image, input_size), rows, strict=True)]
 
 
 def iterate_batches(images: Iterable[Image], input_size: tuple[int, int], size: int) -> Iterator[Batch]:
@@ -138,13 +146,6 @@ def iterate_crops(images: Iterable[Image], input_size: tuple[int, int]) -> Itera
         yield from batch.crops
 
 
-def batches(crops: Iterable[Crop], size: int) -> Iterator[list[Crop]]:
-    """Lists of ``size`` crops; the last may be shorter."""
-    crops = iter(crops)
-    while batch := list(islice(crops, size)):
-        yield batch
-
-
 def estimate(engine: Engine, persons: PersonSet, flip_test: bool = False) -> Run:
     """Estimate every person.
 
@@ -161,7 +162,8 @@ def estimate(engine: Engine, persons: PersonSet, flip_test: bool = False) -> Run
     with tqdm(total=persons.number, unit="person", desc="Estimating", disable=None) as bar:
         for batch in iterate_batches(persons.images, record.input_size, record.batch):
             logits = _infer(engine, batch.pixels, flip_test, run)
-            run.estimates += _decode(batch.crops, logits, record.input_size)
+            found = decode(*(axis[:len(batch.crops)] for axis in logits), record.input_size)
+            run.estimates += to_estimates(batch.crops, *found, record.input_size)
             bar.update(len(batch.crops))
     run.seconds = time.perf_counter() - start
     return run
@@ -180,13 +182,22 @@ def _infer(engine: Engine, crops: np.ndarray, flip_test: bool, run: Run) -> tupl
             simcc.fuse_flipped(simcc_y, flipped_y, mirror_axis=False))
 
 
-def _decode(batch: list[Crop], logits: tuple[np.ndarray, np.ndarray], input_size: tuple[int, int]) -> list[Estimate]:
-    simcc_x, simcc_y = (axis[:len(batch)] for axis in logits)
-    broken = len(batch) - np.count_nonzero(np.isfinite(simcc_x).all((1, 2)) & np.isfinite(simcc_y).all((1, 2)))
+def decode(simcc_x: np.ndarray, simcc_y: np.ndarray, input_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Keypoints in the crop and scores, as :func:`rtmpose.simcc.decode` gives them.
+
+    Raises:
+        KitError: there is NaN or infinity among the logits.
+    """
+    broken = len(simcc_x) - np.count_nonzero(np.isfinite(simcc_x).all((1, 2)) & np.isfinite(simcc_y).all((1, 2)))
     if broken:
-        raise KitError(f"the engine gave NaN or infinity for {broken} of {len(batch)} persons of a batch: a number "
+        raise KitError(f"the engine gave NaN or infinity for {broken} of {len(simcc_x)} persons of a batch: a number "
                        "left the range of its type; build the engine with --precision fp32 or check the checkpoint")
-    keypoints, scores = simcc.decode(simcc_x, simcc_y, input_size)
-    centers, scales = np.stack([c.center for c in batch]), np.stack([c.scale for c in batch])
+    return simcc.decode(simcc_x, simcc_y, input_size)
+
+
+def to_estimates(crops: list[Crop], keypoints: np.ndarray, scores: np.ndarray, input_size: tuple[int, int]
+                 ) -> list[Estimate]:
+    """Move the keypoints of crops, as :func:`decode` gives them, into their images."""
+    centers, scales = np.stack([c.center for c in crops]), np.stack([c.scale for c in crops])
     keypoints = simcc.crop_to_image(keypoints, centers, scales, input_size)
-    return [Estimate(*parts) for parts in zip([c.person for c in batch], keypoints, scores, scales, strict=True)]
+    return [Estimate(*parts) for parts in zip([c.person for c in crops], keypoints, scores, scales, strict=True)]
