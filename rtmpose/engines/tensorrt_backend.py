@@ -202,8 +202,9 @@ class _Slot:
 class TensorRTEngine:
     """An engine on the GPU (see :class:`rtmpose.engines.Engine`).
 
-    All memory is allocated here, once. Copies up, runs and copies down have a stream each, so that they overlap. Use an
-    engine in the thread that loaded it: CUDA's context belongs to that thread.
+    All memory is allocated here, once. Copies up, runs and copies down have a stream each, so that they overlap. One
+    thread at a time may use an engine; all but :meth:`infer` must run in the thread that loaded it, which has CUDA's
+    context.
 
     Attributes:
         cuda: ``pycuda.driver``, with a context.
@@ -214,13 +215,14 @@ class TensorRTEngine:
     def __init__(self, trt: ModuleType, path: str | Path, record: Record) -> None:
         try:
             import cuda.bindings.driver  # noqa: F401  for CUDA graphs
-            import pycuda.autoprimaryctx  # noqa: F401  makes the context that TensorRT shares
+            import pycuda.autoprimaryctx  # makes the context that TensorRT shares
             import pycuda.driver as cuda
         except ImportError as error:
             raise KitError(f"{path}: needs pycuda and cuda-bindings to run ({error}); run scripts/setup.sh --gpu"
                            ) from error
         self.path, self.record = str(path), record
         self.cuda, self._log = cuda, _logger(trt)
+        self._cuda_context = pycuda.autoprimaryctx.context
         self._graphs: weakref.WeakSet[Graph] = weakref.WeakSet()
         self._runtime = trt.Runtime(self._log)
         self._engine = self._runtime.deserialize_cuda_engine(Path(path).read_bytes())
@@ -323,8 +325,12 @@ class TensorRTEngine:
     def infer(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         slot = self._slots[0]
         slot.host[self.record.input_name][...] = crops
-        self._copy_and_run(slot)
-        slot.downloaded.synchronize()
+        self._cuda_context.push()
+        try:
+            self._copy_and_run(slot)
+            slot.downloaded.synchronize()
+        finally:
+            self.cuda.Context.pop()
         simcc_x, simcc_y = (slot.host[name].copy() for name in OUTPUTS)
         return simcc_x, simcc_y
 
