@@ -82,6 +82,8 @@ class KeypointStream:
     def _upload(self, values: np.ndarray) -> Any:
         memory = self._engine.allocate(values.nbytes)
         self._cuda.memcpy_htod(memory, values)
+        # The copy may still be under way, and the engine's streams don't wait for it.
+        self._cuda.Context.synchronize()
         return memory
 
     def _make_slot(self, image_bytes: int) -> _Slot:
@@ -91,13 +93,13 @@ class KeypointStream:
                      {name: self._cuda.Event() for name in ("started", "uploaded", "computed", "downloaded")})
         logits = [4 * record.batch * record.num_keypoints * bins for bins in record.bins]
         width, height = record.input_size
-        sizes = {"images": image_bytes, "regions": slot.regions.nbytes, "keypoints": slot.keypoints.nbytes,
+        sizes = {"images": image_bytes, "keypoints": slot.keypoints.nbytes,
                  record.input_name: record.batch * 3 * height * width * engine.input_dtype.itemsize,
                  **dict(zip(OUTPUTS, logits, strict=True))}
         if self._flip_test:
             sizes |= {f"flipped {name}": size for name, size in zip(OUTPUTS, logits, strict=True)}
         slot.device.update((name, engine.allocate(size)) for name, size in sizes.items())
-        self._cuda.memcpy_htod(slot.device["regions"], slot.regions)  # persons of empty images: safe to run on
+        slot.device["regions"] = self._upload(slot.regions)  # of empty images, which are safe to run on
         slot.graph = engine.faster_graph(lambda: self._compute(slot))
         return slot
 
@@ -180,9 +182,13 @@ class KeypointStream:
 
     def run(self, batches: Iterable[Sequence[Cutting]]) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
         """:meth:`collect`'s values for each batch, in order, with :data:`IN_FLIGHT` under way."""
-        for batch in batches:
-            if not self._slots:
+        try:
+            for batch in batches:
+                if not self._slots:
+                    yield self.collect()
+                self.submit(batch)
+            while self._waiting:
                 yield self.collect()
-            self.submit(batch)
-        while self._waiting:
-            yield self.collect()
+        finally:  # nothing may be freed that a copy or a kernel still uses
+            for slot in self._waiting:
+                slot.events["downloaded"].synchronize()
