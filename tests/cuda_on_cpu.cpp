@@ -1,9 +1,9 @@
-// The GPU's kernels as C++ on the CPU: the threads of a block are fibres that take turns at every shuffle.
+// The GPU's kernels as C++ on the CPU. The threads of a block run one after the other; where they exchange values they
+// are fibres that take turns at every shuffle.
 
 #include <ucontext.h>
 
 #include <cmath>
-#include <cstring>
 #include <functional>
 #include <memory>
 #include <vector>
@@ -36,12 +36,16 @@ static void work()
 
 static void wait_for_the_others() { swapcontext(&fibres[running].context, &scheduler); }
 
-static void run_block()
+static dim3 thread(size_t i)
+{
+    return {unsigned(i % blockDim.x), unsigned(i / blockDim.x % blockDim.y), unsigned(i / blockDim.x / blockDim.y)};
+}
+
+static void run_fibres()
 {
     for (size_t i = 0; i < fibres.size(); ++i) {
         Fibre& fibre = fibres[i];
-        fibre.index = {unsigned(i % blockDim.x), unsigned(i / blockDim.x % blockDim.y),
-                       unsigned(i / blockDim.x / blockDim.y)};
+        fibre.index = thread(i);
         fibre.done = false;
         getcontext(&fibre.context);
         fibre.context.uc_stack.ss_sp = fibre.stack.get();
@@ -59,16 +63,23 @@ static void run_block()
     }
 }
 
-static void launch(const unsigned* grid, const unsigned* block, const std::function<void()>& kernel)
+static void launch(const unsigned* grid, const unsigned* block, bool exchanging, const std::function<void()>& kernel)
 {
     gridDim = {grid[0], grid[1], grid[2]};
     blockDim = {block[0], block[1], block[2]};
-    fibres = std::vector<Fibre>(block[0] * block[1] * block[2]);
-    exchange.resize(fibres.size());
+    size_t threads = size_t(block[0]) * block[1] * block[2];
+    fibres = std::vector<Fibre>(exchanging ? threads : 0);
+    exchange.resize(threads);
     body = &kernel;
     for (blockIdx.z = 0; blockIdx.z < grid[2]; ++blockIdx.z)
         for (blockIdx.y = 0; blockIdx.y < grid[1]; ++blockIdx.y)
-            for (blockIdx.x = 0; blockIdx.x < grid[0]; ++blockIdx.x) run_block();
+            for (blockIdx.x = 0; blockIdx.x < grid[0]; ++blockIdx.x) {
+                run_fibres();
+                for (size_t i = 0; i < (exchanging ? 0 : threads); ++i) {
+                    threadIdx = thread(i);
+                    kernel();
+                }
+            }
 }
 
 template <typename Number>
@@ -89,21 +100,21 @@ extern "C" void run_crop_fp32(const unsigned* grid, const unsigned* block, const
                               const Region* regions, const unsigned* table, int width, int height, int mirrored,
                               unsigned* crops)
 {
-    launch(grid, block, [=] { crop_fp32(images, regions, table, width, height, mirrored, crops); });
+    launch(grid, block, false, [=] { crop_fp32(images, regions, table, width, height, mirrored, crops); });
 }
 
 extern "C" void run_crop_fp16(const unsigned* grid, const unsigned* block, const unsigned char* images,
                               const Region* regions, const unsigned short* table, int width, int height, int mirrored,
                               unsigned short* crops)
 {
-    launch(grid, block, [=] { crop_fp16(images, regions, table, width, height, mirrored, crops); });
+    launch(grid, block, false, [=] { crop_fp16(images, regions, table, width, height, mirrored, crops); });
 }
 
 extern "C" void run_decode(const unsigned* grid, const unsigned* block, const float* simcc_x, const float* simcc_y,
                            const float* flipped_x, const float* flipped_y, const int* twins, int rows, int keypoints,
                            int bins_x, int bins_y, float split_ratio, float* decoded)
 {
-    launch(grid, block, [=] {
+    launch(grid, block, true, [=] {
         decode(simcc_x, simcc_y, flipped_x, flipped_y, twins, rows, keypoints, bins_x, bins_y, split_ratio, decoded);
     });
 }
