@@ -214,9 +214,9 @@ class TensorRTEngine:
 
     def __init__(self, trt: ModuleType, path: str | Path, record: Record) -> None:
         try:
-            import cuda.bindings.driver  # noqa: F401  for CUDA graphs
             import pycuda.autoprimaryctx  # makes the context that TensorRT shares
             import pycuda.driver as cuda
+            importlib.import_module("cuda.bindings.driver")  # what Graph needs
         except ImportError as error:
             raise KitError(f"{path}: needs pycuda and cuda-bindings to run ({error}); run scripts/setup.sh --gpu"
                            ) from error
