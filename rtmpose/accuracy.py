@@ -5,14 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from rtmpose import report, score, timing
+from rtmpose import gpu_pipeline, pipeline, report, score, timing
 from rtmpose.agreement import crop_distances, describe_agreement, worst_crops
 from rtmpose.coco import PersonSet
 from rtmpose.engines import Engine
 from rtmpose.errors import KitError
 from rtmpose.files import make_folder, write_json
 from rtmpose.picture import write_crops, write_pictures
-from rtmpose.pipeline import Run, estimate
+from rtmpose.pipeline import Run
 
 
 def measure_accuracy(engine: Engine, persons: PersonSet, flip_test: bool, output: Path | None = None,
@@ -64,6 +64,12 @@ def score_estimates(estimates: list[score.Estimate], persons: PersonSet, output:
     if output:
         write_keypoints(make_folder(output) / "keypoints.json", results)
     return metrics
+
+
+def estimate(engine: Engine, persons: PersonSet, flip_test: bool) -> Run:
+    """Estimate every person: from whole images on the GPU where the engine is there, else from the CPU's crops."""
+    chosen = gpu_pipeline if engine.record.backend == "tensorrt" else pipeline
+    return chosen.estimate(engine, persons, flip_test)
 
 
 def check_comparable(engine: Engine, reference: Engine) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from typing import Any
 
 import cv2
 import numpy as np
@@ -188,16 +189,27 @@ def decode(simcc_x: np.ndarray, simcc_y: np.ndarray, input_size: tuple[int, int]
     Raises:
         KitError: there is NaN or infinity among the logits.
     """
-    broken = len(simcc_x) - np.count_nonzero(np.isfinite(simcc_x).all((1, 2)) & np.isfinite(simcc_y).all((1, 2)))
-    if broken:
-        raise KitError(f"the engine gave NaN or infinity for {broken} of {len(simcc_x)} persons of a batch: a number "
-                       "left the range of its type; build the engine with --precision fp32 or check the checkpoint")
+    refuse_broken(~(np.isfinite(simcc_x).all((1, 2)) & np.isfinite(simcc_y).all((1, 2))))
     return simcc.decode(simcc_x, simcc_y, input_size)
 
 
-def to_estimates(crops: list[Crop], keypoints: np.ndarray, scores: np.ndarray, input_size: tuple[int, int]
+def refuse_broken(broken: np.ndarray) -> None:
+    """Raise a KitError if for any person of a batch, bool (n,), the engine gave something else than numbers."""
+    if broken.any():
+        raise KitError(f"the engine gave NaN or infinity for {np.count_nonzero(broken)} of {len(broken)} persons of a "
+                       "batch: a number left the range of its type; build the engine with --precision fp32 or check "
+                       "the checkpoint")
+
+
+def to_estimates(crops: Sequence[Any], keypoints: np.ndarray, scores: np.ndarray, input_size: tuple[int, int]
                  ) -> list[Estimate]:
-    """Move the keypoints of crops, as :func:`decode` gives them, into their images."""
+    """Move the keypoints of crops into their images.
+
+    Args:
+        crops: N of :class:`Crop`, or of anything with ``person``, ``center`` and ``scale``.
+        keypoints, scores: as :func:`decode` gives them.
+        input_size: width and height of a crop in pixels.
+    """
     centers, scales = np.stack([c.center for c in crops]), np.stack([c.scale for c in crops])
     keypoints = simcc.crop_to_image(keypoints, centers, scales, input_size)
     return [Estimate(*parts) for parts in zip([c.person for c in crops], keypoints, scores, scales, strict=True)]
