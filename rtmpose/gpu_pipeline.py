@@ -18,7 +18,6 @@ from rtmpose import crop
 from rtmpose.coco import Image, Person, PersonSet
 from rtmpose.engines.keypoint_stream import Cutting, KeypointStream
 from rtmpose.engines.tensorrt_backend import TensorRTEngine
-from rtmpose.errors import KitError
 from rtmpose.pipeline import Run, read_image, refuse_broken, to_estimates
 
 

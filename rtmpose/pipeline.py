@@ -97,8 +97,11 @@ def cut_image(image: Image, input_size: tuple[int, int]) -> list[Crop]:
 
 def crop_image(image: Image, input_size: tuple[int, int], rows: Sequence[np.ndarray]) -> list[Crop]:
     """The same, normalised, each person in a row of its own, float32 (3, H, W)."""
-    return [replace(one, pixels=crop.normalize(one.pixels, row))
-            for one, row in zip(cut_image(image, input_size), rows, strict=True)]
+    crops = []
+    for one, row in zip(cut_image(image, input_size), rows, strict=True):
+        crop.normalize(one.pixels, row)
+        crops.append(replace(one, pixels=row))
+    return crops
 
 
 def iterate_batches(images: Iterable[Image], input_size: tuple[int, int], size: int) -> Iterator[Batch]:
