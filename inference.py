@@ -87,7 +87,7 @@ def main() -> int:
 def run_scenario(args: argparse.Namespace, engine: Engine, output: Path) -> dict[str, Any]:
     """Let LoadGen drive the engine; a data set is needed for accuracy only."""
     load = Load(args.scenario, not args.perf_only, args.min_duration, args.target_qps, args.target_latency)
-    persons = choose_persons(args) if args.datasets or load.accuracy else None
+    persons = choose_persons(args, engine) if args.datasets or load.accuracy else None
     return measure_scenario(engine, load, persons, output)
 
 
