@@ -42,6 +42,14 @@ def positive(text: str) -> int:
     return number
 
 
+def amount(text: str) -> float:
+    """A number above zero and up to a million, as an argparse type."""
+    number = float(text)
+    if not 0 < number <= 1e6:
+        raise argparse.ArgumentTypeError(f"{text} is not above zero and at most a million")
+    return number
+
+
 def boolean(text: str) -> bool:
     """True or False as people write them, as an argparse type."""
     if text.lower() in ("true", "1", "yes", "on"):

@@ -1,6 +1,6 @@
-"""Engine -> keypoint AP on COCO, or timed throughput."""
+"""Engine -> keypoint AP on COCO, or timed throughput, by itself or driven by MLPerf's LoadGen."""
 
-from common import Parser, boolean, positive, run
+from common import Parser, amount, boolean, positive, run
 
 import argparse
 import os
@@ -11,8 +11,9 @@ from rtmpose import report
 from rtmpose.accuracy import check_comparable, measure_accuracy
 from rtmpose.coco import ANNOTATIONS, NUM_KEYPOINTS, PersonSet, load_persons
 from rtmpose.engines import Engine, load_engine
-from rtmpose.errors import EXIT_ACCURACY_MISSED, EXIT_OK, EXIT_THROUGHPUT_MISSED, KitError
+from rtmpose.errors import EXIT_ACCURACY_MISSED, EXIT_INVALID, EXIT_OK, EXIT_THROUGHPUT_MISSED, KitError
 from rtmpose.files import make_folder, sha256, write_json
+from rtmpose.loadgen import SCENARIOS, Load, measure_scenario
 from rtmpose.throughput import measure_throughput
 
 
@@ -20,7 +21,8 @@ def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = Parser(description="Run an engine over COCO: keypoint AP by default, throughput with --perf_only.",
                     epilog=f"Exit codes: 0 done and targets reached, 2 a mistake, {EXIT_ACCURACY_MISSED} --acc_target "
-                           f"missed, {EXIT_THROUGHPUT_MISSED} --fps_target missed, 130 interrupted.")
+                           f"missed, {EXIT_THROUGHPUT_MISSED} --fps_target missed, {EXIT_INVALID} LoadGen calls the "
+                           "run INVALID, 130 interrupted.")
     parser.add_argument("--engine", required=True, metavar="FILE", help="what build_engine.py wrote")
     parser.add_argument("--batchsize", type=positive, metavar="N", help="must be the engine's; default: the engine's")
     parser.add_argument("--input_name", metavar="NAME", help="must be the engine's; default: the engine's")
@@ -44,6 +46,18 @@ def parse_arguments() -> argparse.Namespace:
                             help="at least so many batches; default: %(default)s")
     throughput.add_argument("--duration", type=float, default=5.0, metavar="S",
                             help="at least so many seconds; default: %(default)s")
+    loadgen = parser.add_argument_group("MLPerf")
+    loadgen.add_argument("--scenario", choices=SCENARIOS, metavar="NAME",
+                         help=f"let MLPerf's LoadGen drive the engine, {', '.join(SCENARIOS)}: performance with "
+                              "--perf_only, else accuracy; its logs go into --output/loadgen")
+    loadgen.add_argument("--min_duration", type=amount, default=600.0, metavar="S",
+                         help="least seconds of a performance run; default: %(default)g, MLPerf's; less to try it")
+    loadgen.add_argument("--target_qps", type=amount, metavar="N",
+                         help="persons a second, asked of server, expected of offline; default: by a short measurement "
+                              "of the engine")
+    loadgen.add_argument("--target_latency", type=amount, default=100.0, metavar="MS",
+                         help="server: 99 %% of the queries must be answered in so many milliseconds; "
+                              "default: %(default)g, as LoadGen's")
     parser.add_argument("--fps_target", type=float, metavar="N", help="persons a second to reach")
     return parser.parse_args()
 
@@ -54,7 +68,9 @@ def main() -> int:
     engine = load_engine(args.engine)
     check_engine(args, engine)
     output = Path(args.output) if args.output else None
-    if args.perf_only:
+    if args.scenario:
+        measured = run_scenario(args, engine, output)
+    elif args.perf_only:
         measured = measure_throughput(engine, args.datasets, args.warmup, args.iterations, args.duration)
     else:
         reference = load_reference(args, engine)
@@ -66,6 +82,13 @@ def main() -> int:
     if output:
         write_json(make_folder(output) / "summary.json", summary)
     return check_targets(args, summary)
+
+
+def run_scenario(args: argparse.Namespace, engine: Engine, output: Path) -> dict[str, Any]:
+    """Let LoadGen drive the engine; a data set is needed for accuracy only."""
+    load = Load(args.scenario, not args.perf_only, args.min_duration, args.target_qps, args.target_latency)
+    persons = choose_persons(args, engine) if args.datasets or load.accuracy else None
+    return measure_scenario(engine, load, persons, output)
 
 
 def load_reference(args: argparse.Namespace, engine: Engine) -> Engine | None:
@@ -84,8 +107,8 @@ def load_reference(args: argparse.Namespace, engine: Engine) -> Engine | None:
 def choose_persons(args: argparse.Namespace, engine: Engine) -> PersonSet:
     """Whom the command line asks for; prints how many, and whether an INT8 engine has seen them."""
     persons = load_persons(args.datasets, args.detections, args.limit)
-    print(f"Accuracy: {persons.number} persons in {len(persons.images)} images, {persons.boxes}, "
-          f"{'flip test' if args.flip_test else 'no flip test'}", flush=True)
+    print(f"{'Performance' if args.perf_only else 'Accuracy'}: {persons.number} persons in {len(persons.images)} "
+          f"images, {persons.boxes}, {'flip test' if args.flip_test else 'no flip test'}", flush=True)
     if persons.skipped:
         print(f"Left out: {persons.skipped} persons whose box is empty or outside the image, as mmpose does")
     if engine.record.calibration.get("annotations_sha256") == sha256(Path(args.datasets) / ANNOTATIONS):
@@ -99,6 +122,7 @@ def check_engine(args: argparse.Namespace, engine: Engine) -> None:
     Raises:
         KitError: they contradict each other.
     """
+    check_scenario(args)
     if args.visualize and not args.output:
         raise KitError("--visualize: needs --output DIR, where the pictures go")
     record = engine.record
@@ -112,8 +136,26 @@ def check_engine(args: argparse.Namespace, engine: Engine) -> None:
                        "only --perf_only works with it")
 
 
+def check_scenario(args: argparse.Namespace) -> None:
+    """Hold the options against ``--scenario``.
+
+    Raises:
+        KitError: they contradict it.
+    """
+    if not args.scenario:
+        return
+    if not args.output:
+        raise KitError("--scenario: needs --output DIR, where LoadGen's logs go")
+    for name in ("flip_test", "reference", "visualize"):
+        if getattr(args, name):
+            raise KitError(f"--{name}: does not work with --scenario; run inference.py without --scenario for it")
+    if args.target_qps and args.scenario == "singlestream":
+        raise KitError("--target_qps: singlestream has no rate, each query follows the answer to the one before; "
+                       "leave it out")
+
+
 def check_targets(args: argparse.Namespace, summary: dict[str, Any]) -> int:
-    """The exit code that the targets ask for."""
+    """The exit code that the targets ask for, or LoadGen's verdict, which goes first."""
     code = EXIT_OK
     for name, target, key, missed in (("--fps_target", args.fps_target, "fps", EXIT_THROUGHPUT_MISSED),
                                       ("--acc_target", args.acc_target, "AP", EXIT_ACCURACY_MISSED)):
@@ -122,7 +164,7 @@ def check_targets(args: argparse.Namespace, summary: dict[str, Any]) -> int:
         reached = summary[key] >= target
         print(f"{name} {target:g}: {'reached' if reached else 'missed'} with {summary[key]:.4g}")
         code = code if reached else missed
-    return code
+    return code if summary.get("valid", True) else EXIT_INVALID
 
 
 if __name__ == "__main__":

@@ -25,13 +25,13 @@ import onnx
 from fp16_stress import scale_final_convolution
 from tqdm import tqdm
 
-from rtmpose import calibration, precision, quantization, score, simcc
+from rtmpose import calibration, precision, quantization, score
 from rtmpose.agreement import crop_distances, describe_agreement
 from rtmpose.coco import PersonSet, load_persons
 from rtmpose.emulation import round_like_fp16, session
 from rtmpose.engines import backend
 from rtmpose.graph import INPUT, OUTPUTS, load, simplify
-from rtmpose.pipeline import Crop, batches, iterate_crops, stack
+from rtmpose.pipeline import Batch, decode, iterate_batches, to_estimates
 from rtmpose.score import Estimate
 
 BATCH = 8
@@ -53,16 +53,13 @@ def graphs(model: onnx.ModelProto, shape: tuple[int, ...], crops: calibration.Ca
     yield "INT8, the rest FP16", round_like_fp16(precision.to_fp16(quantized)[0])
 
 
-def estimate(model: onnx.ModelProto, crops: list[Crop], size: tuple[int, int]) -> list[Estimate]:
+def estimate(model: onnx.ModelProto, batches: list[Batch], size: tuple[int, int]) -> list[Estimate]:
     """Keypoints of every crop, in the image."""
     runner, estimates = session(model), []
-    for batch in batches(tqdm(crops, unit="person", leave=False, disable=None), BATCH):
-        logits = [axis[:len(batch)] for axis in runner.run(list(OUTPUTS), {INPUT: stack(batch, BATCH)})]
-        keypoints, scores = simcc.decode(*logits, size)
-        centers, scales = np.stack([c.center for c in batch]), np.stack([c.scale for c in batch])
-        keypoints = simcc.crop_to_image(keypoints, centers, scales, size)
-        estimates += [Estimate(*parts) for parts in zip([c.person for c in batch], keypoints, scores, scales,
-                                                        strict=True)]
+    for batch in tqdm(batches, unit="batch", leave=False, disable=None):
+        logits = runner.run(list(OUTPUTS), {INPUT: batch.pixels})
+        found = decode(*(axis[:len(batch.crops)] for axis in logits), size)
+        estimates += to_estimates(batch.crops, *found, size)
     return estimates
 
 
@@ -88,13 +85,13 @@ def main() -> int:
     height, width = (d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim[2:])
     size = width, height
     persons = load_persons(args.datasets)
-    crops = list(iterate_crops(persons.images, size))
+    batches = list(iterate_batches(persons.images, size, BATCH))
     reference = None
     print(f"{persons.number} persons\n\n| graph | AP | difference | within a bin | within 4 px | furthest, px |\n"
           "|---|---|---|---|---|---|")
     calibrating = calibration.load_calibration_set(args.calibration, size)
     for name, graph in graphs(model, (BATCH, 3, height, width), calibrating):
-        estimates = estimate(graph, crops, size)
+        estimates = estimate(graph, batches, size)
         ap = average_precision(estimates, persons)
         reference = reference or (estimates, ap)
         scores = np.stack([one.scores for one in reference[0]])

@@ -5,14 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from rtmpose import report, score, timing
+from rtmpose import gpu_pipeline, pipeline, report, score, timing
 from rtmpose.agreement import crop_distances, describe_agreement, worst_crops
 from rtmpose.coco import PersonSet
 from rtmpose.engines import Engine
 from rtmpose.errors import KitError
 from rtmpose.files import make_folder, write_json
 from rtmpose.picture import write_crops, write_pictures
-from rtmpose.pipeline import Run, estimate
+from rtmpose.pipeline import Run
 
 
 def measure_accuracy(engine: Engine, persons: PersonSet, flip_test: bool, output: Path | None = None,
@@ -34,11 +34,7 @@ def measure_accuracy(engine: Engine, persons: PersonSet, flip_test: bool, output
         KitError: an image can't be used, or an engine gives something else than numbers.
     """
     run = estimate(engine, persons, flip_test)
-    results = score.to_results(run.estimates)
-    metrics, lines = score.evaluate(results, persons)
-    print(lines)
-    if output:
-        write_keypoints(make_folder(output) / "keypoints.json", results)
+    metrics = score_estimates(run.estimates, persons, output)
     if visualize:
         print(f"Pictures: {write_pictures(output / 'pictures', visualize, run.estimates, persons)}")
     compared = {}
@@ -58,6 +54,22 @@ def measure_accuracy(engine: Engine, persons: PersonSet, flip_test: bool, output
         "latency_ms": timing.describe_latency(run.batch_ms),
         "latency_of": "one run of the engine on one batch, host to host",
     }
+
+
+def score_estimates(estimates: list[score.Estimate], persons: PersonSet, output: Path | None) -> dict[str, float]:
+    """The ten COCO numbers by name; prints them, and writes ``keypoints.json`` into ``output``."""
+    results = score.to_results(estimates)
+    metrics, lines = score.evaluate(results, persons)
+    print(lines)
+    if output:
+        write_keypoints(make_folder(output) / "keypoints.json", results)
+    return metrics
+
+
+def estimate(engine: Engine, persons: PersonSet, flip_test: bool) -> Run:
+    """Estimate every person: from whole images on the GPU where the engine is there, else from the CPU's crops."""
+    chosen = gpu_pipeline if engine.record.backend == "tensorrt" else pipeline
+    return chosen.estimate(engine, persons, flip_test)
 
 
 def check_comparable(engine: Engine, reference: Engine) -> None:

@@ -15,7 +15,7 @@ from rtmpose.coco import ANNOTATIONS, Image, load_persons
 from rtmpose.errors import KitError
 from rtmpose.files import read_json, sha256, write_json
 from rtmpose.graph import simplify
-from rtmpose.pipeline import batches, iterate_crops, stack
+from rtmpose.pipeline import iterate_batches
 from rtmpose.quantization import Block, Form, Ranges
 
 PERSONS = 128
@@ -60,12 +60,12 @@ def load_calibration_set(folder: str | Path, input_size: tuple[int, int]) -> Cal
     if persons.number < BATCH:
         raise KitError(f"{folder}: holds {persons.number} persons, expected at least {BATCH} to calibrate with")
     chosen = np.random.default_rng(SEED).permutation(persons.number)[:PERSONS]
-    crops = iterate_crops(_only(persons.images, set(chosen.tolist())), input_size)
-    stacked, digest = [], hashlib.sha256()
-    for batch in batches(crops, BATCH):
-        stacked.append(stack(batch, BATCH))
-        digest.update(stacked[-1])
-    return CalibrationSet(str(folder), sha256(Path(folder) / ANNOTATIONS), len(chosen), digest.hexdigest(), stacked)
+    images = _only(persons.images, set(chosen.tolist()))
+    batches = [batch.pixels for batch in iterate_batches(images, input_size, BATCH)]
+    digest = hashlib.sha256()
+    for batch in batches:
+        digest.update(batch)
+    return CalibrationSet(str(folder), sha256(Path(folder) / ANNOTATIONS), len(chosen), digest.hexdigest(), batches)
 
 
 def _only(images: tuple[Image, ...], chosen: set[int]) -> Iterator[Image]:

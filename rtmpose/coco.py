@@ -50,7 +50,7 @@ class PersonSet:
 
     Attributes:
         images: images with at least one person, in the order of the annotation file.
-        annotations: the annotation file's content, for the evaluation.
+        annotations: the annotation file's content without ``segmentation``, for the evaluation.
         evaluated: ids of the images that the evaluation counts.
         skipped: annotated persons left out because their box is empty inside the image.
         boxes: whose boxes they are, for people.
@@ -130,7 +130,8 @@ def _read_annotations(path: Path) -> dict[str, Any]:
     """The annotation file, with what the evaluation relies on checked."""
     if not path.is_file():
         raise KitError(f"{path}: no such file, expected COCO person keypoints; scripts/download.sh fetches them")
-    content = read_json(path, "COCO person keypoints")
+    # Outlines are most of the file, and keypoints are scored without them.
+    content = read_json(path, "COCO person keypoints", leave_out="segmentation")
     if not isinstance(content, dict) or not all(
             isinstance(content.get(key), list) for key in ("images", "annotations", "categories")):
         raise KitError(f"{path}: lacks the lists images, annotations and categories, expected COCO person keypoints")

@@ -67,17 +67,18 @@ def crop_person(image: np.ndarray, center: np.ndarray, scale: np.ndarray, input_
     return cv2.warpAffine(image, warp_matrix(center, scale, input_size), input_size, flags=cv2.INTER_LINEAR)
 
 
-def normalize(crop: np.ndarray) -> np.ndarray:
+def normalize(crop: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     """Turn a crop into the network's input.
 
     Args:
         crop: uint8 (H, W, 3), BGR.
+        out: where to write it, float32 (3, H, W) and contiguous, e.g. a row of a batch; None: a new array.
 
     Returns:
-        float32 (3, H, W), RGB, ``(pixel - MEAN) / STD``.
+        float32 (3, H, W), RGB, ``(pixel - MEAN) / STD``; ``out`` where it is given.
     """
-    channels = np.empty((3, *crop.shape[:2]), np.float32)
-    for channel, table in enumerate(_NORMALIZED):
-        # mode="clip" lets NumPy write into `out` directly; 8-bit indices can't leave a table of 256.
-        np.take(table, crop[..., 2 - channel], out=channels[channel], mode="clip")
-    return channels
+    if out is None:
+        out = np.empty((3, *crop.shape[:2]), np.float32)
+    for plane, table, channel in zip(cv2.split(crop)[::-1], _NORMALIZED, out, strict=True):
+        cv2.LUT(plane, table, dst=channel)
+    return out

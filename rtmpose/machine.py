@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from importlib import metadata
 
 _PACKAGES = ("torch", "mmpose", "mmengine", "mmcv-lite", "onnx", "onnxsim", "onnxruntime", "openvino", "tensorrt",
-             "tensorrt_rtx_cu13", "tensorrt_rtx_cu12", "pycuda", "pycocotools", "numpy", "opencv-python-headless",
-             "opencv-python")
+             "tensorrt_rtx_cu13", "tensorrt_rtx_cu12", "pycuda", "pycocotools", "mlcommons-loadgen", "numpy",
+             "opencv-python-headless", "opencv-python")
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,11 @@
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
+from typing import Any
 
 import cv2
 import numpy as np
@@ -23,12 +24,24 @@ _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 
 @dataclass(frozen=True)
 class Crop:
-    """One person, cut out: ``pixels`` is float32 (3, H, W), centre and scale as :mod:`rtmpose.crop` gives them."""
+    """One person, cut out, with centre and scale as :mod:`rtmpose.crop` gives them.
+
+    ``pixels`` is uint8 (H, W, 3), BGR, as it comes from the image; normalised, it is float32 (3, H, W).
+    """
 
     person: Person
     pixels: np.ndarray
     center: np.ndarray
     scale: np.ndarray
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Persons for one run of an engine: their crops, and what the engine takes, float32 (size, 3, H, W), of which the
+    crops' ``pixels`` are the first rows; the rest repeats the first crop."""
+
+    crops: list[Crop]
+    pixels: np.ndarray
 
 
 @dataclass
@@ -72,44 +85,69 @@ def read_image(image: Image) -> np.ndarray:
     return pixels
 
 
-def crop_image(image: Image, input_size: tuple[int, int]) -> list[Crop]:
-    """Read an image once and cut out all its persons."""
+def cut_image(image: Image, input_size: tuple[int, int]) -> list[Crop]:
+    """Read an image once and cut out all its persons, uint8 (H, W, 3)."""
     pixels = read_image(image)
     crops = []
     for person in image.persons:
         center, scale = crop.box_to_center_scale(person.bbox, input_size)
-        cut = crop.crop_person(pixels, center, scale, input_size)
-        crops.append(Crop(person, crop.normalize(cut), center, scale))
+        crops.append(Crop(person, crop.crop_person(pixels, center, scale, input_size), center, scale))
     return crops
 
 
-def iterate_crops(images: Iterable[Image], input_size: tuple[int, int]) -> Iterator[Crop]:
-    """All persons of all images, in order, prepared ahead by as many threads as there are cores; at most a few
-    images a thread wait to be taken."""
-    workers = os.cpu_count() or 1
+def crop_image(image: Image, input_size: tuple[int, int], rows: Sequence[np.ndarray]) -> list[Crop]:
+    """The same, normalised, each person in a row of its own, float32 (3, H, W)."""
+    crops = []
+    for one, row in zip(cut_image(image, input_size), rows, strict=True):
+        crop.normalize(one.pixels, row)
+        crops.append(replace(one, pixels=row))
+    return crops
+
+
+def iterate_batches(images: Iterable[Image], input_size: tuple[int, int], size: int) -> Iterator[Batch]:
+    """All persons of all images, in order, ``size`` a batch; the last batch may hold fewer.
+
+    As many threads as there are cores prepare the next batch while this one is worked on. They write crops where the
+    engine reads them.
+
+    Raises:
+        KitError: an image can't be used.
+    """
+    # The images are shared out already; OpenCV's own threads would cost more than they bring.
+    cv2.setNumThreads(1)
+    images, rows = iter(images), _rows(input_size, size)
     waiting: deque[Future[list[Crop]]] = deque()
-    images = iter(images)
-    with ThreadPoolExecutor(workers) as pool:
+    crops: list[Crop] = []
+    missing = size
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         try:
-            waiting.extend(pool.submit(crop_image, image, input_size) for image in islice(images, 4 * workers))
-            while waiting:
-                crops = waiting.popleft().result()
-                waiting.extend(pool.submit(crop_image, image, input_size) for image in islice(images, 1))
-                yield from crops
+            while True:
+                missing += size
+                while missing > 0 and (image := next(images, None)):
+                    missing -= len(image.persons)
+                    waiting.append(pool.submit(crop_image, image, input_size, list(islice(rows, len(image.persons)))))
+                while len(crops) < size and waiting:
+                    crops += waiting.popleft().result()
+                if not crops:
+                    return
+                batch, crops = crops[:size], crops[size:]
+                pixels = batch[0].pixels.base
+                pixels[len(batch):] = pixels[0]
+                yield Batch(batch, pixels)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def batches(crops: Iterable[Crop], size: int) -> Iterator[list[Crop]]:
-    """Lists of ``size`` crops; the last may be shorter."""
-    crops = iter(crops)
-    while batch := list(islice(crops, size)):
-        yield batch
+def _rows(input_size: tuple[int, int], size: int) -> Iterator[np.ndarray]:
+    """Room for one crop after the other, float32 (3, H, W) each; ``size`` of them are one array, their ``base``."""
+    while True:
+        yield from np.empty((size, 3, input_size[1], input_size[0]), np.float32)
 
 
-def stack(batch: list[Crop], size: int) -> np.ndarray:
-    """A batch as the engine takes it, float32 (size, 3, H, W); a partial batch is padded with its first crop."""
-    return np.stack([one.pixels for one in batch] + [batch[0].pixels] * (size - len(batch)))
+def iterate_crops(images: Iterable[Image], input_size: tuple[int, int]) -> Iterator[Crop]:
+    """All persons of all images, in order."""
+    for batch in iterate_batches(images, input_size, size=8):
+        yield from batch.crops
 
 
 def estimate(engine: Engine, persons: PersonSet, flip_test: bool = False) -> Run:
@@ -126,10 +164,11 @@ def estimate(engine: Engine, persons: PersonSet, flip_test: bool = False) -> Run
     record, run = engine.record, Run()
     start = time.perf_counter()
     with tqdm(total=persons.number, unit="person", desc="Estimating", disable=None) as bar:
-        for batch in batches(iterate_crops(persons.images, record.input_size), record.batch):
-            logits = _infer(engine, stack(batch, record.batch), flip_test, run)
-            run.estimates += _decode(batch, logits, record.input_size)
-            bar.update(len(batch))
+        for batch in iterate_batches(persons.images, record.input_size, record.batch):
+            logits = _infer(engine, batch.pixels, flip_test, run)
+            found = decode(*(axis[:len(batch.crops)] for axis in logits), record.input_size)
+            run.estimates += to_estimates(batch.crops, *found, record.input_size)
+            bar.update(len(batch.crops))
     run.seconds = time.perf_counter() - start
     return run
 
@@ -147,13 +186,33 @@ def _infer(engine: Engine, crops: np.ndarray, flip_test: bool, run: Run) -> tupl
             simcc.fuse_flipped(simcc_y, flipped_y, mirror_axis=False))
 
 
-def _decode(batch: list[Crop], logits: tuple[np.ndarray, np.ndarray], input_size: tuple[int, int]) -> list[Estimate]:
-    simcc_x, simcc_y = (axis[:len(batch)] for axis in logits)
-    broken = sum(not (np.isfinite(x).all() and np.isfinite(y).all()) for x, y in zip(simcc_x, simcc_y, strict=True))
-    if broken:
-        raise KitError(f"the engine gave NaN or infinity for {broken} of {len(batch)} persons of a batch: a number "
-                       "left the range of its type; build the engine with --precision fp32 or check the checkpoint")
-    keypoints, scores = simcc.decode(simcc_x, simcc_y, input_size)
-    centers, scales = np.stack([c.center for c in batch]), np.stack([c.scale for c in batch])
+def decode(simcc_x: np.ndarray, simcc_y: np.ndarray, input_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Keypoints in the crop and scores, as :func:`rtmpose.simcc.decode` gives them.
+
+    Raises:
+        KitError: there is NaN or infinity among the logits.
+    """
+    refuse_broken(~(np.isfinite(simcc_x).all((1, 2)) & np.isfinite(simcc_y).all((1, 2))))
+    return simcc.decode(simcc_x, simcc_y, input_size)
+
+
+def refuse_broken(broken: np.ndarray) -> None:
+    """Raise a KitError if for any person of a batch, bool (n,), the engine gave something else than numbers."""
+    if broken.any():
+        raise KitError(f"the engine gave NaN or infinity for {np.count_nonzero(broken)} of {len(broken)} persons of a "
+                       "batch: a number left the range of its type; build the engine with --precision fp32 or check "
+                       "the checkpoint")
+
+
+def to_estimates(crops: Sequence[Any], keypoints: np.ndarray, scores: np.ndarray, input_size: tuple[int, int]
+                 ) -> list[Estimate]:
+    """Move the keypoints of crops into their images.
+
+    Args:
+        crops: N of :class:`Crop`, or of anything with ``person``, ``center`` and ``scale``.
+        keypoints, scores: as :func:`decode` gives them.
+        input_size: width and height of a crop in pixels.
+    """
+    centers, scales = np.stack([c.center for c in crops]), np.stack([c.scale for c in crops])
     keypoints = simcc.crop_to_image(keypoints, centers, scales, input_size)
-    return [Estimate(*parts) for parts in zip([c.person for c in batch], keypoints, scores, scales, strict=True)]
+    return [Estimate(*parts) for parts in zip([c.person for c in crops], keypoints, scores, scales, strict=True)]

@@ -37,8 +37,9 @@ def table(summary: dict[str, Any]) -> str:
     """A Markdown table with one row, in the shape of the published results; what was not measured is a dash."""
     engine = summary["engine"]
     model = Path(engine["source"].get("config", engine["onnx"])).stem
-    cells = (model, str(summary["batch"]), _precision(summary), summary["backend"], f"{summary['fps']:.2f}",
-             *(f"{summary[key]:.3f}" if key in summary else "-" for key in ("AP50", "AP")))
+    measured = (("fps", ".2f"), ("AP50", ".3f"), ("AP", ".3f"))
+    cells = (model, str(summary["batch"]), _precision(summary), summary["backend"],
+             *(format(summary[key], digits) if key in summary else "-" for key, digits in measured))
     widths = [max(map(len, column)) for column in zip(_HEADER, cells, strict=True)]
     rows = (_HEADER, tuple("-" * width for width in widths), cells)
     return "\n".join("| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in rows)

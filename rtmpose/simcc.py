@@ -21,8 +21,9 @@ def decode(simcc_x: np.ndarray, simcc_y: np.ndarray, input_size: tuple[int, int]
         keypoints, float32 (N, K, 2), in crop pixels, and scores, float32 (N, K): the smaller of the two
         maxima. A keypoint whose score is not positive lies one bin outside the crop, as in mmpose.
     """
-    bins = np.stack([simcc_x.argmax(axis=-1), simcc_y.argmax(axis=-1)], axis=-1).astype(np.float32)
-    max_x, max_y = simcc_x.max(axis=-1), simcc_y.max(axis=-1)
+    bins_x, bins_y = simcc_x.argmax(axis=-1, keepdims=True), simcc_y.argmax(axis=-1, keepdims=True)
+    max_x, max_y = (np.take_along_axis(*axis, axis=-1)[..., 0] for axis in ((simcc_x, bins_x), (simcc_y, bins_y)))
+    bins = np.concatenate([bins_x, bins_y], axis=-1).astype(np.float32)
     scores = np.where(max_x > max_y, max_y, max_x)
     bins[scores <= 0.0] = -1
     return bins / np.float32(simcc_x.shape[-1] / input_size[0]), scores

@@ -14,6 +14,8 @@ sys.path.insert(1, str(ROOT / "benchmarks"))
 
 from fp16_ranges import measure
 
+from rtmpose.machine import find_gpu
+
 
 def test_ranges_see_sums_inside_operators() -> None:
     """[1, -2] x [3, 4] is -5, but its terms add up to 11; the sum of squares of [-5, 0] is 25."""
@@ -61,3 +63,11 @@ def test_too_few_persons_are_told(model_files: dict[str, Path], drawn: Path) -> 
                       "--persons", 3)
     assert done.returncode == 2
     assert "gives 3 persons, expected at least 8" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(find_gpu() is not None, reason="there is a GPU")
+def test_the_gpu_table_needs_a_gpu(tmp_path: Path) -> None:
+    done = run_script("benchmarks/gpu_table.py", "--model_path", tmp_path, "--cfg", tmp_path, "--weight", tmp_path,
+                      "--datasets", tmp_path)
+    assert done.returncode == 2
+    assert "needs an NVIDIA GPU" in done.stderr and "Traceback" not in done.stderr

@@ -4,17 +4,24 @@ Networks are strongly typed: precision is what the ONNX graph says, in TensorRT 
 TensorRT-RTX builds without a GPU; TensorRT, and running an engine of either, needs one.
 """
 
+import atexit
 import importlib
 import importlib.util
+import time
+import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from types import ModuleType
+from typing import Any, SupportsInt
 
 import numpy as np
 import onnx
 from tqdm import tqdm
 
+from rtmpose.engines.cuda_graph import Graph
 from rtmpose.engines.record import Record
 from rtmpose.errors import KitError
 from rtmpose.files import write_bytes
@@ -27,7 +34,11 @@ PACKAGES = "tensorrt or tensorrt_rtx"
 INT8_FORM = Form(signed=True, outputs=False, half=True)
 """TensorRT takes signed, symmetric INT8 only. It quantises where a convolution's input is made, after the SiLU."""
 
+IN_FLIGHT = 2
+"""Batches under way at a time: while one is computed, the next is copied up and the one before it down."""
+
 _MODULES = ("tensorrt", "tensorrt_rtx")
+_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING of cuda.h, for which pycuda has no name
 _TYPES = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "bf16", "INT8": "int8", "INT32": "int32", "INT64": "int64"}
 
 
@@ -186,67 +197,204 @@ def load(path: str | Path, record: Record) -> "TensorRTEngine":
     return TensorRTEngine(trt, path, record)
 
 
+@dataclass
+class _Slot:
+    """What one batch in flight has to itself: memory for each tensor, pinned on the host and on the GPU, the events
+    by which one stream waits for another, and its run as a CUDA graph, if that is faster."""
+
+    host: dict[str, np.ndarray]
+    device: dict[str, Any]
+    uploaded: Any
+    computed: Any
+    downloaded: Any
+    graph: Graph | None
+
+
 class TensorRTEngine:
-    """An engine on the GPU, with pinned host buffers and one stream (see :class:`rtmpose.engines.Engine`)."""
+    """An engine on the GPU (see :class:`rtmpose.engines.Engine`).
+
+    All memory is allocated here, once. Copies up, runs and copies down have a stream each, so that they overlap. One
+    thread at a time may use an engine; all but :meth:`infer` must run in the thread that loaded it, which has CUDA's
+    context.
+
+    Attributes:
+        cuda: ``pycuda.driver``, with a context.
+        uploads, runs, downloads: its streams.
+        input_dtype: float32, or float16 where the engine takes FP16 crops.
+    """
 
     def __init__(self, trt: ModuleType, path: str | Path, record: Record) -> None:
         try:
-            import pycuda.autoprimaryctx  # noqa: F401  makes the context that TensorRT shares
+            import pycuda.autoprimaryctx  # makes the context that TensorRT shares
             import pycuda.driver as cuda
+            importlib.import_module("cuda.bindings.driver")  # what Graph needs
         except ImportError as error:
-            raise KitError(f"{path}: needs pycuda to run ({error}); run scripts/setup.sh --gpu") from error
+            raise KitError(f"{path}: needs pycuda and cuda-bindings to run ({error}); run scripts/setup.sh --gpu"
+                           ) from error
         self.path, self.record = str(path), record
-        self._cuda, self._log = cuda, _logger(trt)
+        self.cuda, self._log = cuda, _logger(trt)
+        self._cuda_context = pycuda.autoprimaryctx.context
+        self._graphs: weakref.WeakSet[Graph] = weakref.WeakSet()
         self._runtime = trt.Runtime(self._log)
         self._engine = self._runtime.deserialize_cuda_engine(Path(path).read_bytes())
         if self._engine is None:
             raise KitError(f"{path}: {record.runtime} can't load it ({self._log.last()}); build it again")
+        types = {name: np.dtype(trt.nptype(self._engine.get_tensor_dtype(name)))
+                 for name in (record.input_name, *OUTPUTS)}
+        if types[record.input_name] not in (np.float32, np.float16) or any(types[o] != np.float32 for o in OUTPUTS):
+            raise KitError(f"{path}: its tensors are {', '.join(f'{name} {kind}' for name, kind in types.items())}, "
+                           "expected float32, or float16 for the input; build it again")
+        self.input_dtype = types[record.input_name]
         self._context = self._engine.create_execution_context()
-        self._stream = cuda.Stream()
-        names = (record.input_name, *OUTPUTS)
-        for name in names:
-            if self._engine.get_tensor_dtype(name) != trt.float32:
-                raise KitError(f"{path}: its tensor {name} is no FP32; build it again")
-        self._host = {name: cuda.pagelocked_empty(tuple(self._engine.get_tensor_shape(name)), np.float32)
-                      for name in names}
-        self._device = {name: cuda.mem_alloc(array.nbytes) for name, array in self._host.items()}
-        for name, memory in self._device.items():
+        if self._context is None:
+            raise KitError(f"{path}: {record.runtime} can't make room for a run ({self._log.last()}); "
+                           "free memory of the GPU or build for a smaller batch")
+        self.uploads, self.runs, self.downloads = (cuda.Stream(_NON_BLOCKING) for _ in range(3))
+        self._slots = [self._make_slot(types) for _ in range(IN_FLIGHT)]
+        # pycuda's own exit hook, which was registered by its import, drops the context; this one runs before it.
+        atexit.register(_close, weakref.ref(self))
+
+    def close(self) -> None:
+        """Free what needs CUDA's context to be freed; the engine can't run any more."""
+        for graph in self._graphs:
+            graph.close()
+        self._slots.clear()
+        self._context = self._engine = self._runtime = None
+
+    def _make_slot(self, types: Mapping[str, np.dtype]) -> _Slot:
+        shapes = {name: tuple(self._engine.get_tensor_shape(name)) for name in types}
+        host = {name: self.pinned(shapes[name], kind) for name, kind in types.items()}
+        device = {name: self.allocate(array.nbytes) for name, array in host.items()}
+        events = (self.cuda.Event() for _ in range(3))
+        return _Slot(host, device, *events, self.faster_graph(lambda: self.enqueue(device)))
+
+    def pinned(self, shape: tuple[int, ...], dtype: np.dtype | type) -> np.ndarray:
+        """Pinned host memory, zeros.
+
+        Raises:
+            KitError: there is not enough.
+        """
+        try:
+            return self.cuda.pagelocked_zeros(shape, dtype)
+        except self.cuda.MemoryError as error:
+            raise KitError(f"{self.path}: no pinned memory left for {shape} of {np.dtype(dtype)} ({error}); "
+                           "take a smaller batch") from error
+
+    def allocate(self, size: int) -> Any:
+        """Memory of the GPU, in bytes.
+
+        Raises:
+            KitError: there is not enough.
+        """
+        try:
+            return self.cuda.mem_alloc(size)
+        except self.cuda.MemoryError as error:
+            raise KitError(f"{self.path}: the GPU has no {size / 2**20:.0f} MiB left ({error}); free some of its "
+                           "memory or take a smaller batch") from error
+
+    def enqueue(self, tensors: Mapping[str, SupportsInt]) -> None:
+        """Put one run of the network on the stream ``runs``.
+
+        Args:
+            tensors: address of the input and of each output on the GPU, by name.
+
+        Raises:
+            KitError: TensorRT refuses.
+        """
+        for name, memory in tensors.items():
             self._context.set_tensor_address(name, int(memory))
+        if not self._context.execute_async_v3(self.runs.handle):
+            raise KitError(f"{self.path}: {self.record.runtime} failed to run the engine ({self._log.last()})")
+
+    def faster_graph(self, work: Callable[[], None]) -> Graph | None:
+        """Work on the stream ``runs`` as a CUDA graph, or None where it is faster as it is or can't be recorded.
+
+        A graph saves the host a call a kernel, which is what small batches wait for. Runs ``work`` a few times to find
+        out; that is also when TensorRT loads its kernels.
+        """
+        self._seconds(work)
+        try:
+            graph = Graph(self.runs, work)
+        except (RuntimeError, KitError, self.cuda.Error):  # the runtime allocates or waits for the GPU in its run
+            return None
+        self._graphs.add(graph)
+        return graph if self._seconds(graph.launch) < self._seconds(work) else None
+
+    def _seconds(self, work: Callable[[], None], runs: int = 20) -> float:
+        start = time.perf_counter()
+        for _ in range(runs):
+            work()
+        self.runs.synchronize()
+        return time.perf_counter() - start
+
+    def _run(self, slot: _Slot) -> None:
+        if slot.graph:
+            slot.graph.launch()
+        else:
+            self.enqueue(slot.device)
 
     def infer(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        self._host[self.record.input_name][...] = crops
-        self._copy_and_run()
-        self._stream.synchronize()
-        simcc_x, simcc_y = (self._host[name].copy() for name in OUTPUTS)
+        slot = self._slots[0]
+        slot.host[self.record.input_name][...] = crops
+        self._cuda_context.push()
+        try:
+            self._copy_and_run(slot)
+            slot.downloaded.synchronize()
+        finally:
+            self.cuda.Context.pop()
+        simcc_x, simcc_y = (slot.host[name].copy() for name in OUTPUTS)
         return simcc_x, simcc_y
 
-    def _copy_in(self) -> None:
+    def _copy_and_run(self, slot: _Slot) -> None:
         name = self.record.input_name
-        self._cuda.memcpy_htod_async(self._device[name], self._host[name], self._stream)
-
-    def _run(self) -> None:
-        if not self._context.execute_async_v3(self._stream.handle):
-            raise KitError(f"{self.record.runtime} failed to run the engine ({self._log.last()})")
-
-    def _copy_and_run(self) -> None:
-        self._copy_in()
-        self._run()
+        self.cuda.memcpy_htod_async(slot.device[name], slot.host[name], self.uploads)
+        slot.uploaded.record(self.uploads)
+        self.runs.wait_for_event(slot.uploaded)
+        self._run(slot)
+        slot.computed.record(self.runs)
+        self.downloads.wait_for_event(slot.computed)
         for name in OUTPUTS:
-            self._cuda.memcpy_dtoh_async(self._host[name], self._device[name], self._stream)
+            self.cuda.memcpy_dtoh_async(slot.host[name], slot.device[name], self.downloads)
+        slot.downloaded.record(self.downloads)
 
     def timers(self, crops: np.ndarray) -> dict[str, Callable[[], float]]:
-        self._host[self.record.input_name][...] = crops
-        self._copy_in()
-        self._stream.synchronize()
+        for slot in self._slots:
+            slot.host[self.record.input_name][...] = crops
+            self._copy_and_run(slot)
+            slot.downloaded.synchronize()
+        first = self._slots[0]
+        how = "as CUDA graphs" if first.graph else "kernel by kernel"
         return {
-            "device time by CUDA events, crops on the GPU": lambda: self._time(self._run),
-            "the same with host-device copies from and to pinned memory": lambda: self._time(self._copy_and_run),
+            f"device time by CUDA events, crops on the GPU, batches back to back {how}":
+                self._intervals(self.runs, lambda i: self._run(first)).__next__,
+            f"the same with host-device copies from and to pinned memory, {IN_FLIGHT} batches in flight":
+                self._intervals(self.downloads, lambda i: self._copy_and_run(self._slots[i % IN_FLIGHT])).__next__,
+            "end to end by the wall clock, crops and logits in ordinary memory, one batch at a time":
+                lambda: self._wall_clock(crops),
         }
 
-    def _time(self, work: Callable[[], None]) -> float:
-        start, end = self._cuda.Event(), self._cuda.Event()
-        start.record(self._stream)
-        work()
-        end.record(self._stream)
-        end.synchronize()
-        return start.time_till(end)
+    def _intervals(self, stream: Any, work: Callable[[int], None]) -> Iterator[float]:
+        """Milliseconds from the end of each batch to the end of the next.
+
+        A batch always waits in line, so the GPU never waits for the host, and the mean is that of a bare loop of
+        enqueued batches. Batch ``i`` begins when batch ``i - IN_FLIGHT`` has ended, so slots can be taken in turn.
+        """
+        ends = [self.cuda.Event() for _ in range(3)]
+        for i in count():
+            work(i)
+            ends[i % 3].record(stream)
+            if i >= 1:
+                ends[(i - 1) % 3].synchronize()
+            if i >= 2:
+                yield ends[(i - 2) % 3].time_till(ends[(i - 1) % 3])
+
+    def _wall_clock(self, crops: np.ndarray) -> float:
+        start = time.perf_counter()
+        self.infer(crops)
+        return (time.perf_counter() - start) * 1e3
+
+
+def _close(reference: "weakref.ref[TensorRTEngine]") -> None:
+    engine = reference()
+    if engine is not None:
+        engine.close()

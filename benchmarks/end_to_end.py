@@ -1,0 +1,100 @@
+"""From image files to keypoints, as a share of what the engine does alone at the same batch.
+
+    python3 benchmarks/end_to_end.py --engine rtmpose-t.engine --datasets unseen
+
+The engine alone is the first timer of `inference.py --perf_only`, over a batch of the set's crops and for as many
+batches as the set needs. The two take turns in one process. The last batch is rarely full, but costs a full run: the
+share that this alone leaves is printed, too. Then what each stage outside the engine costs, in microseconds of one
+core for a person.
+"""
+
+import sys
+from pathlib import Path
+
+# The kit is no installed package: `common` and `rtmpose` lie in the repository's root.
+sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
+
+from common import run
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from contest import print_ratio, speed_parser, take_turns
+
+from rtmpose import crop, simcc
+from rtmpose.coco import PersonSet, load_persons
+from rtmpose.engines import Engine, load_engine
+from rtmpose.pipeline import estimate, iterate_batches, read_image
+
+
+def compare(engine: Engine, persons: PersonSet, rounds: int) -> None:
+    """Print the engine's throughput, that from files to keypoints, and the ratio."""
+    batch = engine.record.batch
+    runs = -(-persons.number // batch)
+    first = next(iter(iterate_batches(persons.images, engine.record.input_size, batch)))
+    timer = next(iter(engine.timers(first.pixels).values()))
+
+    def alone() -> float:
+        return runs * batch / sum(timer() for _ in range(runs)) * 1e3
+
+    def whole() -> float:
+        return persons.number / estimate(engine, persons).seconds
+
+    alone(), whole()  # to warm up
+    print(f"{persons.number} persons in {len(persons.images)} images, batch {batch}, {engine.record.precision}, "
+          f"{engine.record.runtime}")
+    print_ratio(take_turns({"files to keypoints": whole, "engine alone": alone}, rounds))
+    print(f"the last batch's padding alone leaves {persons.number / (runs * batch):.3f}")
+
+
+def print_stages(engine: Engine, persons: PersonSet) -> None:
+    """Print what each stage outside the engine costs."""
+    size, bins = engine.record.input_size, engine.record.bins
+    images = persons.images[:50]
+    people = [(image, person) for image in images for person in image.persons]
+    pixels = {image.id: read_image(image) for image in images}
+    regions = [crop.box_to_center_scale(person.bbox, size) for _, person in people]
+    cuts = [crop.crop_person(pixels[image.id], *region, size)
+            for (image, _), region in zip(people, regions, strict=True)]
+    row = np.empty((3, size[1], size[0]), np.float32)
+    random = np.random.default_rng(0)
+    logits = [random.standard_normal((len(people), engine.record.num_keypoints, length), np.float32)
+              for length in bins]
+    centers, scales = map(np.stack, zip(*regions, strict=True))
+    stages: dict[str, Callable[[], Any]] = {
+        "read and decode the image": lambda: [read_image(image) for image in images],
+        "box": lambda: [crop.box_to_center_scale(person.bbox, size) for _, person in people],
+        "crop": lambda: [crop.crop_person(pixels[image.id], *region, size)
+                         for (image, _), region in zip(people, regions, strict=True)],
+        "normalise": lambda: [crop.normalize(cut, row) for cut in cuts],
+        "check and decode logits": lambda: (
+            [np.isfinite(axis).all((1, 2)) for axis in logits],
+            simcc.crop_to_image(simcc.decode(*logits, size)[0], centers, scales, size)),
+    }
+    for name, stage in stages.items():
+        print(f"  {name}: {cost(stage) / len(people):.1f} us")
+
+
+def cost(stage: Callable[[], Any]) -> float:
+    """Microseconds that the process computes, median of nine."""
+    samples = []
+    for _ in range(9):
+        start = time.process_time()
+        stage()
+        samples.append(time.process_time() - start)
+    return float(np.median(samples)) * 1e6
+
+
+def main() -> int:
+    """Measure and print."""
+    args = speed_parser(__doc__.splitlines()[0]).parse_args()
+    engine, persons = load_engine(args.engine), load_persons(args.datasets)
+    compare(engine, persons, args.rounds)
+    print_stages(engine, persons)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

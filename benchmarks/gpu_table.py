@@ -1,0 +1,165 @@
+"""Throughput of a model on this machine's NVIDIA GPU, batch by batch, beside what the card and PyTorch can do.
+
+    python3 benchmarks/gpu_table.py --model_path rtmpose_opt.onnx --cfg rtmpose-m_8xb256-420e_coco-256x192.py \\
+        --weight rtmpose-m.pth --datasets $DATASETS_DIR
+
+Builds an FP16 engine for each batch size into --folder and prints a Markdown table. Ceilings are measured in the same
+run, with PyTorch: a matrix product of 8192 x 8192 by 8192 x 8192, and a copy of 1 GiB within the GPU's memory.
+"""
+
+import sys
+from pathlib import Path
+
+# The kit is no installed package: `common` and `rtmpose` lie in the repository's root.
+sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
+
+from common import Parser, positive, run
+
+import argparse
+import subprocess
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import onnx
+
+from rtmpose import gpu_pipeline, graph
+from rtmpose.coco import load_persons
+from rtmpose.engines import load_engine
+from rtmpose.engines.tensorrt_backend import TensorRTEngine
+from rtmpose.errors import KitError
+from rtmpose.files import make_folder
+from rtmpose.graph import OUTPUTS
+from rtmpose.machine import find_gpu
+from rtmpose.precision import to_fp16
+from rtmpose.roofline import Ceilings, count_work, shortest_ms
+from rtmpose.throughput import throughput_input
+from rtmpose.timing import measure
+
+HEADER = ("batch", "device ms", "persons/s", "with copies", "end to end", "images to keypoints", "roofline ms",
+          "share of it", "harness / bare loop", "torch.compile")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = Parser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model_path", required=True, metavar="FILE.onnx", help="what export.py wrote")
+    parser.add_argument("--cfg", required=True, metavar="FILE.py", help="its mmpose config, for PyTorch")
+    parser.add_argument("--weight", required=True, metavar="FILE.pth", help="its checkpoint, for PyTorch")
+    parser.add_argument("--datasets", required=True, metavar="DIR", help="images for images to keypoints")
+    parser.add_argument("--batches", type=positive, nargs="+", default=[1, 8, 32, 64, 128], metavar="N")
+    parser.add_argument("--folder", default="engines", metavar="DIR", help="for the engines; default: %(default)s")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Measure and print."""
+    args = parse_arguments()
+    gpu = find_gpu()
+    if gpu is None:
+        raise KitError("benchmarks/gpu_table.py: needs an NVIDIA GPU, and none is here")
+    model = graph.load(args.model_path)
+    ceilings = measure_ceilings()
+    print(f"{gpu.name}: {ceilings.flops['fp16'] / 1e12:.0f} TFLOP/s FP16, {ceilings.flops['fp32'] / 1e12:.0f} TFLOP/s "
+          f"FP32, {ceilings.bandwidth / 1e12:.2f} TB/s\n\n| {' | '.join(HEADER)} |\n|{'---|' * len(HEADER)}")
+    for batch in args.batches:
+        print(f"| {' | '.join(row(args, model, batch, ceilings))} |", flush=True)
+    return 0
+
+
+def row(args: argparse.Namespace, model: onnx.ModelProto, batch: int, ceilings: Ceilings) -> list[str]:
+    """The table's cells for one batch size."""
+    height, width = (d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim[2:])
+    fixed = graph.simplify(model, (batch, 3, height, width))
+    limit = shortest_ms(count_work(to_fp16(fixed)[0]), ceilings)
+    engine = load_engine(build(args, batch, (height, width)))
+    crops, _ = throughput_input(None, engine)
+    device, copies, whole = (float(np.mean(measure(timer, 20, 100, 3, name)))
+                             for name, timer in engine.timers(crops).items())
+    persons = load_persons(args.datasets)
+    images = persons.number / gpu_pipeline.estimate(engine, persons).seconds
+    rates = [f"{batch / ms * 1e3:.0f}" for ms in (device, copies, whole)]
+    return [str(batch), f"{device:.3f}", *rates, f"{images:.0f}", f"{limit:.3f}", f"{limit / device:.1%}",
+            f"{device / bare_loop_ms(engine):.1%}", f"{batch / torch_ms(args, crops) * 1e3:.0f}"]
+
+
+def build(args: argparse.Namespace, batch: int, size: tuple[int, int]) -> Path:
+    """An FP16 engine, built unless it is there.
+
+    Raises:
+        KitError: build_engine.py failed, and said why.
+    """
+    engine = make_folder(Path(args.folder)) / f"{Path(args.model_path).stem}_bs_{batch}_fp16.engine"
+    script = Path(__file__).resolve().parents[1] / "build_engine.py"
+    done = subprocess.run([sys.executable, str(script), "--model_path", args.model_path, "--precision", "fp16",
+                           "--input", f"{graph.INPUT}:{batch},3,{size[0]},{size[1]}", "--backend", "tensorrt",
+                           "--engine_path", str(engine)], stdout=subprocess.DEVNULL, check=False)
+    if done.returncode:
+        raise KitError(f"{engine}: build_engine.py could not build it, see above")
+    return engine
+
+
+def bare_loop_ms(engine: TensorRTEngine, runs: int = 200) -> float:
+    """Milliseconds a batch of a loop that does nothing but enqueue, which the harness must not fall behind."""
+    record, cuda = engine.record, engine.cuda
+    values = dict(zip(OUTPUTS, record.bins, strict=True))
+    tensors = {name: engine.allocate(4 * record.batch * record.num_keypoints * bins) for name, bins in values.items()}
+    tensors[record.input_name] = engine.allocate(4 * record.batch * 3 * record.input_size[0] * record.input_size[1])
+    graphed = engine.faster_graph(lambda: engine.enqueue(tensors))
+    start, end = cuda.Event(), cuda.Event()
+    start.record(engine.runs)
+    for _ in range(runs):
+        if graphed:
+            graphed.launch()
+        else:
+            engine.enqueue(tensors)
+    end.record(engine.runs)
+    end.synchronize()
+    return start.time_till(end) / runs
+
+
+def torch_timer(work: Callable[[], object]) -> Iterator[float]:
+    """Milliseconds of each run of work on PyTorch's stream."""
+    import torch
+    while True:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        work()
+        end.record()
+        end.synchronize()
+        yield start.elapsed_time(end)
+
+
+def measure_ceilings() -> Ceilings:
+    """What the card can do at most; FP32 products without TF32.
+
+    Raises:
+        KitError: PyTorch can't use the GPU.
+    """
+    import torch
+    if not torch.cuda.is_available():
+        raise KitError(f"PyTorch {torch.__version__} can't use the GPU; install its build for CUDA")
+    side, flops = 8192, {}
+    for name, kind in (("fp16", torch.float16), ("fp32", torch.float32)):
+        one, other, product = (torch.randn(side, side, dtype=kind, device="cuda") for _ in range(3))
+        timer = torch_timer(lambda a=one, b=other, c=product: torch.matmul(a, b, out=c))
+        flops[name] = 2 * side**3 / np.median(measure(timer.__next__, 5, 20, 0, name)) * 1e3
+    source = torch.randint(0, 256, (2**30,), dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    copy = np.median(measure(torch_timer(lambda: target.copy_(source)).__next__, 5, 20, 0, "copy"))
+    return Ceilings(flops, 2 * source.numel() / copy * 1e3)
+
+
+def torch_ms(args: argparse.Namespace, crops: np.ndarray) -> float:
+    """Mean milliseconds of a batch in PyTorch: FP16, channels last, torch.compile with CUDA graphs."""
+    import torch
+
+    from rtmpose.checkpoint import load_network
+    module = load_network(args.cfg, args.weight).module.half().cuda().to(memory_format=torch.channels_last)
+    batch = torch.from_numpy(crops).half().cuda().contiguous(memory_format=torch.channels_last)
+    compiled = torch.compile(module, mode="max-autotune")
+    with torch.inference_mode():
+        return float(np.mean(measure(torch_timer(lambda: compiled(batch)).__next__, 20, 100, 3, "torch.compile")))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,83 @@
+"""The kit against mmpose's own test loop with the same weights, images and boxes, both from image files to keypoints.
+
+    python3 benchmarks/vs_mmpose.py --engine rtmpose-t.engine --cfg rtmpose-t.py --weight rtmpose-t.pth \\
+        --datasets unseen
+
+mmpose runs in PyTorch on the CPU at the engine's batch: its CocoDataset with the pipeline of the published configs in
+mmengine's DataLoader, `--workers` processes that stay alive between rounds, then `test_step` of its estimator, batch
+by batch, as mmengine's TestLoop does. Neither side scores. The two take turns. Needs xtcocotools, which
+scripts/test.sh builds.
+"""
+
+import sys
+from pathlib import Path
+
+# The kit is no installed package: `common` and `rtmpose` lie in the repository's root.
+sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
+
+from common import exit_code, positive, require
+
+import importlib
+from typing import Any
+
+import numpy as np
+from contest import contest, speed_parser
+
+from rtmpose.checkpoint import build_estimator, import_mmpose, load_state_dict, read_config
+from rtmpose.coco import ANNOTATIONS, PersonSet, load_persons
+from rtmpose.engines import load_engine
+from rtmpose.score import Estimate
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = speed_parser(__doc__.splitlines()[0])
+    parser.add_argument("--cfg", required=True, metavar="FILE.py", help="the mmpose config")
+    parser.add_argument("--weight", required=True, metavar="FILE.pth", help="the checkpoint of the engine")
+    parser.add_argument("--workers", type=positive, default=2, metavar="N", help="of mmpose; default: %(default)s")
+    args = parser.parse_args()
+    require("xtcocotools")
+    engine, persons = load_engine(args.engine), load_persons(args.datasets)
+    estimator = build_estimator(read_config(args.cfg), args.cfg)
+    estimator.load_state_dict(load_state_dict(args.weight))
+    estimator.test_cfg["flip_test"] = False
+    loader = make_loader(persons, args.datasets, engine.record.input_size, engine.record.batch, args.workers)
+    contest(engine, persons, "mmpose", lambda: estimate(estimator.eval(), loader, persons), args.rounds)
+    return 0
+
+
+def make_loader(persons: PersonSet, folder: str, size: tuple[int, int], batch: int, workers: int) -> Any:
+    """mmengine's DataLoader over mmpose's ``CocoDataset``."""
+    import_mmpose()
+    datasets = importlib.import_module("mmpose.datasets")
+    transforms = datasets.transforms
+    dataset = datasets.CocoDataset(
+        data_root=folder, ann_file=str(ANNOTATIONS), data_prefix={"img": f"{persons.images[0].path.parent}/"},
+        metainfo={"from_file": str(Path(datasets.__file__).parents[1] / ".mim/configs/_base_/datasets/coco.py")},
+        data_mode="topdown", test_mode=True,
+        pipeline=[transforms.LoadImage(), transforms.GetBBoxCenterScale(), transforms.TopdownAffine(input_size=size),
+                  transforms.PackPoseInputs()])
+    runner = importlib.import_module("mmengine.runner")
+    return runner.Runner.build_dataloader({
+        "dataset": dataset, "batch_size": batch, "num_workers": workers, "persistent_workers": True,
+        "drop_last": False, "sampler": {"type": "DefaultSampler", "shuffle": False, "round_up": False}})
+
+
+def estimate(estimator: Any, loader: Any, persons: PersonSet) -> list[Estimate]:
+    """Every person by mmpose."""
+    import torch
+    with torch.no_grad():
+        samples = {sample.id: sample for data in loader for sample in estimator.test_step(data)}
+    annotations = persons.annotations["annotations"]
+    estimates = []
+    for person in (person for image in persons.images for person in image.persons):
+        sample = samples[annotations[person.index]["id"]]
+        found = sample.pred_instances
+        estimates.append(Estimate(person, np.float32(found.keypoints[0]), np.float32(found.keypoint_scores[0]),
+                                  sample.input_scale))
+    return estimates
+
+
+if __name__ == "__main__":
+    # Not `run`: the loader's processes would inherit its way of ending, and end this one with themselves.
+    sys.exit(exit_code(main))

@@ -1,0 +1,61 @@
+"""The kit against rtmlib on the same ONNX file, images and boxes, both from image files to keypoints.
+
+    pip install --no-deps rtmlib==0.0.16
+    python3 benchmarks/vs_rtmlib.py --engine rtmpose-t.engine --model_path rtmpose-t.onnx --datasets unseen
+
+rtmlib runs as it comes: ONNX Runtime on the CPU, one crop a call. It leaves reading to its caller and takes the
+channels as they come, so OpenCV reads images for it, as RGB, which is what the network was trained on. The kit runs an
+engine that build_engine.py made of the same file, at that engine's batch. The two take turns in one process.
+"""
+
+import sys
+from pathlib import Path
+
+# The kit is no installed package: `common` and `rtmpose` lie in the repository's root.
+sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
+
+from common import require, run
+
+import cv2
+import numpy as np
+from contest import contest, speed_parser
+
+from rtmpose.coco import PersonSet, load_persons
+from rtmpose.crop import box_to_center_scale
+from rtmpose.engines import load_engine
+from rtmpose.errors import KitError
+from rtmpose.files import sha256
+from rtmpose.score import Estimate
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = speed_parser(__doc__.splitlines()[0])
+    parser.add_argument("--model_path", required=True, metavar="FILE.onnx", help="what the engine was built from")
+    args = parser.parse_args()
+    require("rtmlib")
+    engine, persons = load_engine(args.engine), load_persons(args.datasets)
+    if not Path(args.model_path).is_file() or sha256(args.model_path) != engine.record.onnx_sha256:
+        raise KitError(f"{args.model_path}: is not the ONNX file {engine.record.onnx} that {args.engine} was built "
+                       "from; both sides must run the same network")
+    size = engine.record.input_size
+
+    from rtmlib import RTMPose
+    model = RTMPose(args.model_path, model_input_size=size, backend="onnxruntime", device="cpu")
+    contest(engine, persons, "rtmlib", lambda: estimate(model, persons, size), args.rounds)
+    return 0
+
+
+def estimate(model: "RTMPose", persons: PersonSet, size: tuple[int, int]) -> list[Estimate]:  # noqa: F821
+    """Every person by rtmlib."""
+    estimates = []
+    for image in persons.images:
+        keypoints, scores = model(cv2.imread(str(image.path), cv2.IMREAD_COLOR_RGB),
+                                  [person.bbox for person in image.persons])
+        estimates += [Estimate(person, *found, box_to_center_scale(person.bbox, size)[1]) for person, *found in
+                      zip(image.persons, keypoints.astype(np.float32), scores, strict=True)]
+    return estimates
+
+
+if __name__ == "__main__":
+    run(main)

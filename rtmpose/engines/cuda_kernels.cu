@@ -1,0 +1,114 @@
+// What stands before and behind the network on the GPU: persons cut out of whole images, and keypoints out of logits.
+//
+// Plain operators throughout. Compiled with -fmad=false they round as IEEE 754 says, on a GPU and on a CPU alike, so
+// the crops and keypoints equal those of rtmpose/crop.py and rtmpose/simcc.py to the last bit.
+
+// A person's part of an image; cuda_kernels.REGION describes the same 64 bytes.
+struct Region {
+    double map[6];             // from pixels of the crop to pixels of the image, row by row
+    unsigned long long start;  // of the image: 8-bit BGR, rows without padding
+    int width, height;         // of the image
+};
+
+// cv2.warpAffine's fixed point for INTER_LINEAR: coordinates in 1/1024, then in 1/32 of a pixel.
+__device__ inline int position(double along, double across, double offset, int x, int y)
+{
+    int shift = (int)rint(along * x * 1024.0);
+    int start = (int)rint((across * y + offset) * 1024.0) + 16;
+    return (start + shift) >> 5;
+}
+
+__device__ inline int pixel(const unsigned char* image, const Region& region, int x, int y, int channel)
+{
+    bool inside = x >= 0 && x < region.width && y >= 0 && y < region.height;
+    return inside ? image[3 * ((long long)y * region.width + x) + channel] : 0;
+}
+
+// One thread a pixel of the crop. `table` holds the normalised value of every 8-bit pixel, for R, G and B.
+template <typename Number>
+__device__ void crop(const unsigned char* images, const Region* regions, const Number* table, int width, int height,
+                     int mirrored, Number* crops)
+{
+    int x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y * blockDim.y + threadIdx.y;
+    if (x >= width || y >= height) return;
+    const Region& region = regions[blockIdx.z];
+    const unsigned char* image = images + region.start;
+    int at_x = position(region.map[0], region.map[1], region.map[2], x, y);
+    int at_y = position(region.map[3], region.map[4], region.map[5], x, y);
+    int left = at_x >> 5, top = at_y >> 5, right_weight = at_x & 31, bottom_weight = at_y & 31;
+    int column = mirrored ? width - 1 - x : x;
+    for (int channel = 0; channel < 3; ++channel) {
+        int from = 2 - channel;  // the image is BGR, the network takes RGB
+        int upper = (32 - right_weight) * pixel(image, region, left, top, from)
+                    + right_weight * pixel(image, region, left + 1, top, from);
+        int lower = (32 - right_weight) * pixel(image, region, left, top + 1, from)
+                    + right_weight * pixel(image, region, left + 1, top + 1, from);
+        int value = ((32 - bottom_weight) * upper + bottom_weight * lower + 512) >> 10;
+        crops[((blockIdx.z * 3LL + channel) * height + y) * width + column] = table[256 * channel + value];
+    }
+}
+
+// Grid: crop's width and height in blocks, persons.
+extern "C" __global__ void crop_fp32(const unsigned char* images, const Region* regions, const unsigned int* table,
+                                     int width, int height, int mirrored, unsigned int* crops)
+{
+    crop(images, regions, table, width, height, mirrored, crops);
+}
+
+extern "C" __global__ void crop_fp16(const unsigned char* images, const Region* regions, const unsigned short* table,
+                                     int width, int height, int mirrored, unsigned short* crops)
+{
+    crop(images, regions, table, width, height, mirrored, crops);
+}
+
+struct Peak {
+    float value;
+    int bin;
+    int broken;  // whether a logit is NaN or infinite
+};
+
+// The largest of a row of logits, the first one of equals, found by the 32 threads of a warp together. Where `flipped`
+// is not null, logits are averaged with those of the mirrored crop first.
+__device__ inline Peak peak(const float* logits, const float* flipped, int bins, bool mirror_axis)
+{
+    const float largest = 3.402823466e+38f;
+    Peak best = {-largest, bins, 0};
+    for (int bin = threadIdx.x; bin < bins; bin += 32) {
+        float value = logits[bin];
+        if (flipped) value = (value + flipped[mirror_axis ? bins - 1 - bin : bin]) * 0.5f;
+        if (!(fabsf(value) <= largest)) best.broken = 1;
+        if (value > best.value || (value == best.value && bin < best.bin)) {
+            best.value = value;
+            best.bin = bin;
+        }
+    }
+    for (int distance = 16; distance > 0; distance /= 2) {
+        float value = __shfl_xor_sync(0xffffffff, best.value, distance);
+        int bin = __shfl_xor_sync(0xffffffff, best.bin, distance);
+        best.broken |= __shfl_xor_sync(0xffffffff, best.broken, distance);
+        if (value > best.value || (value == best.value && bin < best.bin)) {
+            best.value = value;
+            best.bin = bin;
+        }
+    }
+    return best;
+}
+
+// One warp a keypoint: x and y in pixels of the crop, and the score, which is NaN where a logit was not finite.
+// `twins` names for each keypoint the one that it becomes in a mirror; it is read with flipped logits only.
+extern "C" __global__ void decode(const float* simcc_x, const float* simcc_y, const float* flipped_x,
+                                  const float* flipped_y, const int* twins, int rows, int keypoints, int bins_x,
+                                  int bins_y, float split_ratio, float* decoded)
+{
+    int row = blockIdx.x * blockDim.y + threadIdx.y;
+    if (row >= rows) return;
+    long long twin = flipped_x ? row - row % keypoints + twins[row % keypoints] : 0;
+    Peak x = peak(simcc_x + 1LL * row * bins_x, flipped_x ? flipped_x + twin * bins_x : 0, bins_x, true);
+    Peak y = peak(simcc_y + 1LL * row * bins_y, flipped_y ? flipped_y + twin * bins_y : 0, bins_y, false);
+    if (threadIdx.x != 0) return;
+    float score = x.value > y.value ? y.value : x.value;
+    bool hidden = score <= 0.0f;
+    decoded[3 * row] = (hidden ? -1.0f : (float)x.bin) / split_ratio;
+    decoded[3 * row + 1] = (hidden ? -1.0f : (float)y.bin) / split_ratio;
+    decoded[3 * row + 2] = x.broken || y.broken ? nanf("") : score;
+}

@@ -1,0 +1,79 @@
+"""The kernels of ``cuda_kernels.cu``: what they take, how they are compiled, and a CUDA graph of their launches.
+
+Nothing here needs a GPU except :class:`Graph`: NVRTC compiles without one.
+"""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from rtmpose import crop
+from rtmpose.errors import KitError
+
+SOURCE = Path(__file__).with_name("cuda_kernels.cu")
+
+REGION = np.dtype([("map", np.float64, 6), ("start", np.uint64), ("width", np.int32), ("height", np.int32)])
+"""A person's part of an image, as ``struct Region`` of the kernels has it."""
+
+CROP_BLOCK = (32, 8, 1)
+"""Threads that crop together: pixels over the crop's width and height."""
+
+DECODE_BLOCK = (32, 4, 1)
+"""Threads that decode together: a warp for each of four keypoints."""
+
+
+def crop_grid(batch: int, input_size: tuple[int, int]) -> tuple[int, int, int]:
+    """Blocks of :data:`CROP_BLOCK` for a batch of crops of a width and height in pixels."""
+    return -(-input_size[0] // CROP_BLOCK[0]), -(-input_size[1] // CROP_BLOCK[1]), batch
+
+
+def decode_grid(rows: int) -> tuple[int, int, int]:
+    """Blocks of :data:`DECODE_BLOCK` for so many keypoints."""
+    return -(-rows // DECODE_BLOCK[1]), 1, 1
+
+
+def crop_map(center: np.ndarray, scale: np.ndarray, input_size: tuple[int, int]) -> np.ndarray:
+    """Affine map from crop pixels to image pixels, float64 (6,), inverted as ``cv2.warpAffine`` inverts it.
+
+    Args:
+        center, scale: as :func:`rtmpose.crop.box_to_center_scale` gives them.
+        input_size: width and height of the crop in pixels.
+    """
+    return cv2.invertAffineTransform(crop.warp_matrix(center, scale, input_size)).ravel()
+
+
+def normalized_values(dtype: np.dtype | type) -> np.ndarray:
+    """The network's input for each 8-bit pixel, (3, 256) of ``dtype``, in the order R, G, B: float32 as
+    :func:`rtmpose.crop.normalize` gives it, then rounded to ``dtype``."""
+    pixels = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, axis=2)
+    return crop.normalize(pixels)[..., 0].astype(dtype)
+
+
+def compile_kernels(compute_capability: str) -> bytes:
+    """Machine code of ``cuda_kernels.cu`` for a GPU, without fused multiply-add, which would round otherwise.
+
+    Args:
+        compute_capability: e.g. ``"9.0"``.
+
+    Raises:
+        KitError: NVRTC is not installed, or does not know the GPU.
+    """
+    try:
+        from cuda.bindings import nvrtc
+        version = nvrtc.nvrtcVersion()[1:]
+    except (ImportError, RuntimeError) as error:  # cuda-bindings without NVRTC's library raises a RuntimeError
+        raise KitError(f"the GPU's kernels need cuda-bindings and nvidia-cuda-nvrtc ({error}); "
+                       "install requirements-gpu.txt again") from error
+    program = nvrtc.nvrtcCreateProgram(SOURCE.read_bytes(), SOURCE.name.encode(), 0, [], [])[1]
+    architecture = f"sm_{compute_capability.replace('.', '')}"
+    status, = nvrtc.nvrtcCompileProgram(program, 2, [f"--gpu-architecture={architecture}".encode(), b"--fmad=false"])
+    if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+        log = bytearray(nvrtc.nvrtcGetProgramLogSize(program)[1])
+        nvrtc.nvrtcGetProgramLog(program, log)
+        raise KitError(f"{SOURCE}: NVRTC {'.'.join(map(str, version))} can't compile it for {architecture} "
+                       f"({(log.decode(errors='replace').splitlines() or [status.name])[0][:200]})")
+    code = bytearray(nvrtc.nvrtcGetCUBINSize(program)[1])
+    nvrtc.nvrtcGetCUBIN(program, code)
+    nvrtc.nvrtcDestroyProgram(program)
+    return bytes(code)

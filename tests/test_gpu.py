@@ -1,0 +1,130 @@
+"""What runs on an NVIDIA GPU only: the kernels there, and images to keypoints, against the CPU's path."""
+
+import dataclasses
+import importlib
+import threading
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from conftest import run_script
+from onnx import TensorProto, helper
+from test_cuda_kernels import TWINS, draw_people, pack
+from test_simcc import KINDS, draw
+
+from rtmpose import crop, gpu_pipeline, graph, pipeline, simcc
+from rtmpose.coco import load_persons
+from rtmpose.engines import backend, cuda_kernels, load_engine
+from rtmpose.engines.tensorrt_backend import TensorRTEngine
+from rtmpose.machine import find_gpu
+
+tensorrt = backend("tensorrt")
+pytestmark = [pytest.mark.gpu,
+              pytest.mark.skipif(find_gpu() is None or not tensorrt.is_installed(), reason="needs an NVIDIA GPU")]
+
+
+@pytest.fixture(scope="module")
+def engine(model_files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> TensorRTEngine:
+    """An FP16 engine for batches of 4."""
+    path = tmp_path_factory.mktemp("gpu") / "rtmpose.engine"
+    done = run_script("build_engine.py", "--model_path", model_files["onnx"], "--input", "input:4,3,256,192",
+                      "--precision", "fp16", "--backend", "tensorrt", "--engine_path", path)
+    assert done.returncode == 0, done.stderr
+    return load_engine(path)
+
+
+def run(engine: TensorRTEngine, kernel: str, types: str, grid: tuple[int, int, int], block: tuple[int, int, int],
+        result: np.ndarray, *arguments: object) -> np.ndarray:
+    """Run a kernel whose last argument is its result; arrays are copied to the GPU and None is a null pointer."""
+    cuda = engine.cuda
+    function = cuda.module_from_buffer(
+        cuda_kernels.compile_kernels(find_gpu().compute_capability)).get_function(kernel)
+    function.prepare(types)
+    memory = [cuda.to_device(one) if isinstance(one, np.ndarray) else one for one in (*arguments, result)]
+    cuda.Context.synchronize()
+    function.prepared_async_call(grid, block, engine.runs,
+                                 *(0 if one is None else one if isinstance(one, int | float) else int(one)
+                                   for one in memory))
+    engine.runs.synchronize()
+    return cuda.from_device_like(memory[-1], result)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_crops_equal_the_cpus(engine: TensorRTEngine, dtype: type) -> None:
+    size = (192, 256)
+    people = draw_people(size, 100, 1)
+    images, regions = pack(people, size)
+    crops = run(engine, "crop_fp16" if dtype is np.float16 else "crop_fp32", "PPPiiiP",
+                cuda_kernels.crop_grid(len(people), size), cuda_kernels.CROP_BLOCK,
+                np.empty((len(people), 3, size[1], size[0]), dtype), images, regions,
+                cuda_kernels.normalized_values(dtype), *size, 0)
+    for given, (image, center, scale) in zip(crops, people, strict=True):
+        np.testing.assert_array_equal(
+            given, crop.normalize(crop.crop_person(image, center, scale, size)).astype(dtype))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_keypoints_equal_the_cpus(engine: TensorRTEngine, kind: object) -> None:
+    size = (192, 256)
+    logits = draw(kind, size)[0], draw(kind, size, seed=1)[1]
+    number, keypoints, bins = logits[0].shape
+    rows = number * keypoints
+    decoded = run(engine, "decode", "PPPPPiiiifP", cuda_kernels.decode_grid(rows), cuda_kernels.DECODE_BLOCK,
+                  np.empty((number, keypoints, 3), np.float32), *logits, None, None, TWINS, rows, keypoints, bins,
+                  logits[1].shape[-1], bins / size[0])
+    expected, scores = simcc.decode(*logits, size)
+    finite = np.isfinite(logits[0]).all(-1) & np.isfinite(logits[1]).all(-1)
+    np.testing.assert_array_equal(np.isnan(decoded[..., 2]), ~finite)
+    np.testing.assert_array_equal(decoded[finite], np.dstack([expected, scores[..., None]])[finite])
+
+
+@pytest.mark.parametrize("flip_test", [False, True])
+def test_images_to_keypoints_as_with_crops_from_the_cpu(engine: TensorRTEngine, drawn: Path, flip_test: bool) -> None:
+    persons = load_persons(drawn)
+    expected = pipeline.estimate(engine, persons, flip_test)
+    given = gpu_pipeline.estimate(engine, persons, flip_test)
+    assert len(given.batch_ms) == -(-persons.number // engine.record.batch)
+    assert len(given.estimates) == len(expected.estimates) == persons.number
+    for one, other in zip(given.estimates, expected.estimates, strict=True):
+        assert one.person is other.person
+        np.testing.assert_array_equal(one.keypoints, other.keypoints)
+        np.testing.assert_array_equal(one.scores, other.scores)
+
+
+def test_infer_in_another_thread(engine: TensorRTEngine) -> None:
+    crops = np.random.default_rng(0).standard_normal((4, 3, 256, 192), dtype=np.float32)
+    expected, given = engine.infer(crops), []
+    thread = threading.Thread(target=lambda: given.extend(engine.infer(crops)))
+    thread.start()
+    thread.join()
+    for one, other in zip(given, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_an_engine_that_takes_fp16_crops(engine: TensorRTEngine, model_files: dict[str, Path], drawn: Path,
+                                         tmp_path: Path) -> None:
+    """The same network behind a widening cast, given crops that FP16 holds exactly, gives the same logits."""
+    model = graph.simplify(graph.load(model_files["onnx"]), (4, 3, 256, 192))
+    for name, half in (("single", False), ("half", True)):
+        if half:
+            take_fp16(model)
+        tensorrt.build(model, tmp_path / name, tmp_path / name)
+    trt = importlib.import_module(engine.record.package)
+    single, half = (TensorRTEngine(trt, tmp_path / name, dataclasses.replace(engine.record))
+                    for name in ("single", "half"))
+    assert half.input_dtype == np.float16
+    crops = np.random.default_rng(0).standard_normal((4, 3, 256, 192)).astype(np.float16)
+    for expected, given in zip(single.infer(crops), half.infer(crops), strict=True):
+        np.testing.assert_allclose(given, expected, rtol=0, atol=1e-3 * np.abs(expected).max())
+    assert len(gpu_pipeline.estimate(half, load_persons(drawn)).estimates) == load_persons(drawn).number
+
+
+def take_fp16(model: onnx.ModelProto) -> None:
+    """Let a graph take FP16 and widen it."""
+    taken = model.graph.input[0]
+    taken.type.tensor_type.elem_type = TensorProto.FLOAT16
+    for node in model.graph.node:
+        node.input[:] = ["widened" if name == taken.name else name for name in node.input]
+    model.graph.node.insert(0, helper.make_node("Cast", [taken.name], ["widened"], to=TensorProto.FLOAT))
+    onnx.checker.check_model(model)

@@ -1,0 +1,217 @@
+"""inference.py --scenario: MLPerf's own LoadGen drives a real engine."""
+
+import common
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, run_script
+from tqdm import tqdm
+
+import inference
+from rtmpose.engines import load_engine
+from rtmpose.errors import EXIT_INVALID, KitError
+from rtmpose.loadgen import SCENARIOS, Load, SampleLibrary, SystemUnderTest, drive, read_detail
+from rtmpose.score import METRICS
+
+pytest.importorskip("mlperf_loadgen")
+
+LOGS = {f"mlperf_log_{name}" for name in ("accuracy.json", "detail.txt", "summary.txt", "trace.json")}
+
+
+def summary_of(folder: Path) -> dict:
+    return json.loads((folder / "summary.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def plain(engine_file: Path, drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Output of an accuracy run without LoadGen."""
+    folder = tmp_path_factory.mktemp("plain")
+    done = run_script("inference.py", "--engine", engine_file, "--datasets", drawn, "--output", folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_accuracy_is_that_of_inference_alone(engine_file: Path, drawn: Path, plain: Path, tmp_path: Path,
+                                             scenario: str) -> None:
+    done = run_script("inference.py", "--engine", engine_file, "--datasets", drawn, "--scenario", scenario,
+                      "--output", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "keypoints.json").read_bytes() == (plain / "keypoints.json").read_bytes()
+    found, expected = summary_of(tmp_path), summary_of(plain)
+    assert [found[name] for name in METRICS] == [expected[name] for name in METRICS]
+    assert found["mode"] == expected["mode"] == "accuracy" and found["loadgen"]["mode"] == "AccuracyOnly"
+    assert {path.name for path in (tmp_path / "loadgen").iterdir()} == LOGS
+    logged = json.loads((tmp_path / "loadgen/mlperf_log_accuracy.json").read_text())
+    assert len(logged) == found["persons"] == found["loadgen"]["samples"]
+
+
+def run_performance(engine_file: Path, scenario: str, output: Path, *options: object
+                    ) -> subprocess.CompletedProcess[str]:
+    return run_script("inference.py", "--engine", engine_file, "--scenario", scenario, "--perf_only",
+                      "--min_duration", 0.001, "--output", output, *options)
+
+
+def test_offline_is_valid(engine_file: Path, drawn: Path, tmp_path: Path) -> None:
+    done = run_performance(engine_file, "offline", tmp_path, "--datasets", drawn)
+    summary = check_valid(done, "offline", tmp_path)
+    assert (summary["queries"], summary["samples_per_query"]) == (1, summary["loadgen"]["samples"])
+
+
+def test_singlestream_is_valid_and_needs_no_data_set(engine_file: Path, tmp_path: Path) -> None:
+    done = run_performance(engine_file, "singlestream", tmp_path, "--datasets")
+    summary = check_valid(done, "singlestream", tmp_path)
+    assert summary["queries"] >= 100 and summary["samples_per_query"] == 1
+    assert "padded to 4" in done.stdout and "input: random pixels" in done.stdout
+
+
+def test_server_is_valid(engine_file: Path, drawn: Path, tmp_path: Path) -> None:
+    done = run_performance(engine_file, "server", tmp_path, "--datasets", drawn, "--target_qps", 500,
+                           "--target_latency", 60000)
+    summary = check_valid(done, "server", tmp_path)
+    assert (summary["target_qps"], summary["target_latency_ms"], summary["late_queries"]) == (500, 60000, 0)
+
+
+def check_valid(done: subprocess.CompletedProcess[str], scenario: str, output: Path) -> dict:
+    """Hold what was printed and the summary, which is given back, against LoadGen's own logs."""
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Result is : VALID" in done.stdout and f"{scenario}: VALID" in done.stdout
+    assert {path.name for path in (output / "loadgen").iterdir()} == LOGS
+    verdict = (output / "loadgen/mlperf_log_summary.txt").read_text()
+    assert f"Scenario : {SCENARIOS[scenario]}" in verdict and "Mode     : PerformanceOnly" in verdict
+    assert "No errors encountered" in verdict
+    summary = summary_of(output)
+    assert summary["valid"] is True and summary["scenario"] == scenario and summary["min_duration_s"] == 0.001
+    for name, said in {"median": "50.00", "p90": "90.00", "p99": "99.00"}.items():
+        assert f"{said} percentile latency (ns)   : {round(summary['latency_ms'][name] * 1e6)}\n" in verdict
+    assert summary["loadgen"]["version"].startswith("6.0.17") and summary["loadgen"]["errors"] == []
+    assert not set(METRICS) & set(summary)
+    return summary
+
+
+def test_offline_takes_as_many_samples_as_expected(engine_file: Path, drawn: Path, tmp_path: Path) -> None:
+    """A tenth more than --target_qps times --min_duration, says LoadGen; and its earlier logs are gone."""
+    (tmp_path / "loadgen").mkdir()
+    (tmp_path / "loadgen/mlperf_log_old.txt").touch()
+    done = run_performance(engine_file, "offline", tmp_path, "--datasets", drawn, "--min_duration", 0.1,
+                           "--target_qps", 400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert summary_of(tmp_path)["samples_per_query"] == 44
+    assert {path.name for path in (tmp_path / "loadgen").iterdir()} == LOGS
+
+
+def test_invalid_is_told_with_its_reason(engine_file: Path, drawn: Path, tmp_path: Path) -> None:
+    done = run_performance(engine_file, "server", tmp_path, "--datasets", drawn, "--target_qps", 500,
+                           "--target_latency", 0.001, "--fps_target", 0.001)
+    assert done.returncode == EXIT_INVALID, done.stderr
+    assert "--target_latency" in done.stdout and "Reduce target QPS to improve latency" in done.stdout
+    summary = summary_of(tmp_path)
+    assert summary["valid"] is False and summary["late_queries"] == summary["queries"]
+
+
+def test_an_error_beside_loadgen_ends_the_run(engine_file: Path, tmp_path: Path) -> None:
+    """LoadGen crashes of exceptions; here the last sample's crop has another size than the engine's."""
+    pixels = [np.zeros((256, 192, 3), np.uint8)] * 9 + [np.zeros((8, 8, 3), np.uint8)]
+    load = Load("offline", accuracy=False, min_duration=0.001, target_qps=None, target_latency=100)
+    with pytest.raises(ValueError, match="same shape"):
+        drive(load_engine(engine_file), SampleLibrary(pixels), load, 1.0, 1.0, tmp_path)
+
+
+@pytest.mark.parametrize("share", [0, 0.3, 0.6])
+def test_detail_log_cut_off(tmp_path: Path, share: float) -> None:
+    """As on a full disk; the lines are in LoadGen's format."""
+    lines = [f':::MLLOG {json.dumps({"key": key, "value": 0, "metadata": {"is_error": False}})}\n'
+             for key in ("loadgen_version", "effective_accuracy_sample_count", "result_validity")]
+    text = "".join(lines)
+    (tmp_path / "detail.txt").write_text(text[:int(len(text) * share)])
+    load = Load("offline", accuracy=False, min_duration=1, target_qps=None, target_latency=100)
+    with pytest.raises(KitError, match="detail.txt: was cut off"):
+        read_detail(tmp_path / "detail.txt", load)
+
+
+def test_padding_is_the_first_sample() -> None:
+    random = np.random.default_rng(0)
+    library = SampleLibrary(random.integers(0, 256, (3, 8, 6, 3), np.uint8))
+    library.load([0, 1, 2])
+    out = np.empty((4, 3, 8, 6), np.float32)
+    library.batch([2, 1], out)
+    assert (out[2:] == out[0]).all() and (out[1] != out[0]).any()
+    library.unload([2])
+    with pytest.raises(KeyError):
+        library.batch([2], out)
+
+
+@pytest.fixture
+def refused(engine_file: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+            ) -> Callable[..., str]:
+    """Run inference.py, which must refuse; gives the one line that it said."""
+    def refused(*arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["inference.py", "--engine", str(engine_file), "--datasets", str(drawn),
+                                          *map(str, arguments)])
+        try:
+            code = common.exit_code(inference.main)
+        except SystemExit as left:  # argparse exits by itself
+            code = left.code
+        (line,) = capfd.readouterr().err.strip().splitlines()
+        assert code == 2 and line.startswith("inference.py: error: ")
+        return line
+
+    return refused
+
+
+@pytest.mark.parametrize(("options", "said"), [
+    (("--scenario", "multistream"), "invalid choice: 'multistream'"),
+    (("--scenario", "offline"), "--scenario: needs --output DIR"),
+    (("--scenario", "offline", "--output", "o", "--flip_test"), "--flip_test: does not work with --scenario"),
+    (("--scenario", "offline", "--output", "o", "--visualize", 1), "--visualize: does not work with --scenario"),
+    (("--scenario", "offline", "--output", "o", "--reference", "e"), "--reference: does not work with --scenario"),
+    (("--scenario", "singlestream", "--output", "o", "--target_qps", 5), "--target_qps: singlestream has no rate"),
+    (("--scenario", "offline", "--min_duration", 0), "--min_duration: 0 is not above zero"),
+    (("--scenario", "server", "--target_qps", "nan"), "--target_qps: nan is not above zero"),
+    (("--scenario", "server", "--target_latency", "fast"), "--target_latency: invalid amount value: 'fast'"),
+    (("--scenario", "offline", "--output", "/dev/null"), "/dev/null/loadgen: can't be made"),
+])
+def test_contradictions(refused: Callable, options: tuple, said: str) -> None:
+    assert said in refused(*options)
+
+
+def test_loadgen_not_installed(refused: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "mlperf_loadgen", None)  # as import looks when there is none
+    said = refused("--scenario", "offline", "--output", tmp_path / "out")
+    assert "LoadGen is not installed" in said and "pip install" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_image_missing(refused: Callable, dataset: Callable, tmp_path: Path) -> None:
+    folder, _ = dataset()
+    next((folder / "images/val2017").iterdir()).unlink()
+    assert "can't be read (No such file" in refused("--datasets", folder, "--scenario", "offline", "--output",
+                                                    tmp_path / "out")
+
+
+def test_interrupt_ends_loadgen_at_once(engine_file: Path, drawn: Path, tmp_path: Path) -> None:
+    command = [sys.executable, ROOT / "inference.py", "--engine", engine_file, "--datasets", drawn, "--perf_only",
+               "--scenario", "server", "--output", tmp_path]
+    detail = tmp_path / "loadgen/mlperf_log_detail.txt"
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not (detail.exists() and "Starting performance mode" in detail.read_text()):
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=5)
+    assert process.returncode == 130
+    assert "inference.py: interrupted" in said and "Traceback" not in said
+
+
+def test_close_ends_the_thread(engine_file: Path) -> None:
+    with tqdm(disable=True) as bar:
+        system = SystemUnderTest(load_engine(engine_file), SampleLibrary([]), bar)
+        system.close()
+    assert system.error is None
