@@ -11,8 +11,6 @@ sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
 
 from common import Parser, positive, run
 
-import argparse
-
 from rtmpose.engines import BACKENDS
 from rtmpose.errors import EXIT_OK, KitError
 from rtmpose.files import write_bytes, write_json
