@@ -76,9 +76,9 @@ def over_batches(series: Sequence[Series], y_title: str, unit: str, log: bool = 
 
 
 def curves(series: Sequence[Series], x_title: str, y_title: str, width: int = 318, height: int = 250) -> str:
-    """Curves of percentages; a marker stands where a curve crosses 50 %."""
-    values = [value for one in series for value, *_ in one.points]
-    ticks, shares = linear_ticks(min(values), max(values), 4), [0, 25, 50, 75, 100]
+    """Curves of percentages over an axis from 0; a marker stands where a curve crosses 50 %."""
+    ticks = linear_ticks(0, max(value for one in series for value, *_ in one.points), 4)
+    shares = [0, 25, 50, 75, 100]
     x, y = Scale(ticks[0], ticks[-1], _LEFT, width - _RIGHT), Scale(0, 100, height - _BOTTOM, _TOP)
     parts = [_frame(x, y, ticks, shares, x_title, y_title, width, height)]
     for one in series:

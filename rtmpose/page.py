@@ -13,7 +13,7 @@ from rtmpose.charts import Series, tag
 from rtmpose.sweep import Cell
 
 _STYLE = Path(__file__).with_name("page.css")
-_PICTURE_WIDTH = 1000
+_PICTURE_WIDTH = 1400
 _LEAST_AP_SPAN = 0.02
 
 
@@ -22,8 +22,8 @@ def draw_page(cells: Sequence[Cell]) -> str:
     measured = [cell for cell in cells if not cell.failure]
     series = Collector(measured)
     title = f"RTMPose sweep: {report.row(measured[0].summary)[0]}"
-    body = [tag("h1", escape(title)), _subtitle(measured[0]), *map(_failure, cells), _results(measured),
-            _speed(series), _latencies(series), _accuracy(series), _agreement(measured), _pictures(series.largest()),
+    body = [tag("h1", escape(title)), _subtitle(measured), *map(_failure, cells), _results(measured),
+            _speed(series), _latencies(series), _accuracy(series, measured), _pictures(series.largest()),
             _machine(measured), _commands(measured)]
     head = [tag("title", escape(title)), '<meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
@@ -71,11 +71,13 @@ class Collector:
         return sorted((cell for cell in self.cells if cell.precision == style), key=lambda cell: cell.batch)
 
 
-def _subtitle(cell: Cell) -> str:
-    accuracy, machine = cell.accuracy, cell.accuracy["machine"]
+def _subtitle(cells: Sequence[Cell]) -> str:
+    accuracy, machine = cells[0].accuracy, cells[0].accuracy["machine"]
+    times = sorted(run["measured_at"][:16].replace("T", " ") for cell in cells
+                   for run in (cell.accuracy, cell.throughput))
     text = (f"AP of {accuracy['persons']} persons in {accuracy['images']} images, {accuracy['boxes']}, "
             f"{'flip test' if accuracy['flip_test'] else 'no flip test'}. {machine['cpu']}, {machine['cores']} cores, "
-            f"{machine['gpu'] or 'no GPU'}. Measured from {accuracy['measured_at']}.")
+            f"{machine['gpu'] or 'no GPU'}. Measured from {times[0]} to {times[-1]} UTC.")
     return tag("p", escape(text), class_="soft")
 
 
@@ -114,39 +116,45 @@ def _latencies(series: Collector) -> str:
         "div", *panels, class_="row")
 
 
-def _accuracy(series: Collector) -> str:
+def _accuracy(series: Collector, cells: Sequence[Cell]) -> str:
     chart = charts.dots(series.of(lambda summary: (summary["AP"],)), "AP@0.5:0.95", _LEAST_AP_SPAN)
-    return tag("h2", "Accuracy by precision") + figure(
-        "", "One marker a batch size; equal ones cover each other. The axis does not begin at 0.", chart)
+    caption = "One marker a batch size; equal ones cover each other. The axis does not begin at 0."
+    bars, details = _agreement(cells)
+    return tag("h2", "Accuracy") + tag("div", figure("AP by precision", caption, chart), bars, class_="row") + details
 
 
-def _agreement(cells: Sequence[Cell]) -> str:
+def _agreement(cells: Sequence[Cell]) -> tuple[str, str]:
+    """Chart and table of what the other precisions do to FP32's keypoints; empty without FP32."""
     found = [(cell, cell.accuracy["agreement"]) for cell in cells if "agreement" in cell.accuracy]
     found = [(cell, agreement) for cell, agreement in found if agreement["counted"]]
     if not found:
-        return ""
+        return "", ""
     bars = [(cell.precision, f"{cell.precision}, batch {cell.batch}",
              [100 * (1 - agreement[key]) for key in ("within_bin", "within_1px", "within_4px")])
             for cell, agreement in found]
-    header = ("Asked", "BatchSize", "AP - AP of fp32", "within a bin", "within 1 px", "within 4 px", "median px",
-              "p99 px", "worst px", "keypoints")
+    header = ("Asked", "Batch", "AP \N{MINUS SIGN} AP of fp32", "within a bin", "1 px", "4 px", "median px", "p99 px",
+              "worst px", "keypoints")
     rows = [(cell.precision, str(cell.batch), f"{agreement['ap_difference']:+.4f}",
              *(f"{agreement[key]:.2%}" for key in ("within_bin", "within_1px", "within_4px")),
              *(f"{agreement[key]:.2f}" for key in ("median_px", "p99_px", "max_px")), str(agreement["counted"]))
             for cell, agreement in found]
-    caption = ("Keypoints further from those of fp32 at the same batch size than a SimCC bin (pale), 1 px (darker), "
-               "4 px (darkest), in pixels of the crop; of those keypoints that fp32 scores above 0.2.")
-    return tag("h2", "Agreement with FP32") + figure("", caption, charts.bars(bars, "% of keypoints")) + table(
-        header, rows, range(1, 10))
+    caption = "Keypoints further from FP32's than a SimCC bin (pale), 1 px (darker), 4 px (darkest)."
+    note = ("Each engine against the FP32 engine of its batch size, in pixels of the crop, over the keypoints that "
+            "FP32 scores above 0.2.")
+    return (figure("Disagreement with FP32", caption, charts.bars(bars, "% of keypoints")),
+            table(header, rows, range(1, 10)) + tag("p", note, class_="soft"))
 
 
 def _pictures(cells: Sequence[Cell]) -> str:
-    parts = [tag("h2", "Worst and best crops")]
+    """Worst and best images, and for an engine that was compared with FP32 the crops that differ most instead."""
+    parts = [tag("h2", "Worst and best")]
     for cell in cells:
         name = f"{cell.precision}, batch {cell.batch}"
-        parts.append(_picture(cell.folder / "accuracy/pictures/overview.jpg", f"{name}: images",
-                              "The two of the worst mean OKS, then the two of the best; estimate left, truth right."))
-        if cell.accuracy.get("agreement", {}).get("max_px"):
+        agreement = cell.accuracy.get("agreement")
+        if agreement is None:
+            parts.append(_picture(cell.folder / "accuracy/pictures/overview.jpg", f"{name}: images beside the truth",
+                                  "The two with the worst mean OKS, then the two best; estimate left, truth right."))
+        elif agreement.get("max_px"):
             parts.append(_picture(cell.folder / "accuracy/agreement/overview.jpg", f"{name}: crops beside FP32's",
                                   "The ten furthest from FP32, furthest first; this engine left, FP32 right."))
     return "".join(parts)
