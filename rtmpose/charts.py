@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 16, 30, 46
-_ROW = 26
+_ROW, _LABELS = 26, 196
 _MARKERS = {"fp32": "M-4.5 0a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0-9 0", "fp16": "M-4-4h8v8h-8z", "int8": "M0-5.5l5 9h-10z"}
 _OFFSETS = {"fp32": -5, "fp16": 0, "int8": 5}
 
@@ -138,7 +138,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 def _rows(number: int, ticks: Sequence[float], width: int) -> tuple[Scale, Scale, int]:
     """Scales for rows under each other, with room for their labels, and the picture's height."""
     height = 12 + number * _ROW + _BOTTOM
-    return Scale(ticks[0], ticks[-1], 150, width - 24), Scale(0, number, 12, height - _BOTTOM), height
+    return Scale(ticks[0], ticks[-1], _LABELS, width - 24), Scale(0, number, 12, height - _BOTTOM), height
 
 
 def _frame(x: Scale, y: Scale, x_ticks: Sequence[float], y_ticks: Sequence[float], x_title: str, y_title: str,

@@ -38,9 +38,11 @@ class Collector:
         self.cells = cells
         self._styles = list(dict.fromkeys(cell.precision for cell in cells))
 
-    def of(self, point: Callable[[dict[str, Any]], tuple[float, ...]]) -> list[Series]:
-        """A series a precision: ``point`` gives y of a summary, or y and the end of a thin line up from it."""
-        return [Series(style, self.label(style), [(cell.batch, *(point(cell.summary) * 2)[:2])
+    def of(self, value: Callable[[dict[str, Any]], float], top: Callable[[dict[str, Any]], float] | None = None
+           ) -> list[Series]:
+        """A series a precision, over the batch size: a value of each summary, and where a thin line up from it ends."""
+        top = top or value
+        return [Series(style, self.label(style), [(cell.batch, value(cell.summary), top(cell.summary))
                                                   for cell in self._of_style(style)]) for style in self._styles]
 
     def distributions(self, batch: int) -> list[Series]:
@@ -97,10 +99,10 @@ def _results(cells: Sequence[Cell]) -> str:
 
 
 def _speed(series: Collector) -> str:
-    fps = charts.over_batches(series.of(lambda summary: (summary["fps"],)), "persons a second", "persons a second")
-    latency = charts.over_batches(
-        series.of(lambda summary: (summary["latency_ms"]["median"], summary["latency_ms"]["p99"])),
-        "ms a batch, logarithmic", "ms", log=True)
+    fps = charts.over_batches(series.of(lambda summary: summary["fps"]), "persons a second", "persons a second")
+    latency = charts.over_batches(series.of(lambda summary: summary["latency_ms"]["median"],
+                                            lambda summary: summary["latency_ms"]["p99"]),
+                                  "ms a batch, logarithmic", "ms", log=True)
     return tag("h2", "Speed over batch size") + series.legend() + tag(
         "div", figure("Throughput", "Persons a second, from the mean time of a batch.", fps),
         figure("Latency", "Median time of a batch; the thin line ends at the 99th percentile.", latency), class_="row")
@@ -117,7 +119,7 @@ def _latencies(series: Collector) -> str:
 
 
 def _accuracy(series: Collector, cells: Sequence[Cell]) -> str:
-    chart = charts.dots(series.of(lambda summary: (summary["AP"],)), "AP@0.5:0.95", _LEAST_AP_SPAN)
+    chart = charts.dots(series.of(lambda summary: summary["AP"]), "AP@0.5:0.95", _LEAST_AP_SPAN)
     caption = "One marker a batch size; equal ones cover each other. The axis does not begin at 0."
     bars, details = _agreement(cells)
     return tag("h2", "Accuracy") + tag("div", figure("AP by precision", caption, chart), bars, class_="row") + details
@@ -129,7 +131,7 @@ def _agreement(cells: Sequence[Cell]) -> tuple[str, str]:
     found = [(cell, agreement) for cell, agreement in found if agreement["counted"]]
     if not found:
         return "", ""
-    bars = [(cell.precision, f"{cell.precision}, batch {cell.batch}",
+    bars = [(cell.precision, _name(cell),
              [100 * (1 - agreement[key]) for key in ("within_bin", "within_1px", "within_4px")])
             for cell, agreement in found]
     header = ("Asked", "Batch", "AP \N{MINUS SIGN} AP of fp32", "within a bin", "1 px", "4 px", "median px", "p99 px",
@@ -149,7 +151,7 @@ def _pictures(cells: Sequence[Cell]) -> str:
     """Worst and best images, and for an engine that was compared with FP32 the crops that differ most instead."""
     parts = [tag("h2", "Worst and best")]
     for cell in cells:
-        name = f"{cell.precision}, batch {cell.batch}"
+        name = _name(cell)
         agreement = cell.accuracy.get("agreement")
         if agreement is None:
             parts.append(_picture(cell.folder / "accuracy/pictures/overview.jpg", f"{name}: images beside the truth",
@@ -175,21 +177,26 @@ def _picture(path: Path, title: str, caption: str) -> str:
 
 def _machine(cells: Sequence[Cell]) -> str:
     first = cells[0].accuracy
-    files = {path: digest for cell in cells for path, digest in cell.accuracy["inputs"].items()}
     engine = first["engine"]
-    facts = [*first["machine"].items(), *first["versions"].items(), (f"SHA-256 of {engine['onnx']}",
-             engine["onnx_sha256"]), *((f"SHA-256 of {path}", digest) for path, digest in files.items())]
-    return tag("h2", "Machine, versions and files") + table(
-        ("", ""), [(name, str("none" if value is None else value)) for name, value in facts])
+    machine = [(name, str("none" if value is None else value)) for name, value in first["machine"].items()]
+    files = {engine["onnx"]: engine["onnx_sha256"]} | {
+        path: digest for cell in cells for path, digest in cell.accuracy["inputs"].items()}
+    return tag("h2", "Machine, versions and files") + tag(
+        "div", table(("Machine", ""), machine), table(("Package", "Version"), first["versions"].items()), class_="row"
+    ) + tag("details", tag("summary", "Files and their SHA-256"), table(("File", "SHA-256"), files.items()))
 
 
 def _commands(cells: Sequence[Cell]) -> str:
     parts = [tag("h2", "Commands")]
     for cell in cells:
         commands = (cell.accuracy["engine"]["command"], cell.accuracy["command"], cell.throughput["command"])
-        parts.append(tag("details", tag("summary", f"{cell.precision}, batch {cell.batch}"),
+        parts.append(tag("details", tag("summary", _name(cell)),
                          tag("pre", escape("\n\n".join(commands)))))
     return "".join(parts)
+
+
+def _name(cell: Cell) -> str:
+    return f"{report.precision(cell.summary)}, batch {cell.batch}"
 
 
 def figure(title: str, caption: str, content: str, style: str = "") -> str:

@@ -38,8 +38,8 @@ while [ $# -gt 0 ]; do
 done
 read -ra precisions <<<"${precisions:-fp32 fp16${calibration:+ int8}}"
 read -ra batches <<<"$batches"
-[ -f "$model" ] || die "$model: no such file, expected the ONNX graph (README.md, Measure, says how to make it)"
-[ -d "$datasets" ] || die "${datasets:-DATASETS_DIR}: no such folder, expected COCO's; set DATASETS_DIR or --datasets to it (scripts/download.sh fetches COCO val2017)"
+check_model
+check_datasets
 
 exec "$python" "$root/scripts/sweep.py" --model "$model" --datasets "$datasets" \
   ${calibration:+--calibration "$calibration"} --precisions "${precisions[@]}" --batches "${batches[@]}" \
