@@ -103,7 +103,10 @@ def _speed(series: Collector) -> str:
     latency = charts.over_batches(series.of(lambda summary: summary["latency_ms"]["median"],
                                             lambda summary: summary["latency_ms"]["p99"]),
                                   "ms a batch, logarithmic", "ms", log=True)
-    return tag("h2", "Speed over batch size") + series.legend() + tag(
+    spreads = [cell.throughput["spread"] for cell in series.cells]
+    note = (f"The times of a cell spread by {min(spreads):.0%} to {max(spreads):.0%} (standard deviation over mean). "
+            "Where that is much, the machine was busy with other work too, and cells can't be compared.")
+    return tag("h2", "Speed over batch size") + tag("p", note, class_="soft") + series.legend() + tag(
         "div", figure("Throughput", "Persons a second, from the mean time of a batch.", fps),
         figure("Latency", "Median time of a batch; the thin line ends at the 99th percentile.", latency), class_="row")
 
@@ -136,11 +139,11 @@ def _agreement(cells: Sequence[Cell]) -> tuple[str, str]:
             for cell, agreement in found]
     header = ("Asked", "Batch", "AP \N{MINUS SIGN} AP of fp32", "within a bin", "1 px", "4 px", "median px", "p99 px",
               "worst px", "keypoints")
-    rows = [(cell.precision, str(cell.batch), f"{agreement['ap_difference']:+.4f}",
+    rows = [(cell.precision, str(cell.batch), f"{round(agreement['ap_difference'], 4) + 0:+.4f}",
              *(f"{agreement[key]:.2%}" for key in ("within_bin", "within_1px", "within_4px")),
              *(f"{agreement[key]:.2f}" for key in ("median_px", "p99_px", "max_px")), str(agreement["counted"]))
             for cell, agreement in found]
-    caption = "Keypoints further from FP32's than a SimCC bin (pale), 1 px (darker), 4 px (darkest)."
+    caption = "Keypoints further from FP32's than a SimCC bin (pale), 1 px, and 4 px (dark)."
     note = ("Each engine against the FP32 engine of its batch size, in pixels of the crop, over the keypoints that "
             "FP32 scores above 0.2.")
     return (figure("Disagreement with FP32", caption, charts.bars(bars, "% of keypoints")),
