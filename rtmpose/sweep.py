@@ -161,13 +161,13 @@ def is_current(summary: Path, arguments: list[str]) -> bool:
 
 
 def run_step(script: str, arguments: list[str], log: Path) -> None:
-    """Run one of the kit's scripts; what it prints goes into ``log``.
+    """Run one of the kit's scripts; what it prints is added to ``log``.
 
     Raises:
         KitError: it failed.
     """
     start = time.perf_counter()
-    with open(log, "w", encoding="utf-8") as output:
+    with open(log, "a", encoding="utf-8") as output:
         code = subprocess.run([sys.executable, os.path.relpath(_ROOT / script), *arguments], stdout=output,
                               stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False).returncode
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
