@@ -16,7 +16,7 @@ from rtmpose.files import make_folder, read_json, sha256
 from rtmpose.machine import describe_machine, describe_versions
 
 _ROOT = Path(__file__).resolve().parents[1]
-_PICTURES = 2
+_PICTURES = 2  # of the worst images, and of the best
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,9 @@ def run_sweep(settings: Settings) -> list[Cell]:
     references: dict[int, Path] = {}
     for number, cell in enumerate(cells, 1):
         progress = f"cell {number}/{len(cells)}: {cell.precision}, batch {cell.batch}"
-        crops = f"{name}:{','.join(map(str, (cell.batch, *shape[1:])))}"
+        shaped = f"{name}:{','.join(map(str, (cell.batch, *shape[1:])))}"
         try:
-            run_cell(cell, settings, crops, references.get(cell.batch), progress)
+            run_cell(cell, settings, shaped, references.get(cell.batch), progress)
         except KitError as error:
             cell.failure = str(error)
             print(f"{progress}: failed: {error}", flush=True)
@@ -102,13 +102,13 @@ def run_sweep(settings: Settings) -> list[Cell]:
     return cells
 
 
-def run_cell(cell: Cell, settings: Settings, crops: str, reference: Path | None, progress: str) -> None:
+def run_cell(cell: Cell, settings: Settings, shaped: str, reference: Path | None, progress: str) -> None:
     """Build a cell's engine and measure it; what was measured before from the same inputs is kept.
 
     Args:
         cell: to be run; its results are put into it.
         settings: of the sweep.
-        crops: the engine's input as ``build_engine.py --input`` takes it.
+        shaped: the engine's input as ``build_engine.py --input`` takes it.
         reference: FP32 engine of this batch size, to be compared with.
         progress: to begin what is printed with.
 
@@ -117,9 +117,9 @@ def run_cell(cell: Cell, settings: Settings, crops: str, reference: Path | None,
     """
     calibration = ["--calibration", settings.calibration] if cell.precision == "int8" else []
     print(f"{progress}: build", flush=True)
-    run_step("build_engine.py", ["--model_path", settings.model, "--input", crops, "--precision", cell.precision,
-                                 "--backend", settings.backend, "--engine_path", str(cell.engine), *calibration],
-             cell.folder / "build.txt")
+    build = ["--model_path", settings.model, "--input", shaped, "--precision", cell.precision,
+             "--backend", settings.backend, "--engine_path", str(cell.engine), *calibration]
+    run_step("build_engine.py", build, cell.folder / "build.txt")
     measure = [*settings.extra, "--engine", str(cell.engine), "--datasets", settings.datasets]
     compared = ["--reference", str(reference)] if reference else []
     cell.accuracy = run_inference(cell.folder / "accuracy", f"{progress}: accuracy",
@@ -150,7 +150,8 @@ def run_inference(folder: Path, progress: str, arguments: list[str]) -> dict[str
 
 
 def is_current(summary: Path, arguments: list[str]) -> bool:
-    """Whether a ``summary.json`` is what inference.py would measure here again with these arguments."""
+    """Whether a ``summary.json`` is of what inference.py would do here with these arguments; changes of the kit's own
+    code are not seen."""
     try:
         found = read_json(summary, "a summary.json")
         return (shlex.split(found["command"])[2:] == arguments and found["machine"] == describe_machine()
