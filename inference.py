@@ -76,7 +76,7 @@ def main() -> int:
         reference = load_reference(args, engine)
         persons = choose_persons(args, engine)
         measured = measure_accuracy(engine, persons, args.flip_test, output, args.visualize, reference)
-    summary = report.summarize(engine.record, args.engine, measured)
+    summary = report.summarize(engine.record, args.engine, measured, input_files(args))
     print()
     print(report.table(summary))
     if output:
@@ -89,6 +89,12 @@ def run_scenario(args: argparse.Namespace, engine: Engine, output: Path) -> dict
     load = Load(args.scenario, not args.perf_only, args.min_duration, args.target_qps, args.target_latency)
     persons = choose_persons(args, engine) if args.datasets or load.accuracy else None
     return measure_scenario(engine, load, persons, output)
+
+
+def input_files(args: argparse.Namespace) -> list[Path]:
+    """The files of the command line that a result depends on; images are taken to belong to their annotations."""
+    annotations = Path(args.datasets) / ANNOTATIONS if args.datasets else None
+    return [Path(path) for path in (args.engine, args.reference, annotations, args.detections) if path]
 
 
 def load_reference(args: argparse.Namespace, engine: Engine) -> Engine | None:

@@ -165,6 +165,11 @@ def check_input(model: onnx.ModelProto, path: str | Path, name: str, shape: Sequ
                        "they must agree")
 
 
+def read_input(model: onnx.ModelProto) -> tuple[str, tuple[int | None, ...]]:
+    """Name and shape of a graph's input; None where a size is dynamic."""
+    return model.graph.input[0].name, _shape(model.graph.input[0])
+
+
 def read_contract(model: onnx.ModelProto, path: str | Path) -> Contract:
     """What a graph with a fixed batch size takes and gives.
 

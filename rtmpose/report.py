@@ -1,21 +1,27 @@
 """What a run says: the summary for programs, the table row for people."""
 
+import csv
+import io
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from rtmpose.engines.record import Record
+from rtmpose.engines.record import Record, command_line, now
+from rtmpose.files import sha256
 from rtmpose.machine import describe_machine, describe_versions
 
-_HEADER = ("Model", "BatchSize", "Precision", "Backend", "FPS", "AP@0.5", "AP@0.5:0.95")
+HEADER = ("Model", "BatchSize", "Precision", "Backend", "FPS", "AP@0.5", "AP@0.5:0.95")
 
 
-def summarize(record: Record, engine: str | Path, measured: dict[str, Any]) -> dict[str, Any]:
-    """One result with all that it takes to trace it: engine, machine and versions.
+def summarize(record: Record, engine: str | Path, measured: dict[str, Any], inputs: Iterable[str | Path]
+              ) -> dict[str, Any]:
+    """One result with all that it takes to trace it: engine, command, files, machine and versions.
 
     Args:
         record: of the engine that ran.
         engine: its file.
         measured: what this run measured.
+        inputs: files that decide the result, to be named with their SHA-256.
     """
     return {
         **measured,
@@ -28,24 +34,44 @@ def summarize(record: Record, engine: str | Path, measured: dict[str, Any]) -> d
                    "source": record.source, "built_at": record.built_at, "command": record.command,
                    "calibration": record.calibration, "measured_fps": record.measured_fps,
                    "bytes": record.engine_bytes},
+        "command": command_line(),
+        "measured_at": now(),
+        "inputs": {str(path): sha256(path) for path in inputs},
         "machine": describe_machine(),
         "versions": describe_versions(),
     }
 
 
-def table(summary: dict[str, Any]) -> str:
-    """A Markdown table with one row, in the shape of the published results; what was not measured is a dash."""
-    engine = summary["engine"]
-    model = Path(engine["source"].get("config", engine["onnx"])).stem
-    measured = (("fps", ".2f"), ("AP50", ".3f"), ("AP", ".3f"))
-    cells = (model, str(summary["batch"]), _precision(summary), summary["backend"],
-             *(format(summary[key], digits) if key in summary else "-" for key, digits in measured))
-    widths = [max(map(len, column)) for column in zip(_HEADER, cells, strict=True)]
-    rows = (_HEADER, tuple("-" * width for width in widths), cells)
+def table(*summaries: dict[str, Any]) -> str:
+    """A Markdown table with a row a summary, in the shape of the published results; what was not measured is a dash."""
+    cells = [row(summary) for summary in summaries]
+    widths = [max(map(len, column)) for column in zip(HEADER, *cells, strict=True)]
+    rows = (HEADER, tuple("-" * width for width in widths), *cells)
     return "\n".join("| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in rows)
 
 
-def _precision(summary: dict[str, Any]) -> str:
+def csv_text(summaries: Iterable[dict[str, Any]]) -> str:
+    """The table as CSV, with unrounded numbers and the latency of a batch in milliseconds beside them."""
+    latencies = ("mean", "median", "p90", "p99")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow((*HEADER, *(f"{name} ms" for name in latencies)))
+    for summary in summaries:
+        writer.writerow((*row(summary)[:4], *(summary.get(key, "") for key in ("fps", "AP50", "AP")),
+                         *(summary["latency_ms"][name] for name in latencies)))
+    return text.getvalue()
+
+
+def row(summary: dict[str, Any]) -> tuple[str, ...]:
+    """A summary's cells under :data:`HEADER`."""
+    engine = summary["engine"]
+    model = Path(engine["source"].get("config", engine["onnx"])).stem
+    measured = (("fps", ".2f"), ("AP50", ".3f"), ("AP", ".3f"))
+    return (model, str(summary["batch"]), precision(summary), summary["backend"],
+            *(format(summary[key], digits) if key in summary else "-" for key, digits in measured))
+
+
+def precision(summary: dict[str, Any]) -> str:
     """What the engine computes in, and what was asked for where that is another."""
     computed, asked = summary["precision"], summary["requested_precision"]
     return computed if computed == asked else f"{computed} (asked: {asked})"

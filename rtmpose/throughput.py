@@ -23,7 +23,7 @@ def measure_throughput(engine: Engine, folder: str | None, warmup: int, iteratio
         iterations, duration: at least so many batches, and seconds.
 
     Returns:
-        ``fps``, ``latency_ms`` and what they are of.
+        ``fps``, ``latency_ms`` and what they are of; ``percentiles_ms`` is the latency's distribution.
     """
     crops, source = throughput_input(folder, engine)
     latencies = {}
@@ -42,6 +42,7 @@ def measure_throughput(engine: Engine, folder: str | None, warmup: int, iteratio
         "fps": headline["fps"],
         "fps_of": what,
         "latency_ms": {key: headline[key] for key in ("mean", "median", "p90", "p99")},
+        "percentiles_ms": headline["percentiles_ms"],
         "spread": headline["spread"],
         "iterations": headline["iterations"],
         "warmup": warmup,
@@ -70,8 +71,8 @@ def throughput_input(folder: str | None, engine: Engine) -> tuple[np.ndarray, st
     return np.stack([crop.normalize(image) for image in pixels]), "random pixels"
 
 
-def describe_timing(samples: np.ndarray, batch: int) -> dict[str, float]:
+def describe_timing(samples: np.ndarray, batch: int) -> dict[str, Any]:
     """Milliseconds a batch and persons a second."""
     latency = timing.describe_latency(samples)
-    return {**latency, "spread": timing.spread(samples), "iterations": len(samples),
-            "fps": batch / latency["mean"] * 1e3}
+    return {**latency, "percentiles_ms": timing.percentiles(samples), "spread": timing.spread(samples),
+            "iterations": len(samples), "fps": batch / latency["mean"] * 1e3}

@@ -37,6 +37,11 @@ def describe_latency(samples: Sequence[float] | np.ndarray) -> dict[str, float]:
     return {"mean": float(np.mean(samples)), "median": float(median), "p90": float(p90), "p99": float(p99)}
 
 
+def percentiles(samples: Sequence[float] | np.ndarray) -> list[float]:
+    """The distribution of samples in 101 numbers, in their unit: the least, percentiles 1 to 99, the greatest."""
+    return [round(float(value), 4) for value in np.percentile(samples, range(101))]
+
+
 def spread(samples: Sequence[float] | np.ndarray) -> float:
     """Standard deviation as a share of the mean: how steady the machine was."""
     return float(np.std(samples) / np.mean(samples))

@@ -35,6 +35,15 @@ install_once() {
   echo "$state" >"$stamp"
 }
 
+check_model() {
+  [ -f "$model" ] || die "$model: no such file, expected the ONNX graph; make it with: python3 export.py --weight CHECKPOINT.pth --cfg rtmpose-m_8xb256-420e_coco-256x192.py --output rtmpose.onnx && onnxsim rtmpose.onnx $model"
+}
+
+check_datasets() {
+  [ -n "$datasets" ] || die "DATASETS_DIR is not set, expected COCO's folder; set it or give --datasets DIR (scripts/download.sh fetches COCO val2017)"
+  [ -d "$datasets" ] || die "$datasets: no such folder, expected COCO's; set DATASETS_DIR or --datasets to it (scripts/download.sh fetches COCO val2017)"
+}
+
 # The options of the two infer_*.sh scripts, into bs, model, engine, input, datasets and extra.
 parse_infer_options() {
   bs=32 model=${MODEL:-rtmpose_opt.onnx} engine='' input='' datasets=${DATASETS_DIR:-} extra=()
@@ -59,5 +68,5 @@ parse_infer_options() {
   [[ $bs =~ ^[1-9][0-9]*$ ]] || die "batch size '$bs': expected a whole number from 1, as in --bs 32 or --input input:32,3,256,192"
   input=${input:-input:$bs,3,256,192}
   engine=${engine:-rtmpose_bs_${bs}_fp16.engine}
-  [ -f "$model" ] || die "$model: no such file, expected the ONNX graph; make it with: python3 export.py --weight CHECKPOINT.pth --cfg rtmpose-m_8xb256-420e_coco-256x192.py --output rtmpose.onnx && onnxsim rtmpose.onnx $model"
+  check_model
 }

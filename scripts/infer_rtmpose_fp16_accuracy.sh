@@ -13,8 +13,7 @@ set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 parse_infer_options "$@"
-[ -n "$datasets" ] || die "DATASETS_DIR is not set, expected COCO's folder; set it or give --datasets DIR (scripts/download.sh fetches COCO val2017)"
-[ -d "$datasets" ] || die "$datasets: no such folder, expected COCO's; set DATASETS_DIR or --datasets to it (scripts/download.sh fetches COCO val2017)"
+check_datasets
 
 "$python" "$root/build_engine.py" --model_path "$model" --input "$input" --precision fp16 --engine_path "$engine"
 exec "$python" "$root/inference.py" --engine "$engine" --batchsize "$bs" --input_name "${input%%:*}" \

@@ -75,7 +75,7 @@ def test_is_bash(script):
     subprocess.run(["bash", "-n", str(script)], check=True)
 
 
-@pytest.mark.parametrize("script", ["setup.sh", "download.sh", ACCURACY, PERFORMANCE])
+@pytest.mark.parametrize("script", ["setup.sh", "download.sh", "benchmark.sh", ACCURACY, PERFORMANCE])
 def test_help(run, calls, script):
     result = run(script, "--help")
     assert result.returncode == 0
@@ -140,6 +140,28 @@ def test_options_reach_the_kit(run, work, calls):
 def test_exit_code_is_the_kits(run, work, calls, stage):
     assert run(ACCURACY, "--datasets", "coco", FAIL=stage, CODE="3").returncode == 3
     assert calls()[-1].startswith(f"{ROOT}/{stage}")
+
+
+def test_benchmark(run, work, calls):
+    assert run("benchmark.sh", DATASETS_DIR="coco").returncode == 0
+    run("benchmark.sh", "--datasets", "coco", "--calibration", "other", "--batches", "4", "--backend", "tensorrt",
+        "--output", "out", "--", "--limit", "2")
+    run("benchmark.sh", "--datasets", "coco", "--precisions", "int8", "--calibration", "other", FAIL="sweep.py",
+        CODE="1")
+    sweep = f"{ROOT}/scripts/sweep.py --model rtmpose_opt.onnx --datasets coco"
+    assert calls() == [
+        f"{sweep} --precisions fp32 fp16 --batches 1 8 32 --backend auto --output benchmark",
+        f"{sweep} --calibration other --precisions fp32 fp16 int8 --batches 4 --backend tensorrt --output out"
+        " -- --limit 2",
+        f"{sweep} --calibration other --precisions int8 --batches 1 8 32 --backend auto --output benchmark"]
+
+
+def test_benchmark_refuses(run, work, calls):
+    assert "DATASETS_DIR is not set" in refusal(run("benchmark.sh"))
+    assert "nowhere: no such folder" in refusal(run("benchmark.sh", "--datasets", "nowhere"))
+    assert "other.onnx: no such file" in refusal(run("benchmark.sh", "--model", "other.onnx", "--datasets", "coco"))
+    assert "--frobnicate: no such option" in refusal(run("benchmark.sh", "--frobnicate", "1"))
+    assert calls() == []
 
 
 def test_setup_without_a_python(run, venv):

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Every precision and batch size: build, accuracy, throughput. Writes table.md, results.csv, results.json and report.html.
+# The same command again goes on where it was stopped: what is measured is not measured again, unless its inputs changed.
+#
+#   bash scripts/benchmark.sh [options] [-- options of inference.py]
+#
+#   --model FILE        ONNX graph (default: $MODEL, else rtmpose_opt.onnx)
+#   --datasets DIR      the set that AP is measured on (default: $DATASETS_DIR)
+#   --calibration DIR   the set that INT8 is calibrated with; not the one that AP is measured on
+#   --precisions LIST   (default: "fp32 fp16", and int8 where --calibration is given)
+#   --batches LIST      (default: "1 8 32")
+#   --backend NAME      as build_engine.py takes it (default: auto)
+#   --output DIR        folder to write (default: benchmark)
+#
+# Exit codes: 0 done, 1 a cell failed, 2 a mistake, 130 interrupted.
+set -euo pipefail
+# shellcheck source=scripts/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+model=${MODEL:-rtmpose_opt.onnx} datasets=${DATASETS_DIR:-} calibration='' precisions='' batches='1 8 32'
+backend=auto output=benchmark extra=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    -h | --help) usage; exit ;;
+    --) extra=("$@"); break ;;
+  esac
+  [ $# -ge 2 ] || die "$1: expected a value after it, or it is no option (see --help)"
+  case $1 in
+    --model) model=$2 ;;
+    --datasets) datasets=$2 ;;
+    --calibration) calibration=$2 ;;
+    --precisions) precisions=$2 ;;
+    --batches) batches=$2 ;;
+    --backend) backend=$2 ;;
+    --output) output=$2 ;;
+    *) die "$1: no such option (see --help); options of inference.py go after --" ;;
+  esac
+  shift 2
+done
+read -ra precisions <<<"${precisions:-fp32 fp16${calibration:+ int8}}"
+read -ra batches <<<"$batches"
+check_model
+check_datasets
+
+exec "$python" "$root/scripts/sweep.py" --model "$model" --datasets "$datasets" \
+  ${calibration:+--calibration "$calibration"} --precisions "${precisions[@]}" --batches "${batches[@]}" \
+  --backend "$backend" --output "$output" "${extra[@]}"

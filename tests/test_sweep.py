@@ -1,0 +1,171 @@
+"""scripts/benchmark.sh: a small sweep, the same again, and what is written of it."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from rtmpose import charts, sweep
+from rtmpose.page import draw_page
+from rtmpose.report import table
+from rtmpose.sweep import Cell
+
+CELLS = [("fp32", 1), ("fp32", 2), ("fp16", 1), ("fp16", 2)]
+
+
+def benchmark(model: Path, datasets: Path, output: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """The script, with as little to time as it takes."""
+    command = ["bash", ROOT / "scripts/benchmark.sh", "--model", model, "--datasets", datasets, "--output", output,
+               "--batches", "1 2", "--backend", "onnxruntime", *options,
+               "--", "--warmup", "1", "--iterations", "3", "--duration", "0.1"]
+    return subprocess.run(list(map(str, command)), cwd=output.parent, env={**os.environ, "VENV": sys.prefix},
+                          capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.fixture(scope="module")
+def swept(model_files: dict[str, Path], drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a sweep over FP32 and FP16, one and two crops."""
+    output = tmp_path_factory.mktemp("sweep") / "out"
+    done = benchmark(model_files["onnx"], drawn, output)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [line for line in done.stdout.splitlines() if line.startswith("cell")][-1] == (
+        "cell 4/4: fp16, batch 2: throughput")
+    return output
+
+
+def read(output: Path, precision: str, batch: int) -> Cell:
+    """A cell from its files."""
+    folder = output / f"cells/{precision}_bs{batch}"
+    return Cell(precision, batch, folder, output / f"engines/{precision}_bs{batch}.engine",
+                *(json.loads((folder / mode / "summary.json").read_text()) for mode in ("accuracy", "throughput")))
+
+
+def test_reports_agree_with_the_summaries(swept: Path) -> None:
+    cells = [read(swept, *cell) for cell in CELLS]
+    assert (swept / "table.md").read_text() == table(*(cell.summary for cell in cells)) + "\n"
+    with open(swept / "results.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(int(row["BatchSize"]), float(row["FPS"]), float(row["AP@0.5:0.95"]), float(row["p99 ms"]))
+            for row in rows] == [(cell.batch, cell.throughput["fps"], cell.accuracy["AP"],
+                                  cell.throughput["latency_ms"]["p99"]) for cell in cells]
+    assert [row["Precision"] for row in rows] == ["fp32"] * 2 + ["fp32 (asked: fp16)"] * 2
+    assert json.loads((swept / "results.json").read_text()) == [
+        {"precision": cell.precision, "batch": cell.batch, "failure": "", "accuracy": cell.accuracy,
+         "throughput": cell.throughput} for cell in cells]
+    for cell in cells:
+        reference = cell.accuracy.get("agreement", {}).get("reference", {}).get("sha256")
+        assert reference == (None if cell.precision == "fp32" else
+                             read(swept, "fp32", cell.batch).accuracy["engine"]["sha256"])
+        percentiles = cell.throughput["percentiles_ms"]
+        assert len(percentiles) == 101 and percentiles == sorted(percentiles)
+        assert percentiles[50] == pytest.approx(cell.throughput["latency_ms"]["median"], abs=1e-4)
+
+
+class Page(HTMLParser):
+    """Balanced tags, and all text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open, self.text, self.links = [], "", []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+        self.links += [value for name, value in attributes if name in ("src", "href", "xlink:href")]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data + "\n"
+
+
+def test_page_stands_alone_and_holds_the_numbers(swept: Path) -> None:
+    content = (swept / "report.html").read_text()
+    page = Page(content)
+    assert page.open == []
+    assert page.links and all(link.startswith("data:image/jpeg;base64,") for link in page.links)
+    assert not any(word in content for word in ("http:", "https:", "url(", "@import", "<script"))
+    for cell in (read(swept, *cell) for cell in CELLS):
+        for text in (f"{cell.throughput['fps']:.2f}", f"{cell.accuracy['AP']:.3f}", cell.throughput["fps_of"],
+                     cell.throughput["command"], cell.accuracy["engine"]["command"],
+                     f"batch {cell.batch}: {cell.throughput['latency_ms']['median']:.4g} ms"):
+            assert text in page.text
+
+
+def test_page_escapes_and_draws_one_cell(swept: Path) -> None:
+    """Without FP32, too: then there is nothing to agree with."""
+    cell = read(swept, "fp16", 2)
+    del cell.accuracy["agreement"]
+    cell.throughput["engine"]["source"]["config"] = "<i>&.py"
+    failed = Cell("int8", 2, cell.folder, cell.engine, failure="<script>alert(1)</script>")
+    content = draw_page([cell, failed])
+    page = Page(content)
+    assert page.open == [] and "<script" not in content and "<i>" not in content
+    assert "int8, batch 2 failed: " in page.text and "<script>alert(1)</script>" in page.text
+    assert "RTMPose sweep: <i>&" in page.text and "Disagreement" not in page.text
+
+
+def test_again_measures_only_what_changed_and_a_failed_cell_does_not_stop_it(
+        swept: Path, model_files: dict[str, Path], drawn: Path) -> None:
+    stale = swept / "cells/fp32_bs2/throughput/summary.json"
+    content = json.loads(stale.read_text())
+    content["inputs"] = {path: "0" * 64 for path in content["inputs"]}
+    stale.write_text(json.dumps(content))
+    results = [*swept.glob("cells/*/*/summary.json"), *swept.glob("engines/*")]
+    before = {path: path.stat().st_mtime_ns for path in results}
+    assert len(before) == 16
+    done = benchmark(model_files["onnx"], drawn, swept, "--precisions", "fp32 fp16 int8", "--calibration", "nowhere")
+    assert done.returncode == 1, done.stderr
+    assert [path for path, changed in before.items() if path.stat().st_mtime_ns != changed] == [stale]
+    assert done.stdout.count(": kept, ") == 7
+    assert done.stdout.count(": failed: build_engine.py: error: nowhere: no such folder") == 2
+    lines = (swept / "table.md").read_text().splitlines()
+    assert len([line for line in lines if line.startswith("|")]) == 2 + 4
+    assert len([line for line in lines if line.startswith("Failed: int8, batch ")]) == 2
+    assert [bool(cell["failure"]) for cell in json.loads((swept / "results.json").read_text())] == [False] * 4 + [
+        True] * 2
+    assert "int8, batch 2 failed: " in Page((swept / "report.html").read_text()).text
+
+
+@pytest.mark.parametrize("key", ["command", "machine", "versions", "inputs"])
+def test_a_result_is_of_its_facts(swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    monkeypatch.chdir(swept.parent)
+    found = read(swept, "fp16", 1).accuracy
+    arguments = found["command"].split()[2:]
+    assert sweep.is_current(swept / "cells/fp16_bs1/accuracy/summary.json", arguments)
+    other = {"command": found["command"] + " --flip_test", "machine": {**found["machine"], "cores": 1000},
+             "versions": {**found["versions"], "onnx": "0"}, "inputs": {**found["inputs"], "nowhere": "0"}}
+    for changed in ({**found, key: other[key]}, {name: value for name, value in found.items() if name != key}):
+        path = tmp_path / "summary.json"
+        path.write_text(json.dumps(changed))
+        assert not sweep.is_current(path, arguments)
+
+
+def test_all_cells_failed(model_files: dict[str, Path], drawn: Path, tmp_path: Path) -> None:
+    done = benchmark(model_files["onnx"], drawn, tmp_path / "out", "--precisions", "int8", "--calibration", "nowhere")
+    assert done.returncode == 2
+    assert "all 2 cells failed; the first: build_engine.py: error: nowhere" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("low", "high", "expected"), [
+    (0, 79.4, [0, 20, 40, 60, 80]), (0, 0, [0, 0.2]), (0.8635, 0.8835, [0.86, 0.865, 0.87, 0.875, 0.88, 0.885]),
+    (-1, -1, [-1, -0.8])])
+def test_linear_ticks(low: float, high: float, expected: list[float]) -> None:
+    assert charts.linear_ticks(low, high) == expected
+
+
+@pytest.mark.parametrize(("low", "high", "expected"), [
+    (24, 410, [20, 50, 100, 200, 500]), (10, 10, [10, 20]), (0.5, 1, [0.5, 1]),
+    (0.3, 9000, [0.1, 1, 10, 100, 1000, 10000])])
+def test_log_ticks(low: float, high: float, expected: list[float]) -> None:
+    assert charts.log_ticks(low, high) == expected
