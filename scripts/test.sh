@@ -9,6 +9,7 @@ export VENV=$venv
 
 bash "$root/scripts/setup.sh"
 install_once requirements-test.txt
+install_once requirements-compare.txt --no-deps
 
 # Only built here: its wheels were made for NumPy 1.
 xtcocotools_works() { "$venv/bin/python" -c 'import xtcocotools._mask' 2>/dev/null; }

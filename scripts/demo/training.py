@@ -16,7 +16,7 @@ from demo.learner import Learner
 from rtmpose import score, simcc
 from rtmpose.coco import PersonSet, load_persons
 from rtmpose.files import write_bytes
-from rtmpose.pipeline import Crop, batches, iterate_crops
+from rtmpose.pipeline import Batch, decode, iterate_batches, to_estimates
 
 VALIDATION_SEED, VALIDATION_IMAGES = 987_654, 60
 _VALIDATION_BATCH = 64
@@ -60,16 +60,16 @@ def _train_round(learner: Learner, crops: np.ndarray, keypoints: np.ndarray, bar
         bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
 
 
-def _draw_validation(folder: Path) -> tuple[PersonSet, list[Crop]]:
+def _draw_validation(folder: Path) -> tuple[PersonSet, list[Batch]]:
     """The fixed validation set, a data set of a seed of its own, and its crops."""
     make_dataset(folder, VALIDATION_IMAGES, VALIDATION_SEED)
     persons = load_persons(folder)
-    return persons, list(iterate_crops(persons.images, INPUT_SIZE))
+    return persons, list(iterate_batches(persons.images, INPUT_SIZE, _VALIDATION_BATCH))
 
 
-def validate(learner: Learner, persons: PersonSet, crops: list[Crop]) -> str:
+def validate(learner: Learner, persons: PersonSet, batches: list[Batch]) -> str:
     """A line with AP, AP at OKS 0.5 and the median error in crop pixels of the average weights."""
-    estimates = _estimate(learner, crops)
+    estimates = _estimate(learner, batches)
     metrics, _ = score.evaluate(score.to_results(estimates), persons)
     annotations = persons.annotations["annotations"]
     truth = np.stack([np.reshape(annotations[e.person.index]["keypoints"], (-1, 3)) for e in estimates])
@@ -80,17 +80,14 @@ def validate(learner: Learner, persons: PersonSet, crops: list[Crop]) -> str:
 
 
 @torch.no_grad()
-def _estimate(learner: Learner, crops: list[Crop]) -> list[score.Estimate]:
+def _estimate(learner: Learner, batches: list[Batch]) -> list[score.Estimate]:
     """Keypoints in the image by the average weights."""
     estimates = []
     with learner.averaged() as model:
-        for batch in batches(crops, _VALIDATION_BATCH):
-            logits = model.head(model.backbone(learner.to_input(np.stack([crop.pixels for crop in batch]))))
-            keypoints, scores = simcc.decode(*(axis.cpu().numpy() for axis in logits), INPUT_SIZE)
-            centers, scales = np.stack([crop.center for crop in batch]), np.stack([crop.scale for crop in batch])
-            keypoints = simcc.crop_to_image(keypoints, centers, scales, INPUT_SIZE)
-            estimates += [score.Estimate(crop.person, *parts)
-                          for crop, *parts in zip(batch, keypoints, scores, scales, strict=True)]
+        for batch in batches:
+            logits = model.head(model.backbone(learner.to_input(batch.pixels[:len(batch.crops)])))
+            found = decode(*(axis.cpu().numpy() for axis in logits), INPUT_SIZE)
+            estimates += to_estimates(batch.crops, *found, INPUT_SIZE)
     return estimates
 
 
