@@ -51,12 +51,16 @@ def measure_throughput(engine: Engine, folder: str | None, warmup: int, iteratio
     }
 
 
-def compare_fps(engines: Sequence[Engine], rounds: int = 7) -> list[float]:
-    """Persons a second of engines for the same input, by the median of ``rounds`` batches, run in turn."""
+def compare_fps(engines: Sequence[Engine], turns: int = 4) -> list[float]:
+    """Persons a second of engines for the same input, by the median of batches.
+
+    Each engine has ``turns`` of three batches, of which the first is not counted: the threads of the engine before it
+    may still be waiting for work at full speed then. Nor is the first turn.
+    """
     crops, _ = throughput_input(None, engines[0])
     timers = [next(iter(engine.timers(crops).values())) for engine in engines]
-    samples = np.array([[timer() for timer in timers] for _ in range(rounds + 1)])
-    return [float(engines[0].record.batch / ms * 1e3) for ms in np.median(samples[1:], axis=0)]
+    samples = np.array([[[timer() for _ in range(3)][1:] for timer in timers] for _ in range(turns)])
+    return [engines[0].record.batch / float(ms) * 1e3 for ms in np.median(samples[1:], axis=(0, 2))]
 
 
 def throughput_input(folder: str | None, engine: Engine) -> tuple[np.ndarray, str]:
