@@ -18,7 +18,7 @@ from rtmpose.engines import BACKENDS, choose_backends
 from rtmpose.engines.record import Record, command_line, find_built, now, record_path, write_record
 from rtmpose.errors import KitError
 from rtmpose.files import put_in_place, sha256, temporary_beside
-from rtmpose.precision import Kept, scale_final_convolutions, to_fp16
+from rtmpose.precision import Kept, to_fp16
 from rtmpose.quantization import Block
 from rtmpose.throughput import compare_fps
 
@@ -49,7 +49,7 @@ def main() -> int:
     name, shape = args.input
     model = graph.load(args.model_path)
     graph.check_input(model, args.model_path, name, shape)
-    if args.calibration and model.graph.input[0].type.tensor_type.shape.dim[0].HasField("dim_value"):
+    if args.calibration and graph.read_input(model)[1][0] is not None:
         raise KitError(f"{args.model_path}: has a fixed batch size, and INT8 is calibrated with another; give the file "
                        "that export.py wrote, whose batch is dynamic")
     crops = calibration.load_calibration_set(args.calibration, shape[:1:-1]) if args.calibration else None
@@ -127,8 +127,7 @@ def set_precision(model: ModelProto, fixed: ModelProto, wanted: Record, backend:
         ranges, blocks = calibration.calibrate(model, wanted.onnx_sha256, form, crops, cache)
         print(describe_blocks(blocks), flush=True)
         half = form.half
-        fixed = scale_final_convolutions(fixed) if half else fixed
-        fixed = quantization.insert_quantization(fixed, ranges, form, quantization.kept_nodes(fixed, blocks))
+        fixed = quantization.quantize(fixed, ranges, form, blocks)
     if not half:
         return fixed
     typed, kept = to_fp16(fixed)

@@ -16,8 +16,6 @@ sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
 from common import Parser, run
 
 import argparse
-import contextlib
-import io
 from collections.abc import Iterator
 
 import numpy as np
@@ -27,10 +25,10 @@ from tqdm import tqdm
 
 from rtmpose import calibration, precision, quantization, score
 from rtmpose.agreement import crop_distances, describe_agreement
-from rtmpose.coco import PersonSet, load_persons
+from rtmpose.coco import load_persons
 from rtmpose.emulation import round_like_fp16, session
 from rtmpose.engines import backend
-from rtmpose.graph import INPUT, OUTPUTS, load, simplify
+from rtmpose.graph import INPUT, OUTPUTS, load, read_input, simplify
 from rtmpose.pipeline import Batch, decode, iterate_batches, to_estimates
 from rtmpose.score import Estimate
 
@@ -48,8 +46,7 @@ def graphs(model: onnx.ModelProto, shape: tuple[int, ...], crops: calibration.Ca
     form = backend("tensorrt").INT8_FORM
     ranges = quantization.find_ranges(fixed, form, crops.batches)
     blocks = quantization.measure_sensitivity(fixed, ranges, form, crops.batches)
-    quantized = quantization.insert_quantization(precision.scale_final_convolutions(fixed), ranges, form,
-                                                 quantization.kept_nodes(fixed, blocks))
+    quantized = quantization.quantize(fixed, ranges, form, blocks)
     yield "INT8, the rest FP16", round_like_fp16(precision.to_fp16(quantized)[0])
 
 
@@ -61,12 +58,6 @@ def estimate(model: onnx.ModelProto, batches: list[Batch], size: tuple[int, int]
         found = decode(*(axis[:len(batch.crops)] for axis in logits), size)
         estimates += to_estimates(batch.crops, *found, size)
     return estimates
-
-
-def average_precision(estimates: list[Estimate], persons: PersonSet) -> float:
-    """COCO's AP."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        return score.evaluate(score.to_results(estimates), persons)[0]["AP"]
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -82,7 +73,7 @@ def main() -> int:
     """Measure and print."""
     args = parse_arguments()
     model = load(args.model_path)
-    height, width = (d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim[2:])
+    _, (*_, height, width) = read_input(model)
     size = width, height
     persons = load_persons(args.datasets)
     batches = list(iterate_batches(persons.images, size, BATCH))
@@ -92,7 +83,7 @@ def main() -> int:
     calibrating = calibration.load_calibration_set(args.calibration, size)
     for name, graph in graphs(model, (BATCH, 3, height, width), calibrating):
         estimates = estimate(graph, batches, size)
-        ap = average_precision(estimates, persons)
+        ap = score.evaluate(score.to_results(estimates), persons)[0]["AP"]
         reference = reference or (estimates, ap)
         scores = np.stack([one.scores for one in reference[0]])
         bin_width = width / graph.graph.output[0].type.tensor_type.shape.dim[2].dim_value

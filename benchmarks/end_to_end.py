@@ -27,6 +27,7 @@ from rtmpose import crop, simcc
 from rtmpose.coco import PersonSet, load_persons
 from rtmpose.engines import Engine, load_engine
 from rtmpose.pipeline import estimate, iterate_batches, read_image
+from rtmpose.throughput import headline_timer
 
 
 def compare(engine: Engine, persons: PersonSet, rounds: int) -> None:
@@ -34,7 +35,7 @@ def compare(engine: Engine, persons: PersonSet, rounds: int) -> None:
     batch = engine.record.batch
     runs = -(-persons.number // batch)
     first = next(iter(iterate_batches(persons.images, engine.record.input_size, batch)))
-    timer = next(iter(engine.timers(first.pixels).values()))
+    timer = headline_timer(engine, first.pixels)
 
     def alone() -> float:
         return runs * batch / sum(timer() for _ in range(runs)) * 1e3

@@ -26,8 +26,6 @@ from tqdm import tqdm
 from rtmpose import graph
 from rtmpose.precision import LARGEST, SPARE
 
-_PRODUCTS = ("Conv", "MatMul", "Gemm")
-
 
 def with_magnitudes(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
     """Let a graph give the largest and the smallest non-zero magnitude of each of its tensors and hidden sums.
@@ -44,7 +42,7 @@ def with_magnitudes(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]
         if node.op_type == "Constant":
             continue
         names += node.output
-        if node.op_type in _PRODUCTS:
+        if node.op_type in graph.PRODUCTS:
             names.append(f"{node.name}: sum of magnitudes")
             nodes += _sum_of_magnitudes(node, names[-1])
         elif node.op_type == "ReduceL2":

@@ -68,7 +68,7 @@ def main() -> int:
 
 def row(args: argparse.Namespace, model: onnx.ModelProto, batch: int, ceilings: Ceilings) -> list[str]:
     """The table's cells for one batch size."""
-    height, width = (d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim[2:])
+    _, (*_, height, width) = graph.read_input(model)
     fixed = graph.simplify(model, (batch, 3, height, width))
     limit = shortest_ms(count_work(to_fp16(fixed)[0]), ceilings)
     engine = load_engine(build(args, batch, (height, width)))

@@ -32,7 +32,7 @@ def load_subject(args: argparse.Namespace) -> tuple[onnx.ModelProto, list[np.nda
         KitError: a file is missing or broken, or the set holds too few persons.
     """
     model = graph.load(args.model_path)
-    height, width = (d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim[2:])
+    _, (*_, height, width) = graph.read_input(model)
     people = islice(iterate_crops(load_persons(args.datasets).images, (width, height)), args.persons)
     crops = [one.pixels for one in people]
     batches = [np.stack(crops[i:i + BATCH]) for i in range(0, len(crops) - BATCH + 1, BATCH)]

@@ -22,6 +22,12 @@ INPUT = "input"
 OUTPUTS = ("simcc_x", "simcc_y")
 OPSET = 17
 
+PRODUCTS = ("Conv", "MatMul", "Gemm")
+"""The operators that multiply."""
+
+Shapes = dict[str, tuple[int, tuple[int | None, ...]]]
+"""ONNX's number of the type, and the shape, of tensors by name."""
+
 RECIPE = 4
 """Counts up when the kit makes another engine of the same ONNX file, so that old engines are rebuilt."""
 
@@ -210,7 +216,7 @@ def count_arithmetic(model: onnx.ModelProto) -> dict[str, int]:
     The type is that of the operands as they reach the operator: what the arithmetic is, whatever was asked for.
     """
     return dict(Counter(kind for node, kind in _typed_nodes(model)
-                        if re.sub("^(Fused|QLinear)", "", node.op_type) in ("Conv", "MatMul", "Gemm")))
+                        if re.sub("^(Fused|QLinear)", "", node.op_type) in PRODUCTS))
 
 
 def count_layers(model: onnx.ModelProto) -> dict[str, int]:
@@ -239,15 +245,25 @@ def _typed_nodes(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, str]]
 
 def count_macs(model: onnx.ModelProto) -> dict[str, int]:
     """Multiplications of each convolution and matrix product of a graph with a fixed batch size, by the node's name."""
-    inferred = onnx.shape_inference.infer_shapes(model).graph
-    shapes = {v.name: _shape(v) for v in (*inferred.input, *inferred.value_info, *inferred.output)}
-    shapes |= {tensor.name: tuple(tensor.dims) for tensor in inferred.initializer}
-    macs = {}
-    for node in inferred.node:
-        if node.op_type in ("Conv", "MatMul"):
-            taken = shapes[node.input[1]][1:] if node.op_type == "Conv" else shapes[node.input[0]][-1:]
-            macs[node.name] = math.prod(shapes[node.output[0]]) * math.prod(taken)
-    return macs
+    shapes = infer_shapes(model)
+    return {node.name: node_macs(node, shapes) for node in model.graph.node if node.op_type in PRODUCTS}
+
+
+def infer_shapes(model: onnx.ModelProto) -> Shapes:
+    """Type and shape of all tensors of a graph."""
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    shapes = {tensor.name: (tensor.data_type, tuple(tensor.dims)) for tensor in inferred.initializer}
+    values = (*inferred.input, *inferred.value_info, *inferred.output)
+    return shapes | {value.name: (value.type.tensor_type.elem_type, _shape(value)) for value in values}
+
+
+def node_macs(node: onnx.NodeProto, shapes: Shapes) -> int:
+    """Multiplications of one of :data:`PRODUCTS`."""
+    (_, first), (_, second), (_, result) = (shapes[name] for name in (*node.input[:2], node.output[0]))
+    if node.op_type == "Conv":
+        return math.prod(second[1:]) * math.prod(result)  # input channels of a group, kernel height and width
+    transposed = any(a.name == "transA" and a.i for a in node.attribute)
+    return first[-2 if transposed else -1] * math.prod(result)
 
 
 def describe_source(config: str | Path, weights: str | Path) -> dict[str, str]:

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from rtmpose.agreement import describe_agreement
 from rtmpose.emulation import keypoints
 from rtmpose.graph import count_macs
+from rtmpose.precision import scale_final_convolutions
 
 RECIPE = 1
 """Counts up when the same crops give another calibration, so that old ones are not used."""
@@ -122,6 +123,18 @@ def find_ranges(model: onnx.ModelProto, form: Form, batches: Sequence[np.ndarray
     return {tensor: (np.ravel(data.lowest).item(), np.ravel(data.highest).item()) for tensor, data in found.items()}
 
 
+def quantize(model: onnx.ModelProto, ranges: Ranges, form: Form, blocks: Iterable[Block]) -> onnx.ModelProto:
+    """Give a network its INT8 graph; where the form asks for half, :func:`rtmpose.precision.to_fp16` is to follow.
+
+    Args:
+        model: FP32, with a fixed batch size; not changed.
+        ranges, blocks: what :func:`find_ranges` and :func:`measure_sensitivity` gave.
+        form: of INT8.
+    """
+    scaled = scale_final_convolutions(model) if form.half else model
+    return insert_quantization(scaled, ranges, form, kept_nodes(model, blocks))
+
+
 def insert_quantization(model: onnx.ModelProto, ranges: Ranges, form: Form, kept: Iterable[str] = ()
                         ) -> onnx.ModelProto:
     """Put Q/DQ nodes around a graph's convolutions.
@@ -162,14 +175,13 @@ def measure_sensitivity(model: onnx.ModelProto, ranges: Ranges, form: Form, batc
         batches: float32 (n, 3, H, W) each; the first :data:`SENSITIVITY_BATCHES` are used.
     """
     blocks, batches = group_by_block(model), batches[:SENSITIVITY_BATCHES]
-    height, width = batches[0].shape[2:]
+    pixels_per_bin = batches[0].shape[3] / model.graph.output[0].type.tensor_type.shape.dim[2].dim_value
     macs = count_macs(model)
     reference, scores = keypoints(model, batches)
     measured = []
     for name in tqdm(blocks, desc="Sensitivity", unit="block", leave=False, disable=None):
         others = [node for other, nodes in blocks.items() if other != name for node in nodes]
         found, _ = keypoints(insert_quantization(model, ranges, form, others), batches)
-        pixels_per_bin = width / model.graph.output[0].type.tensor_type.shape.dim[2].dim_value
         agreement = describe_agreement(np.abs(found.astype(np.float64) - reference), scores, pixels_per_bin)
         within = agreement.get("within_bin", 1.0)
         measured.append(Block(name, len(blocks[name]), sum(macs[node] for node in blocks[name]) / sum(macs.values()),

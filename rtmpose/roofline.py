@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from math import prod
 
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto
+
+from rtmpose.graph import PRODUCTS, Shapes, infer_shapes, node_macs
 
 _TYPES = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16"}
 _BYTES = {"fp32": 4, "fp16": 2}
@@ -45,23 +47,14 @@ class Ceilings:
 
 def count_work(model: onnx.ModelProto) -> list[Work]:
     """Every convolution and matrix product of a graph with a fixed batch size."""
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    shapes = {tensor.name: (tensor.data_type, tuple(tensor.dims)) for tensor in inferred.initializer}
-    for value in (*inferred.input, *inferred.value_info, *inferred.output):
-        tensor = value.type.tensor_type
-        shapes[value.name] = tensor.elem_type, tuple(d.dim_value for d in tensor.shape.dim)
-    return [_work(node, shapes) for node in inferred.node if node.op_type in ("Conv", "MatMul", "Gemm")]
+    shapes = infer_shapes(model)
+    return [_work(node, shapes) for node in model.graph.node if node.op_type in PRODUCTS]
 
 
-def _work(node: onnx.NodeProto, shapes: dict[str, tuple[int, tuple[int, ...]]]) -> Work:
-    kind, first = shapes[node.input[0]]
-    if node.op_type == "Conv":
-        depth = prod(shapes[node.input[1]][1][1:])  # input channels of a group, kernel height and width
-    else:
-        transposed = any(a.name == "transA" and helper.get_attribute_value(a) for a in node.attribute)
-        depth = first[-2] if transposed else first[-1]
+def _work(node: onnx.NodeProto, shapes: Shapes) -> Work:
+    kind = _TYPES[shapes[node.input[0]][0]]
     moved = sum(prod(shapes[name][1]) for name in (*node.input, *node.output) if name)
-    return Work(_TYPES[kind], 2 * depth * prod(shapes[node.output[0]][1]), _BYTES[_TYPES[kind]] * moved)
+    return Work(kind, 2 * node_macs(node, shapes), _BYTES[kind] * moved)
 
 
 def shortest_ms(work: Iterable[Work], ceilings: Ceilings) -> float:

@@ -31,6 +31,16 @@ def measure(run: Callable[[], float], warmup: int, iterations: int, duration: fl
     return np.array(samples)
 
 
+def wall_clock(work: Callable[[], object]) -> Callable[[], float]:
+    """A timer of work by the wall clock: does it and returns its milliseconds."""
+    def run() -> float:
+        start = time.perf_counter()
+        work()
+        return (time.perf_counter() - start) * 1e3
+
+    return run
+
+
 def describe_latency(samples: Sequence[float] | np.ndarray) -> dict[str, float]:
     """Mean, median, 90th and 99th percentile of samples, in their unit, and their number."""
     median, p90, p99 = np.percentile(samples, [50, 90, 99])

@@ -1,6 +1,6 @@
-"""The kernels of ``cuda_kernels.cu``: what they take, how they are compiled, and a CUDA graph of their launches.
+"""The kernels of ``cuda_kernels.cu``: what they take, and how they are compiled.
 
-Nothing here needs a GPU except :class:`Graph`: NVRTC compiles without one.
+Nothing here needs a GPU: NVRTC compiles without one.
 """
 
 from pathlib import Path

@@ -1,17 +1,17 @@
 """ONNX Runtime on the CPU: an engine is the graph as ONNX Runtime optimised it for this processor and batch."""
 
 import importlib.util
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 
-from rtmpose.engines.record import Record
+from rtmpose.engines.record import Record, check_built_here
 from rtmpose.errors import KitError
 from rtmpose.machine import cpu_name
 from rtmpose.quantization import Form
+from rtmpose.timing import wall_clock
 
 PACKAGES = "onnxruntime"
 
@@ -68,10 +68,7 @@ def load(path: str | Path, record: Record) -> "OnnxRuntimeEngine":
     Raises:
         KitError: it was built by another version or for another processor, or can't be loaded.
     """
-    here = describe()
-    if (record.version, record.device) != (here["version"], here["device"]):
-        raise KitError(f"{path}: was built by ONNX Runtime {record.version} for {record.device}, here are "
-                       f"{here['version']} and {here['device']}; build it again")
+    check_built_here(path, record, describe(), "ONNX Runtime")
     return OnnxRuntimeEngine(path, record)
 
 
@@ -96,9 +93,4 @@ class OnnxRuntimeEngine:
         return simcc_x, simcc_y
 
     def timers(self, crops: np.ndarray) -> dict[str, Callable[[], float]]:
-        def run() -> float:
-            start = time.perf_counter()
-            self.infer(crops)
-            return (time.perf_counter() - start) * 1e3
-
-        return {"wall clock of ONNX Runtime on the CPU, crops in memory": run}
+        return {"wall clock of ONNX Runtime on the CPU, crops in memory": wall_clock(lambda: self.infer(crops))}

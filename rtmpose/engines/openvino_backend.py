@@ -1,7 +1,6 @@
 """OpenVINO on the CPU: an engine is the network as OpenVINO compiled it for this processor and batch."""
 
 import importlib.util
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -9,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from rtmpose.engines.record import Record
+from rtmpose.engines.record import Record, check_built_here
 from rtmpose.errors import KitError
 from rtmpose.graph import OUTPUTS
 from rtmpose.machine import cpu_name
 from rtmpose.quantization import Form
+from rtmpose.timing import wall_clock
 
 PACKAGES = "openvino"
 
@@ -80,10 +80,7 @@ def load(path: str | Path, record: Record) -> "OpenVINOEngine":
     Raises:
         KitError: it was built by another version or for another processor, or can't be loaded.
     """
-    here = describe()
-    if (record.version, record.device) != (here["version"], here["device"]):
-        raise KitError(f"{path}: was built by OpenVINO {record.version} for {record.device}, here are "
-                       f"{here['version']} and {here['device']}; build it again")
+    check_built_here(path, record, describe(), "OpenVINO")
     return OpenVINOEngine(path, record)
 
 
@@ -105,9 +102,4 @@ class OpenVINOEngine:
         return simcc_x, simcc_y
 
     def timers(self, crops: np.ndarray) -> dict[str, Callable[[], float]]:
-        def run() -> float:
-            start = time.perf_counter()
-            self.infer(crops)
-            return (time.perf_counter() - start) * 1e3
-
-        return {"wall clock of OpenVINO on the CPU, crops in memory": run}
+        return {"wall clock of OpenVINO on the CPU, crops in memory": wall_clock(lambda: self.infer(crops))}

@@ -7,6 +7,7 @@ skipped and an engine that does not fit here be refused.
 import datetime
 import shlex
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -129,3 +130,20 @@ def find_built(engine: str | Path, wanted: Record) -> Record | None:
     except KitError:
         return None
     return record if all(getattr(record, fact) == getattr(wanted, fact) for fact in FACTS) else None
+
+
+def check_built_here(path: str | Path, record: Record, here: Mapping[str, str | None], runtime: str) -> None:
+    """Make sure that an engine of a CPU runtime fits this machine.
+
+    Args:
+        path: the engine.
+        record: its record.
+        here: the runtime's ``describe()``.
+        runtime: its name, for people.
+
+    Raises:
+        KitError: it was built by another version or for another processor.
+    """
+    if (record.version, record.device) != (here["version"], here["device"]):
+        raise KitError(f"{path}: was built by {runtime} {record.version} for {record.device}, here are "
+                       f"{here['version']} and {here['device']}; build it again")

@@ -28,6 +28,7 @@ from rtmpose.files import write_bytes
 from rtmpose.graph import OUTPUTS
 from rtmpose.machine import find_gpu
 from rtmpose.quantization import Form
+from rtmpose.timing import wall_clock
 
 PACKAGES = "tensorrt or tensorrt_rtx"
 
@@ -370,7 +371,7 @@ class TensorRTEngine:
             f"the same with host-device copies from and to pinned memory, {IN_FLIGHT} batches in flight":
                 self._intervals(self.downloads, lambda i: self._copy_and_run(self._slots[i % IN_FLIGHT])).__next__,
             "end to end by the wall clock, crops and logits in ordinary memory, one batch at a time":
-                lambda: self._wall_clock(crops),
+                wall_clock(lambda: self.infer(crops)),
         }
 
     def _intervals(self, stream: Any, work: Callable[[int], None]) -> Iterator[float]:
@@ -387,11 +388,6 @@ class TensorRTEngine:
                 ends[(i - 1) % 3].synchronize()
             if i >= 2:
                 yield ends[(i - 2) % 3].time_till(ends[(i - 1) % 3])
-
-    def _wall_clock(self, crops: np.ndarray) -> float:
-        start = time.perf_counter()
-        self.infer(crops)
-        return (time.perf_counter() - start) * 1e3
 
 
 def _close(reference: "weakref.ref[TensorRTEngine]") -> None:
