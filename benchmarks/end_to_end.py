@@ -5,7 +5,8 @@
 The engine alone is the first timer of `inference.py --perf_only`, over a batch of the set's crops and for as many
 batches as the set needs. The two take turns in one process. The last batch is rarely full, but costs a full run: the
 share that this alone leaves is printed, too. Then what each stage outside the engine costs, in microseconds of one
-core for a person.
+core for a person, and what share is left where an engine on the CPU keeps all cores busy: no order of work can be
+faster than its sum.
 """
 
 import sys
@@ -18,6 +19,7 @@ from common import run
 
 import time
 from collections.abc import Callable
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
@@ -74,14 +76,19 @@ def print_stages(engine: Engine, persons: PersonSet) -> None:
             [np.isfinite(axis).all((1, 2)) for axis in logits],
             simcc.crop_to_image(simcc.decode(*logits, size)[0], centers, scales, size)),
     }
-    for name, stage in stages.items():
-        print(f"  {name}: {cost(stage) / len(people):.1f} us")
+    costs = {name: cost(stage) / len(people) for name, stage in stages.items()}
+    for name, microseconds in costs.items():
+        print(f"  {name}: {microseconds:.1f} us")
+    if engine.record.backend != "tensorrt":
+        crops = np.stack([crop.normalize(cut) for cut in islice(cycle(cuts), engine.record.batch)])
+        alone = cost(lambda: engine.infer(crops), 5) / engine.record.batch
+        print(f"  engine: {alone:.1f} us, which leaves at most {alone / (alone + sum(costs.values())):.3f}")
 
 
-def cost(stage: Callable[[], Any]) -> float:
-    """Microseconds that the process computes, median of nine."""
+def cost(stage: Callable[[], Any], times: int = 9) -> float:
+    """Microseconds that the process computes on all cores together, median of so many times."""
     samples = []
-    for _ in range(9):
+    for _ in range(times):
         start = time.process_time()
         stage()
         samples.append(time.process_time() - start)

@@ -1,6 +1,7 @@
 """From images on disk to keypoints: reading and cropping run in threads beside the engine, in bounded memory."""
 
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -107,8 +108,8 @@ def crop_image(image: Image, input_size: tuple[int, int], rows: Sequence[np.ndar
 def iterate_batches(images: Iterable[Image], input_size: tuple[int, int], size: int) -> Iterator[Batch]:
     """All persons of all images, in order, ``size`` a batch; the last batch may hold fewer.
 
-    As many threads as there are cores prepare the next batch while this one is worked on. They write crops where the
-    engine reads them.
+    As many threads as there are cores prepare the next batch while this one is worked on, and step back where an engine
+    needs the cores itself. They write crops where the engine reads them.
 
     Raises:
         KitError: an image can't be used.
@@ -119,7 +120,7 @@ def iterate_batches(images: Iterable[Image], input_size: tuple[int, int], size: 
     waiting: deque[Future[list[Crop]]] = deque()
     crops: list[Crop] = []
     missing = size
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0)), initializer=_step_back) as pool:
         try:
             while True:
                 missing += size
@@ -136,6 +137,12 @@ def iterate_batches(images: Iterable[Image], input_size: tuple[int, int], size: 
                 yield Batch(batch, pixels)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _step_back() -> None:
+    """Lower this thread's priority: an engine's threads wait for the slowest of them, so an interruption of one costs
+    the time of all."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
 
 def _rows(input_size: tuple[int, int], size: int) -> Iterator[np.ndarray]:
