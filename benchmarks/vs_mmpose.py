@@ -24,7 +24,7 @@ import numpy as np
 from contest import contest, speed_parser
 
 from rtmpose.checkpoint import build_estimator, import_mmpose, load_state_dict, read_config
-from rtmpose.coco import ANNOTATIONS, PersonSet, load_persons
+from rtmpose.coco import ANNOTATIONS, PersonSet, load_persons, read_annotations
 from rtmpose.engines import load_engine
 from rtmpose.score import Estimate
 
@@ -68,7 +68,7 @@ def estimate(estimator: Any, loader: Any, persons: PersonSet) -> list[Estimate]:
     import torch
     with torch.no_grad():
         samples = {sample.id: sample for data in loader for sample in estimator.test_step(data)}
-    annotations = persons.annotations["annotations"]
+    annotations = read_annotations(persons.path)["annotations"]
     estimates = []
     for person in (person for image in persons.images for person in image.persons):
         sample = samples[annotations[person.index]["id"]]

@@ -1,5 +1,7 @@
 """Accuracy mode: every person through the engine, COCO's AP of the result, and agreement with a reference engine."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from rtmpose.agreement import crop_distances, describe_agreement, worst_crops
 from rtmpose.coco import PersonSet
 from rtmpose.engines import Engine
 from rtmpose.errors import KitError
-from rtmpose.files import make_folder, write_json
+from rtmpose.files import atomic_write, make_folder
 from rtmpose.picture import write_crops, write_pictures
 from rtmpose.pipeline import Run
 
@@ -20,7 +22,7 @@ def measure_accuracy(engine: Engine, persons: PersonSet, flip_test: bool, output
     """Estimate every person, score the result, and print and write what was found.
 
     Args:
-        engine: for 17 keypoints.
+        engine: for 17 keypoints; it is closed when it has run, as the reference is.
         persons: whom.
         flip_test: average with the mirrored crop.
         output: folder for ``keypoints.json`` and pictures.
@@ -34,12 +36,16 @@ def measure_accuracy(engine: Engine, persons: PersonSet, flip_test: bool, output
         KitError: an image can't be used, or an engine gives something else than numbers.
     """
     run = estimate(engine, persons, flip_test)
+    # Scoring many persons takes memory of its own.
+    engine.close()
+    if reference:
+        other = estimate(reference, persons, flip_test)
+        reference.close()
     metrics = score_estimates(run.estimates, persons, output)
     if visualize:
         print(f"Pictures: {write_pictures(output / 'pictures', visualize, run.estimates, persons)}")
     compared = {}
     if reference:
-        other = estimate(reference, persons, flip_test)
         compared["agreement"] = compare(engine, run, metrics["AP"], reference, other, persons, output)
     return {
         "mode": "accuracy",
@@ -56,7 +62,7 @@ def measure_accuracy(engine: Engine, persons: PersonSet, flip_test: bool, output
     }
 
 
-def score_estimates(estimates: list[score.Estimate], persons: PersonSet, output: Path | None) -> dict[str, float]:
+def score_estimates(estimates: Sequence[score.Estimate], persons: PersonSet, output: Path | None) -> dict[str, float]:
     """The ten COCO numbers by name; prints them, and writes ``keypoints.json`` into ``output``."""
     results = score.to_results(estimates)
     metrics, lines = score.evaluate(results, persons)
@@ -109,4 +115,9 @@ def compare(engine: Engine, run: Run, ap: float, reference: Engine, other: Run, 
 def write_keypoints(path: Path, results: list[dict[str, Any]]) -> None:
     """Write what was scored in COCO result format, in the order of the annotations."""
     ordered = sorted(results, key=lambda result: result["index"])
-    write_json(path, [{key: value for key, value in result.items() if key != "index"} for result in ordered])
+    with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        for number, result in enumerate(ordered):
+            kept = {**result, "keypoints": result["keypoints"].tolist()}
+            del kept["index"]
+            file.write(("[" if number == 0 else ",\n ") + json.dumps(kept, allow_nan=False))
+        file.write("]\n" if ordered else "[]\n")

@@ -1,22 +1,23 @@
 """The persons of a COCO set: who is estimated, in which image, in which box."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
 from rtmpose.errors import KitError
 from rtmpose.files import read_json
+from rtmpose.json_lists import read_json_lists
 
 NUM_KEYPOINTS = 17
 ANNOTATIONS = Path("annotations/person_keypoints_val2017.json")
 IMAGE_FOLDERS = (Path("images/val2017"), Path("val2017"))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Person:
     """One person to estimate.
 
@@ -33,7 +34,7 @@ class Person:
     score: np.float32
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Image:
     """One image with persons in it: COCO id, file, size in pixels, and the persons in the order of their file."""
 
@@ -44,28 +45,86 @@ class Image:
     persons: tuple[Person, ...]
 
 
+_ROW = np.dtype([("image", np.int64), ("index", np.int64), ("bbox", np.float32, 4), ("score", np.float32)])
+
+
+class Images(Sequence[Image]):
+    """Images with their persons, made when they are asked for: kept as arrays, a person takes 36 bytes, not 400."""
+
+    def __init__(self, folder: Path, records: Sequence[dict[str, Any]], persons: np.ndarray, limit: int | None) -> None:
+        """Pack images.
+
+        Args:
+            folder: where they lie.
+            records: all images, as COCO has them.
+            persons: rows with the place of their image among the records, in the order of their file.
+            limit: only the first so many images that hold persons.
+        """
+        places, numbers = np.unique(persons["image"], return_counts=True)
+        chosen = [records[place] for place in places[:limit]]
+        self._ids = np.array([record["id"] for record in chosen])
+        self._folder = folder
+        self._names = np.array([record["file_name"] for record in chosen])
+        self._sizes = np.array([(record["width"], record["height"]) for record in chosen])
+        self._ends = np.cumsum(numbers[:limit])
+        self._persons = persons[np.argsort(persons["image"], kind="stable")[:self._ends[-1]]]
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    @overload
+    def __getitem__(self, index: int) -> Image: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Image, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> Image | tuple[Image, ...]:
+        if isinstance(index, slice):
+            return tuple(self[i] for i in range(*index.indices(len(self))))
+        index = range(len(self))[index]
+        start, end = self._ends[index - 1] if index else 0, self._ends[index]
+        return Image(self._ids.item(index), self._folder / str(self._names[index]), *self._sizes[index].tolist(),
+                     tuple(map(self.person, range(start, end))))
+
+    @property
+    def ids(self) -> list[int]:
+        """COCO's ids of the images."""
+        return self._ids.tolist()
+
+    @property
+    def persons(self) -> int:
+        """How many persons there are in all images."""
+        return len(self._persons)
+
+    def person(self, number: int) -> Person:
+        """A person by its number, counted over all images in their order."""
+        image = np.searchsorted(self._ends, number, side="right")
+        _, index, bbox, score = self._persons[number]
+        return Person(int(index), self._ids.item(image), bbox, score)
+
+
 @dataclass(frozen=True)
 class PersonSet:
     """What an accuracy run goes over.
 
     Attributes:
         images: images with at least one person, in the order of the annotation file.
-        annotations: the annotation file's content without ``segmentation``, for the evaluation.
-        evaluated: ids of the images that the evaluation counts.
+        path: the annotation file.
+        limited: whether the evaluation counts only these images, not all of the annotation file.
         skipped: annotated persons left out because their box is empty inside the image.
         boxes: whose boxes they are, for people.
     """
 
-    images: tuple[Image, ...]
-    annotations: dict[str, Any]
-    evaluated: tuple[int, ...]
+    images: Images
+    path: Path
+    limited: bool
     skipped: int
     boxes: str
 
     @property
     def number(self) -> int:
         """How many persons there are."""
-        return sum(len(image.persons) for image in self.images)
+        return self.images.persons
 
 
 def load_persons(folder: str | Path | None, detections: str | Path | None = None, limit: int | None = None
@@ -83,25 +142,18 @@ def load_persons(folder: str | Path | None, detections: str | Path | None = None
     """
     folder = check_folder(folder)
     path = folder / ANNOTATIONS
-    annotations = _read_annotations(path)
+    content = read_annotations(path, _counted_box)
     image_folder = _image_folder(folder)
-    records = {record["id"]: record for record in annotations["images"]}
-    skipped = 0
+    records = {record["id"]: record for record in content["images"]}
     if detections is None:
-        persons, skipped = _annotated_persons(path, annotations["annotations"], records)
+        persons = _annotated_persons(path, content["annotations"], records)
     else:
         persons = _detected_persons(Path(detections), records)
-    by_image: dict[int, list[Person]] = {}
-    for person in persons:
-        by_image.setdefault(person.image_id, []).append(person)
-    images = tuple(
-        Image(image_id, image_folder / record["file_name"], record["width"], record["height"],
-              tuple(by_image[image_id]))
-        for image_id, record in records.items() if image_id in by_image
-    )[:limit]
-    evaluated = tuple(records) if limit is None else tuple(image.id for image in images)
+    places = {image_id: place for place, image_id in enumerate(records)}
+    rows = np.fromiter(((places[one.image_id], one.index, one.bbox, one.score) for one in persons), _ROW)
+    skipped = 0 if detections else sum(box is not None for box in content["annotations"]) - len(rows)
     boxes = f"boxes of {detections}" if detections else "ground-truth boxes"
-    return PersonSet(images, annotations, evaluated, skipped, boxes)
+    return PersonSet(Images(image_folder, list(records.values()), rows, limit), path, limit is not None, skipped, boxes)
 
 
 def check_folder(folder: str | Path | None) -> Path:
@@ -126,33 +178,55 @@ def _image_folder(folder: Path) -> Path:
     raise KitError(f"{folder}: has neither {IMAGE_FOLDERS[0]}/ nor {IMAGE_FOLDERS[1]}/, expected the images there")
 
 
-def _read_annotations(path: Path) -> dict[str, Any]:
-    """The annotation file, with what the evaluation relies on checked."""
+def read_annotations(path: Path, keep: Callable[[dict[str, Any]], Any] = lambda annotation: annotation
+                     ) -> dict[str, Any]:
+    """Read an annotation file, with what the evaluation relies on checked and without ``segmentation``: outlines are
+    most of the file, and keypoints are scored without them.
+
+    Args:
+        path: the file.
+        keep: gives what is kept of an annotation: all of them as objects take much memory.
+
+    Raises:
+        KitError: it is missing, broken or contradictory.
+    """
     if not path.is_file():
         raise KitError(f"{path}: no such file, expected COCO person keypoints; scripts/download.sh fetches them")
-    # Outlines are most of the file, and keypoints are scored without them.
-    content = read_json(path, "COCO person keypoints", leave_out="segmentation")
-    if not isinstance(content, dict) or not all(
-            isinstance(content.get(key), list) for key in ("images", "annotations", "categories")):
-        raise KitError(f"{path}: lacks the lists images, annotations and categories, expected COCO person keypoints")
+    images, owners = set(), {}
+
+    def take(key: str, item: dict[str, Any]) -> Any:
+        if key == "images":
+            _check_image(item)
+            images.add(item["id"])
+        if key != "annotations":
+            return item
+        _check_annotation(item)
+        owners.setdefault(item["image_id"], item["id"])
+        item.pop("segmentation", None)
+        return keep(item)
+
     try:
-        for record in content["images"]:
-            if not (isinstance(record["file_name"], str) and record["id"] is not None
-                    and record["width"] > 0 and record["height"] > 0):
-                raise ValueError(f"image {record['id']} has no name or no size")
-        images = {record["id"] for record in content["images"]}
-        for annotation in content["annotations"]:
-            _check_annotation(annotation, images)
+        content = read_json_lists(path, "COCO person keypoints", take)
+        for image, annotation in owners.items():
+            if image not in images:
+                raise ValueError(f"annotation {annotation} belongs to the unknown image {image}")
     except (KeyError, TypeError, ValueError) as error:
         found = f"no {error}" if isinstance(error, KeyError) else error
         raise KitError(f"{path}: broken record ({found}), expected COCO person keypoints; fetch it again") from error
+    if not isinstance(content, dict) or not all(
+            isinstance(content.get(key), list) for key in ("images", "annotations", "categories")):
+        raise KitError(f"{path}: lacks the lists images, annotations and categories, expected COCO person keypoints")
     return content
 
 
-def _check_annotation(annotation: dict[str, Any], images: set[int]) -> None:
+def _check_image(record: dict[str, Any]) -> None:
+    if not (isinstance(record["file_name"], str) and record["id"] is not None
+            and record["width"] > 0 and record["height"] > 0):
+        raise ValueError(f"image {record['id']} has no name or no size")
+
+
+def _check_annotation(annotation: dict[str, Any]) -> None:
     name = f"annotation {annotation['id']}"
-    if annotation["image_id"] not in images:
-        raise ValueError(f"{name} belongs to the unknown image {annotation['image_id']}")
     if "keypoints" not in annotation:
         return
     _check_numbers(f"{name}'s box", annotation["bbox"], 4)
@@ -168,47 +242,49 @@ def _check_numbers(name: str, numbers: Sequence[float], length: int) -> None:
         raise ValueError(f"{name} is {str(numbers)[:60]}, not {length} finite numbers")
 
 
-def _annotated_persons(path: Path, annotations: list[dict[str, Any]], records: dict[int, dict[str, Any]]
-                       ) -> tuple[list[Person], int]:
-    """Ground-truth persons as mmpose's ``BaseCocoStyleDataset`` chooses and clips them, and how many have an
-    empty box."""
-    persons, skipped = [], 0
-    for index, annotation in enumerate(annotations):
-        if annotation.get("iscrowd") or not annotation.get("num_keypoints") or max(annotation["keypoints"]) <= 0:
-            continue
-        record = records[annotation["image_id"]]
-        x, y, width, height = annotation["bbox"]
+def _counted_box(annotation: dict[str, Any]) -> tuple[Any, ...] | None:
+    """Image and box (x, y, width, height) of an annotation that mmpose's ``BaseCocoStyleDataset`` takes."""
+    if annotation.get("iscrowd") or not annotation.get("num_keypoints") or max(annotation["keypoints"]) <= 0:
+        return None
+    return annotation["image_id"], *annotation["bbox"]
+
+
+def _annotated_persons(path: Path, boxes: list[tuple[Any, ...] | None], records: dict[int, dict[str, Any]]
+                       ) -> Iterator[Person]:
+    """Ground-truth persons, clipped as mmpose's ``BaseCocoStyleDataset`` clips them, without those whose box is empty
+    then."""
+    found = False
+    for index, (image_id, x, y, width, height) in ((i, box) for i, box in enumerate(boxes) if box):
         corners = np.array([x, y, x + width, y + height])
-        limits = np.array([record["width"], record["height"]] * 2) - 1
+        limits = np.array([records[image_id]["width"], records[image_id]["height"]] * 2) - 1
         bbox = np.clip(corners, 0, limits).astype(np.float32)
-        if bbox[2] <= bbox[0] or bbox[3] <= bbox[1]:
-            skipped += 1
-            continue
-        persons.append(Person(index, annotation["image_id"], bbox, np.float32(1)))
-    if not persons:
+        if bbox[2] > bbox[0] and bbox[3] > bbox[1]:
+            found = True
+            yield Person(index, image_id, bbox, np.float32(1))
+    if not found:
         raise KitError(f"{path}: holds no person with keypoints and a box inside the image, expected COCO person "
                        "keypoints (person_keypoints_val2017.json, not instances_val2017.json)")
-    return persons, skipped
 
 
-def _detected_persons(path: Path, records: dict[int, dict[str, Any]]) -> list[Person]:
+def _detected_persons(path: Path, records: dict[int, dict[str, Any]]) -> Iterator[Person]:
     """A detector's persons (category 1) as mmpose's ``BaseCocoStyleDataset._load_detection_results`` reads them."""
     detections = read_json(path, "detections in COCO result format")
     if not isinstance(detections, list):
         raise KitError(f"{path}: is no list, expected detections in COCO result format (a list of objects)")
-    persons = []
+    found = False
     for index, detection in enumerate(detections):
         try:
             if detection["category_id"] != 1:
                 continue
-            persons.append(_detected_person(index, detection, records))
+            person = _detected_person(index, detection, records)
         except (KeyError, TypeError, ValueError) as error:
-            found = f"no {error}" if isinstance(error, KeyError) else error
-            raise KitError(f"{path}: detection {index}: {found}; expected image_id, category_id, "
+            reason = f"no {error}" if isinstance(error, KeyError) else error
+            raise KitError(f"{path}: detection {index}: {reason}; expected image_id, category_id, "
                            "bbox [x, y, width, height] in pixels and score, for images of the annotations") from error
-    if not persons:
+        found = True
+        yield person
+    if not found:
         raise KitError(f"{path}: holds no detection of category 1, expected a detector's persons")
-    return persons
 
 
 def _detected_person(index: int, detection: dict[str, Any], records: dict[int, dict[str, Any]]) -> Person:

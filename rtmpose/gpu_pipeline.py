@@ -19,6 +19,7 @@ from rtmpose.coco import Image, Person, PersonSet
 from rtmpose.engines.keypoint_stream import Cutting, KeypointStream
 from rtmpose.engines.tensorrt_backend import TensorRTEngine
 from rtmpose.pipeline import Run, read_image, refuse_broken, to_estimates
+from rtmpose.score import Estimates
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def estimate(engine: TensorRTEngine, persons: PersonSet, flip_test: bool = False
     Raises:
         KitError: an image can't be used, there is not enough memory, or the engine gives something else than numbers.
     """
-    record, run = engine.record, Run()
+    record, run = engine.record, Run(Estimates(persons))
     stream = KeypointStream(engine, largest_batch(persons.images, record.batch), flip_test)
     start = time.perf_counter()
     sent, kept = tee(batches(persons.images, record.input_size, record.batch))
@@ -49,7 +50,7 @@ def estimate(engine: TensorRTEngine, persons: PersonSet, flip_test: bool = False
         for batch, (keypoints, scores, milliseconds) in zip(kept, stream.run(sent), strict=True):
             run.batch_ms.append(milliseconds)
             refuse_broken(np.isnan(scores).any(axis=1))
-            run.estimates += to_estimates(batch, keypoints, scores, record.input_size)
+            run.estimates.extend(to_estimates(batch, keypoints, scores, record.input_size))
             bar.update(len(batch))
     run.seconds = time.perf_counter() - start
     return run

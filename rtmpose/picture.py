@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from rtmpose import crop
-from rtmpose.coco import Image, PersonSet
+from rtmpose.coco import Image, PersonSet, read_annotations
 from rtmpose.files import atomic_write, make_folder
 from rtmpose.pipeline import read_image
 from rtmpose.score import KEYPOINT_SCORE_THRESHOLD, SIGMAS, Estimate
@@ -128,7 +128,7 @@ def _by_image(estimates: Sequence[Estimate], persons: PersonSet
     for estimate in estimates:
         found[estimate.person.image_id].append(estimate)
     truths: dict[int, list[dict[str, Any]]] = {}
-    for annotation in persons.annotations["annotations"]:
+    for annotation in read_annotations(persons.path)["annotations"]:
         if annotation.get("num_keypoints") and not annotation["iscrowd"]:
             truths.setdefault(annotation["image_id"], []).append(annotation)
     return found, truths

@@ -18,7 +18,7 @@ from rtmpose import crop, simcc
 from rtmpose.coco import Image, Person, PersonSet
 from rtmpose.engines import Engine
 from rtmpose.errors import KitError
-from rtmpose.score import Estimate
+from rtmpose.score import Estimate, Estimates
 
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 
@@ -55,7 +55,7 @@ class Run:
         seconds: from the first image to the last keypoint.
     """
 
-    estimates: list[Estimate] = field(default_factory=list)
+    estimates: Estimates
     batch_ms: list[float] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -168,13 +168,13 @@ def estimate(engine: Engine, persons: PersonSet, flip_test: bool = False) -> Run
     Raises:
         KitError: an image can't be used, or the engine gives something else than numbers.
     """
-    record, run = engine.record, Run()
+    record, run = engine.record, Run(Estimates(persons))
     start = time.perf_counter()
     with tqdm(total=persons.number, unit="person", desc="Estimating", disable=None) as bar:
         for batch in iterate_batches(persons.images, record.input_size, record.batch):
             logits = _infer(engine, batch.pixels, flip_test, run)
             found = decode(*(axis[:len(batch.crops)] for axis in logits), record.input_size)
-            run.estimates += to_estimates(batch.crops, *found, record.input_size)
+            run.estimates.extend(to_estimates(batch.crops, *found, record.input_size))
             bar.update(len(batch.crops))
     run.seconds = time.perf_counter() - start
     return run

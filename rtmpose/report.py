@@ -2,6 +2,7 @@
 
 import csv
 import io
+import resource
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ def summarize(record: Record, engine: str | Path, measured: dict[str, Any], inpu
         "command": command_line(),
         "measured_at": now(),
         "inputs": {str(path): sha256(path) for path in inputs},
+        "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
         "machine": describe_machine(),
         "versions": describe_versions(),
     }

@@ -5,15 +5,15 @@ Rescoring, OKS-NMS and what takes part follow ``CocoMetric``; the numbers are py
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from rtmpose.coco import Person, PersonSet
+from rtmpose.coco import NUM_KEYPOINTS, Person, PersonSet, read_annotations
 
 METRICS = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
 
@@ -25,7 +25,7 @@ SIGMAS = np.array([.026, .025, .025, .035, .035, .079, .079, .072, .072, .062, .
 """Standard deviation of each COCO keypoint, relative to the person's size; float32, as mmpose's OKS-NMS has it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Estimate:
     """What the network said of one person.
 
@@ -40,6 +40,42 @@ class Estimate:
     keypoints: np.ndarray
     scores: np.ndarray
     scale: np.ndarray
+
+
+class Estimates(Sequence[Estimate]):
+    """Estimates of all persons of a set, in their order; as objects they are made when they are asked for.
+
+    Attributes:
+        keypoints, scores, scales: float32 (N, 17, 2), (N, 17) and (N, 2), as :class:`Estimate` has them.
+    """
+
+    def __init__(self, persons: PersonSet) -> None:
+        self._images, self._number = persons.images, 0
+        self.keypoints = np.empty((persons.number, NUM_KEYPOINTS, 2), np.float32)
+        self.scores = np.empty((persons.number, NUM_KEYPOINTS), np.float32)
+        self.scales = np.empty((persons.number, 2), np.float32)
+
+    def extend(self, estimates: Iterable[Estimate]) -> None:
+        """Put down those of the next persons."""
+        for one in estimates:
+            row = self._number
+            self.keypoints[row], self.scores[row], self.scales[row] = one.keypoints, one.scores, one.scale
+            self._number += 1
+
+    def __len__(self) -> int:
+        return self._number
+
+    @overload
+    def __getitem__(self, index: int) -> Estimate: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Estimate]: ...
+
+    def __getitem__(self, index: int | slice) -> Estimate | list[Estimate]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        return Estimate(self._images.person(index), self.keypoints[index], self.scores[index], self.scales[index])
 
 
 def rescore(scores: np.ndarray, box_scores: np.ndarray) -> np.ndarray:
@@ -100,8 +136,8 @@ def to_results(estimates: Sequence[Estimate]) -> list[dict[str, Any]]:
     """Rescored, non-maximum-suppressed results in COCO's format: image by image, and the persons of an image in the
     order in which ``CocoMetric`` hands them to the evaluation, best first.
 
-    Each has ``image_id``, ``category_id``, ``keypoints`` (x, y, score of 17), ``score``, ``bbox`` (x, y, width,
-    height) and ``index`` (:attr:`Person.index`). A person without a single positive keypoint score is left out,
+    Each has ``image_id``, ``category_id``, ``keypoints`` (x, y, score of 17, float32), ``score``, ``bbox`` (x, y,
+    width, height) and ``index`` (:attr:`Person.index`). A person without a single positive keypoint score is left out,
     as CocoMetric's evaluator leaves it out.
     """
     by_image: dict[int, list[Estimate]] = {}
@@ -122,7 +158,7 @@ def _result(estimate: Estimate, score: np.float32) -> dict[str, Any]:
     return {
         "image_id": estimate.person.image_id,
         "category_id": 1,
-        "keypoints": np.concatenate([estimate.keypoints, estimate.scores[:, None]], axis=1).ravel().tolist(),
+        "keypoints": np.concatenate([estimate.keypoints, estimate.scores[:, None]], axis=1).ravel(),
         "score": float(score),
         "bbox": np.stack([x1, y1, x2 - x1, y2 - y1]).tolist(),
         "index": estimate.person.index,
@@ -144,9 +180,9 @@ def evaluate(results: list[dict[str, Any]], persons: PersonSet) -> tuple[dict[st
     with contextlib.redirect_stdout(printed):
         truth = _truth(persons)
         # loadRes writes into the records that it is given, and can't take none of them.
-        found = truth.loadRes([dict(result) for result in results]) if results else _no_results(persons)
+        found = truth.loadRes([dict(result) for result in results]) if results else _to_coco(truth.dataset, [])
         evaluation = COCOeval(truth, found, "keypoints")
-        evaluation.params.imgIds = sorted(persons.evaluated)
+        evaluation.params.imgIds = sorted(persons.images.ids if persons.limited else truth.imgs)
         evaluation.evaluate()
         evaluation.accumulate()
         printed.truncate(0)
@@ -156,20 +192,27 @@ def evaluate(results: list[dict[str, Any]], persons: PersonSet) -> tuple[dict[st
 
 
 def _truth(persons: PersonSet) -> COCO:
-    """The annotations, such that pycocotools counts as CocoMetric's evaluator does.
+    """The annotations, such that pycocotools counts as CocoMetric's evaluator does."""
+    content = read_annotations(persons.path, _counted)
+    return _to_coco(content, [{**annotation, "id": identity}
+                              for identity, annotation in enumerate(content["annotations"], 1) if annotation])
 
-    pycocotools takes an annotation with id 0 for none, and believes ``num_keypoints`` where the other counts.
+
+def _counted(annotation: dict[str, Any]) -> dict[str, Any]:
+    """What pycocotools reads of an annotation; nothing of one without keypoints.
+
+    It believes ``num_keypoints`` where CocoMetric's evaluator counts, and takes an annotation with id 0 for none, so
+    that ids are given anew.
     """
-    truth = COCO()
-    truth.dataset = {**persons.annotations, "annotations": [
-        {**annotation, "id": identity, "num_keypoints": sum(v > 0 for v in annotation["keypoints"][2::3])}
-        for identity, annotation in enumerate(persons.annotations["annotations"], 1) if "keypoints" in annotation]}
-    truth.createIndex()
-    return truth
+    if "keypoints" not in annotation:
+        return {}
+    kept = {key: annotation[key] for key in ("image_id", "category_id", "iscrowd", "area", "bbox")}
+    return {**kept, "keypoints": np.array(annotation["keypoints"]),
+            "num_keypoints": sum(v > 0 for v in annotation["keypoints"][2::3])}
 
 
-def _no_results(persons: PersonSet) -> COCO:
+def _to_coco(content: dict[str, Any], annotations: list[dict[str, Any]]) -> COCO:
     found = COCO()
-    found.dataset = {**persons.annotations, "annotations": []}
+    found.dataset = {"images": content["images"], "categories": content["categories"], "annotations": annotations}
     found.createIndex()
     return found

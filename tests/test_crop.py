@@ -12,7 +12,7 @@ import pytest
 from conftest import write_annotations
 from PIL import Image as PillowImage
 
-from rtmpose.coco import Image, load_persons
+from rtmpose.coco import Image, load_persons, read_annotations
 from rtmpose.crop import box_to_center_scale, crop_person
 from rtmpose.pipeline import Crop, iterate_crops, read_image
 
@@ -57,7 +57,7 @@ def test_index_is_position_in_annotations(coco_mini: Path) -> None:
     persons = load_persons(coco_mini)
     dataset = judge.coco_dataset(coco_mini)
     ours = [person.index for image in persons.images for person in image.persons]
-    assert ([persons.annotations["annotations"][index]["id"] for index in ours]
+    assert ([read_annotations(persons.path)["annotations"][index]["id"] for index in ours]
             == [dataset.get_data_info(index)["id"] for index in range(len(dataset))])
 
 

@@ -12,7 +12,7 @@ import pytest
 from conftest import GATE, run_script
 
 from rtmpose import crop, simcc
-from rtmpose.coco import PersonSet, load_persons
+from rtmpose.coco import PersonSet, load_persons, read_annotations
 from rtmpose.engines import Engine, load_engine
 from rtmpose.pipeline import estimate
 from rtmpose.score import evaluate, to_results
@@ -41,7 +41,7 @@ def measure(engine: Engine, people: PersonSet) -> tuple[float, np.ndarray]:
     """AP@0.5:0.95, and the median offset of labelled keypoints from the truth, (x, y) in pixels of the crop."""
     estimates = estimate(engine, people).estimates
     metrics, _ = evaluate(to_results(estimates), people)
-    annotations = people.annotations["annotations"]
+    annotations = read_annotations(people.path)["annotations"]
     truth = np.stack([np.reshape(annotations[one.person.index]["keypoints"], (17, 3)) for one in estimates])
     scales = np.stack([one.scale for one in estimates])[:, None]
     offsets = (np.stack([one.keypoints for one in estimates]) - truth[..., :2]) / scales * engine.record.input_size

@@ -9,7 +9,7 @@ from conftest import run_script
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from rtmpose.coco import PersonSet, load_persons
+from rtmpose.coco import PersonSet, load_persons, read_annotations
 from rtmpose.picture import truth_oks, write_pictures
 from rtmpose.score import Estimate
 
@@ -27,16 +27,16 @@ def estimates_with_noise(persons: PersonSet, noise: dict[int, float]) -> list[Es
 
 def truth(persons: PersonSet, index: int) -> np.ndarray:
     """Keypoints (17, 3) of an annotation."""
-    return np.reshape(persons.annotations["annotations"][index]["keypoints"], (17, 3))
+    return np.reshape(read_annotations(persons.path)["annotations"][index]["keypoints"], (17, 3))
 
 
 def test_oks_is_pycocotools(drawn: Path) -> None:
     persons = load_persons(drawn)
     coco = COCO()
-    coco.dataset = persons.annotations
+    coco.dataset = read_annotations(persons.path)
     coco.createIndex()
     for estimate in estimates_with_noise(persons, dict.fromkeys(range(1, 6), 8.0)):
-        annotation = persons.annotations["annotations"][estimate.person.index]
+        annotation = read_annotations(persons.path)["annotations"][estimate.person.index]
         result = {"image_id": annotation["image_id"], "category_id": 1, "score": 1.0,
                   "keypoints": np.hstack([estimate.keypoints, np.ones((17, 1))]).ravel().tolist()}
         evaluation = COCOeval(coco, coco.loadRes([result]), "keypoints")

@@ -17,7 +17,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from rtmpose.accuracy import write_keypoints
-from rtmpose.coco import PersonSet, load_persons
+from rtmpose.coco import ANNOTATIONS, PersonSet, load_persons, read_annotations
 from rtmpose.score import METRICS, Estimate, evaluate, oks_nms, rescore, to_results
 
 Random = np.random.Generator
@@ -49,11 +49,11 @@ def load_case(folder: Path, detections: Path | None = None) -> Case:
 
 
 def _position(persons: PersonSet, identity: int) -> int:
-    return [annotation["id"] for annotation in persons.annotations["annotations"]].index(identity)
+    return [annotation["id"] for annotation in read_annotations(persons.path)["annotations"]].index(identity)
 
 
 def _nearest_truth(persons: PersonSet, sample: Any) -> np.ndarray:
-    known = [annotation for annotation in persons.annotations["annotations"]
+    known = [annotation for annotation in read_annotations(persons.path)["annotations"]
              if annotation["image_id"] == sample.img_id and annotation["num_keypoints"]]
     box = sample.gt_instances.bboxes[0]
     nearest = min(known, key=lambda a: np.abs(box - _corners(a["bbox"])).sum())
@@ -67,7 +67,7 @@ def _corners(bbox: list[float]) -> np.ndarray:
 def draw_detections(folder: Path, path: Path) -> Path:
     """Boxes as a detector gives them for a drawn data set: several a person, some with the same score."""
     random = np.random.default_rng(5)
-    annotations = load_persons(folder).annotations["annotations"]
+    annotations = read_annotations(folder / ANNOTATIONS)["annotations"]
     path.write_text(json.dumps([
         {"image_id": a["image_id"], "category_id": int(random.choice([1, 1, 1, 2])),
          "bbox": (np.array(a["bbox"]) + [*random.normal(0, 3, 2), *random.uniform(0, 9, 2)]).tolist(),
@@ -175,7 +175,8 @@ def predict(case: Case, draw: Callable, seed: int = 0) -> list[Estimate]:
 def in_image_order(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Image by image, each image's results as they were, and only what both write."""
     keys = ("image_id", "category_id", "keypoints", "score", "bbox")
-    return [{key: result[key] for key in keys} for result in sorted(results, key=itemgetter("image_id"))]
+    return [{**{key: result[key] for key in keys}, "keypoints": np.asarray(result["keypoints"], np.float64).tolist()}
+            for result in sorted(results, key=itemgetter("image_id"))]
 
 
 @judge.needs_xtcocotools
@@ -212,8 +213,8 @@ def test_keypoints_file(case: Case, draw: Callable, tmp_path: Path) -> None:
     path = tmp_path / "keypoints.json"
     write_keypoints(path, results)
     written = [result["keypoints"] for result in json.loads(path.read_text())]
-    assert written == [result["keypoints"] for result in sorted(results, key=itemgetter("index"))]
-    if case.persons.annotations["annotations"][0]["id"] == 0:
+    assert written == [result["keypoints"].tolist() for result in sorted(results, key=itemgetter("index"))]
+    if read_annotations(case.persons.path)["annotations"][0]["id"] == 0:
         return
     numbers, _ = evaluate(results, case.persons)
     assert plain_pycocotools(case.dataset.ann_file, path) == pytest.approx(list(numbers.values()), abs=1e-9)
@@ -282,7 +283,7 @@ def test_limit(coco_mini: Path, tmp_path: Path) -> None:
     persons = load_persons(coco_mini, limit=7)
     chosen = {image.id for image in persons.images}
     assert len(chosen) == 7
-    write_part(coco_mini, tmp_path, persons.annotations, chosen)
+    write_part(coco_mini, tmp_path, read_annotations(persons.path), chosen)
     part = load_case(tmp_path)
     results = to_results(predict(part, noisy(4)))
     numbers, _ = evaluate(results, persons)

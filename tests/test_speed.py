@@ -52,7 +52,8 @@ def test_end_to_end_prints_its_ratio(engine_file: Path, drawn: Path) -> None:
     done = run_script("benchmarks/end_to_end.py", "--engine", engine_file, "--datasets", drawn, "--rounds", 1)
     assert done.returncode == 0, done.stderr
     assert re.search(r"^files to keypoints / engine alone: \d+\.\d+", done.stdout, re.M)
-    assert done.stdout.count(" us") == 5
+    assert done.stdout.count(" us") == 6
+    assert 0 < float(re.search(r"leaves at most ([\d.]+)", done.stdout)[1]) < 1
 
 
 def agreement(output: str) -> float:

@@ -36,6 +36,9 @@ class Engine(Protocol):
             ``simcc_x`` and ``simcc_y``, float32 (batch, K, Wx) and (batch, K, Wy); valid after the next run too.
         """
 
+    def close(self) -> None:
+        """Give back what the runtime holds; the engine can't run any more."""
+
     def timers(self, crops: np.ndarray) -> dict[str, Callable[[], float]]:
         """Functions that run one batch of ``crops`` and return the milliseconds it took, by what they time.
 

@@ -92,5 +92,8 @@ class OnnxRuntimeEngine:
         simcc_x, simcc_y = self._session.run(["simcc_x", "simcc_y"], {self.record.input_name: crops})
         return simcc_x, simcc_y
 
+    def close(self) -> None:
+        self._session = None
+
     def timers(self, crops: np.ndarray) -> dict[str, Callable[[], float]]:
         return {"wall clock of ONNX Runtime on the CPU, crops in memory": wall_clock(lambda: self.infer(crops))}

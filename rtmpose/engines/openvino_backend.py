@@ -101,5 +101,8 @@ class OpenVINOEngine:
         simcc_x, simcc_y = (self._request.get_tensor(name).data.copy() for name in OUTPUTS)
         return simcc_x, simcc_y
 
+    def close(self) -> None:
+        self._request = None
+
     def timers(self, crops: np.ndarray) -> dict[str, Callable[[], float]]:
         return {"wall clock of OpenVINO on the CPU, crops in memory": wall_clock(lambda: self.infer(crops))}

@@ -14,7 +14,7 @@ from demo.crops import INPUT_SIZE, draw_rounds
 from demo.dataset import make_dataset
 from demo.learner import Learner
 from rtmpose import score
-from rtmpose.coco import PersonSet, load_persons
+from rtmpose.coco import PersonSet, load_persons, read_annotations
 from rtmpose.files import write_bytes
 from rtmpose.pipeline import Batch, decode, iterate_batches, to_estimates
 
@@ -71,7 +71,7 @@ def validate(learner: Learner, persons: PersonSet, batches: list[Batch]) -> str:
     """A line with AP, AP at OKS 0.5 and the median error in crop pixels of the average weights."""
     estimates = _estimate(learner, batches)
     metrics, _ = score.evaluate(score.to_results(estimates), persons)
-    annotations = persons.annotations["annotations"]
+    annotations = read_annotations(persons.path)["annotations"]
     truth = np.stack([np.reshape(annotations[e.person.index]["keypoints"], (-1, 3)) for e in estimates])
     found, scales = np.stack([e.keypoints for e in estimates]), np.stack([e.scale for e in estimates])
     errors = np.linalg.norm((found - truth[..., :2]) / scales[:, None] * INPUT_SIZE, axis=-1)
