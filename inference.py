@@ -9,7 +9,8 @@ from typing import Any
 
 from rtmpose import report
 from rtmpose.accuracy import check_comparable, measure_accuracy
-from rtmpose.coco import ANNOTATIONS, NUM_KEYPOINTS, PersonSet, load_persons
+from rtmpose.annotations import NUM_KEYPOINTS
+from rtmpose.coco import ANNOTATIONS, PersonSet, load_persons
 from rtmpose.engines import Engine, load_engine
 from rtmpose.errors import EXIT_ACCURACY_MISSED, EXIT_INVALID, EXIT_OK, EXIT_THROUGHPUT_MISSED, KitError
 from rtmpose.files import make_folder, sha256, write_json

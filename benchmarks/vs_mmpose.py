@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 from contest import contest, speed_parser
 
+from rtmpose.annotations import read_annotations
 from rtmpose.checkpoint import build_estimator, import_mmpose, load_state_dict, read_config
-from rtmpose.coco import ANNOTATIONS, PersonSet, load_persons, read_annotations
+from rtmpose.coco import ANNOTATIONS, PersonSet, load_persons
 from rtmpose.engines import load_engine
 from rtmpose.score import Estimate
 

@@ -1,18 +1,16 @@
 """The persons of a COCO set: who is estimated, in which image, in which box."""
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 
+from rtmpose.annotations import check_numbers, read_annotations
 from rtmpose.errors import KitError
 from rtmpose.files import read_json
-from rtmpose.json_lists import read_json_lists
 
-NUM_KEYPOINTS = 17
 ANNOTATIONS = Path("annotations/person_keypoints_val2017.json")
 IMAGE_FOLDERS = (Path("images/val2017"), Path("val2017"))
 
@@ -178,70 +176,6 @@ def _image_folder(folder: Path) -> Path:
     raise KitError(f"{folder}: has neither {IMAGE_FOLDERS[0]}/ nor {IMAGE_FOLDERS[1]}/, expected the images there")
 
 
-def read_annotations(path: Path, keep: Callable[[dict[str, Any]], Any] = lambda annotation: annotation
-                     ) -> dict[str, Any]:
-    """Read an annotation file, with what the evaluation relies on checked and without ``segmentation``: outlines are
-    most of the file, and keypoints are scored without them.
-
-    Args:
-        path: the file.
-        keep: gives what is kept of an annotation: all of them as objects take much memory.
-
-    Raises:
-        KitError: it is missing, broken or contradictory.
-    """
-    if not path.is_file():
-        raise KitError(f"{path}: no such file, expected COCO person keypoints; scripts/download.sh fetches them")
-    images, owners = set(), {}
-
-    def take(key: str, item: dict[str, Any]) -> Any:
-        if key == "images":
-            _check_image(item)
-            images.add(item["id"])
-        if key != "annotations":
-            return item
-        _check_annotation(item)
-        owners.setdefault(item["image_id"], item["id"])
-        item.pop("segmentation", None)
-        return keep(item)
-
-    try:
-        content = read_json_lists(path, "COCO person keypoints", take)
-        for image, annotation in owners.items():
-            if image not in images:
-                raise ValueError(f"annotation {annotation} belongs to the unknown image {image}")
-    except (KeyError, TypeError, ValueError) as error:
-        found = f"no {error}" if isinstance(error, KeyError) else error
-        raise KitError(f"{path}: broken record ({found}), expected COCO person keypoints; fetch it again") from error
-    if not isinstance(content, dict) or not all(
-            isinstance(content.get(key), list) for key in ("images", "annotations", "categories")):
-        raise KitError(f"{path}: lacks the lists images, annotations and categories, expected COCO person keypoints")
-    return content
-
-
-def _check_image(record: dict[str, Any]) -> None:
-    if not (isinstance(record["file_name"], str) and record["id"] is not None
-            and record["width"] > 0 and record["height"] > 0):
-        raise ValueError(f"image {record['id']} has no name or no size")
-
-
-def _check_annotation(annotation: dict[str, Any]) -> None:
-    name = f"annotation {annotation['id']}"
-    if "keypoints" not in annotation:
-        return
-    _check_numbers(f"{name}'s box", annotation["bbox"], 4)
-    _check_numbers(f"{name}'s keypoints", annotation["keypoints"], 3 * NUM_KEYPOINTS)
-    _check_numbers(f"{name}'s area", [annotation["area"]], 1)
-    # pycocotools reads these two without asking.
-    annotation.setdefault("iscrowd", 0)
-    annotation.setdefault("num_keypoints", sum(v > 0 for v in annotation["keypoints"][2::3]))
-
-
-def _check_numbers(name: str, numbers: Sequence[float], length: int) -> None:
-    if len(numbers) != length or not all(map(math.isfinite, numbers)):
-        raise ValueError(f"{name} is {str(numbers)[:60]}, not {length} finite numbers")
-
-
 def _counted_box(annotation: dict[str, Any]) -> tuple[Any, ...] | None:
     """Image and box (x, y, width, height) of an annotation that mmpose's ``BaseCocoStyleDataset`` takes."""
     if annotation.get("iscrowd") or not annotation.get("num_keypoints") or max(annotation["keypoints"]) <= 0:
@@ -291,8 +225,8 @@ def _detected_person(index: int, detection: dict[str, Any], records: dict[int, d
     if detection["image_id"] not in records:
         raise ValueError(f"unknown image {detection['image_id']}")
     record = records[detection["image_id"]]
-    _check_numbers("bbox", detection["bbox"], 4)
-    _check_numbers("score", [detection["score"]], 1)
+    check_numbers("bbox", detection["bbox"], 4)
+    check_numbers("score", [detection["score"]], 1)
     bbox = np.array(detection["bbox"], np.float32)
     bbox[2:] += bbox[:2]
     if bbox[2] <= bbox[0] or bbox[3] <= bbox[1]:

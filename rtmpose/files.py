@@ -101,24 +101,19 @@ def make_folder(folder: Path) -> Path:
     return folder
 
 
-def read_json(path: str | os.PathLike, what: str, leave_out: str | None = None) -> Any:
+def read_json(path: str | os.PathLike, what: str) -> Any:
     """Read a JSON file.
 
     Args:
         path: the file.
         what: names its content in the error, e.g. ``"COCO annotations"``.
-        leave_out: a key that is forgotten as soon as it is read, in whatever object.
 
     Raises:
         KitError: the file is missing, unreadable or not JSON.
     """
-    def forget(content: dict[str, Any]) -> dict[str, Any]:
-        content.pop(leave_out, None)
-        return content
-
     try:
         with open(path, encoding="utf-8") as file:
-            return json.load(file, object_hook=forget if leave_out else None)
+            return json.load(file)
     except OSError as error:
         raise KitError(f"{path}: can't be read ({error.strerror}), expected {what}") from error
     except ValueError as error:

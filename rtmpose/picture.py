@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 
 from rtmpose import crop
-from rtmpose.coco import Image, PersonSet, read_annotations
+from rtmpose.annotations import read_annotations
+from rtmpose.coco import Image, PersonSet
 from rtmpose.files import atomic_write, make_folder
 from rtmpose.pipeline import read_image
 from rtmpose.score import KEYPOINT_SCORE_THRESHOLD, SIGMAS, Estimate

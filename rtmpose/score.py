@@ -13,7 +13,8 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from rtmpose.coco import NUM_KEYPOINTS, Person, PersonSet, read_annotations
+from rtmpose.annotations import NUM_KEYPOINTS, read_annotations
+from rtmpose.coco import Person, PersonSet
 
 METRICS = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
 

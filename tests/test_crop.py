@@ -12,7 +12,8 @@ import pytest
 from conftest import write_annotations
 from PIL import Image as PillowImage
 
-from rtmpose.coco import Image, load_persons, read_annotations
+from rtmpose.annotations import read_annotations
+from rtmpose.coco import Image, load_persons
 from rtmpose.crop import box_to_center_scale, crop_person
 from rtmpose.pipeline import Crop, iterate_crops, read_image
 

@@ -12,7 +12,8 @@ import pytest
 from conftest import GATE, run_script
 
 from rtmpose import crop, simcc
-from rtmpose.coco import PersonSet, load_persons, read_annotations
+from rtmpose.annotations import read_annotations
+from rtmpose.coco import PersonSet, load_persons
 from rtmpose.engines import Engine, load_engine
 from rtmpose.pipeline import estimate
 from rtmpose.score import evaluate, to_results

@@ -9,7 +9,8 @@ from conftest import run_script
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from rtmpose.coco import PersonSet, load_persons, read_annotations
+from rtmpose.annotations import read_annotations
+from rtmpose.coco import PersonSet, load_persons
 from rtmpose.picture import truth_oks, write_pictures
 from rtmpose.score import Estimate
 

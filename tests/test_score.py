@@ -17,7 +17,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from rtmpose.accuracy import write_keypoints
-from rtmpose.coco import ANNOTATIONS, PersonSet, load_persons, read_annotations
+from rtmpose.annotations import read_annotations
+from rtmpose.coco import ANNOTATIONS, PersonSet, load_persons
 from rtmpose.score import METRICS, Estimate, evaluate, oks_nms, rescore, to_results
 
 Random = np.random.Generator

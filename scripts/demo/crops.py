@@ -14,7 +14,7 @@ import numpy as np
 
 from demo.dataset import encode_jpeg
 from demo.scene import DrawnPerson, draw_scene
-from rtmpose.coco import NUM_KEYPOINTS
+from rtmpose.annotations import NUM_KEYPOINTS
 from rtmpose.crop import box_to_center_scale
 from rtmpose.simcc import COCO_FLIP_INDICES
 

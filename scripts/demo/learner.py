@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from demo.crops import INPUT_SIZE
+from rtmpose.annotations import NUM_KEYPOINTS
 from rtmpose.checkpoint import build_estimator, read_config
-from rtmpose.coco import NUM_KEYPOINTS
 from rtmpose.crop import normalize
 from rtmpose.errors import KitError
 from rtmpose.files import atomic_write

@@ -14,7 +14,8 @@ from demo.crops import INPUT_SIZE, draw_rounds
 from demo.dataset import make_dataset
 from demo.learner import Learner
 from rtmpose import score
-from rtmpose.coco import PersonSet, load_persons, read_annotations
+from rtmpose.annotations import read_annotations
+from rtmpose.coco import PersonSet, load_persons
 from rtmpose.files import write_bytes
 from rtmpose.pipeline import Batch, decode, iterate_batches, to_estimates
 
