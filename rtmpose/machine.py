@@ -1,10 +1,12 @@
 """What ran where: the names of processor and GPU, and the versions of the software."""
 
 import ctypes
+import hashlib
 import os
 import platform
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 
 _PACKAGES = ("torch", "mmpose", "mmengine", "mmcv-lite", "onnx", "onnxsim", "onnxruntime", "openvino", "tensorrt",
              "tensorrt_rtx_cu13", "tensorrt_rtx_cu12", "pycuda", "pycocotools", "mlcommons-loadgen", "numpy",
@@ -65,9 +67,19 @@ def describe_machine() -> dict[str, str | int | None]:
     }
 
 
+def kit_digest() -> str:
+    """Which kit this is: the first 12 hexadecimal digits of the SHA-256 of all its code."""
+    package = Path(__file__).parent
+    scripts = [package.with_name(f"{name}.py") for name in ("build_engine", "common", "export", "inference")]
+    digest = hashlib.sha256()
+    for path in (*scripts, *sorted(package.rglob("*.py")), *sorted(package.rglob("*.cu"))):
+        digest.update(path.relative_to(package.parent).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
 def describe_versions() -> dict[str, str]:
-    """Versions of Python and of those packages of the stack that are installed."""
-    versions = {"python": platform.python_version()}
+    """Versions of the kit, of Python, and of those packages of the stack that are installed."""
+    versions = {"kit": kit_digest(), "python": platform.python_version()}
     for package in _PACKAGES:
         try:
             versions[package] = metadata.version(package)

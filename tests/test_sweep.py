@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from rtmpose import charts, sweep
+from rtmpose import charts, machine, sweep
 from rtmpose.page import draw_page
 from rtmpose.report import table
 from rtmpose.sweep import Cell
@@ -148,6 +149,26 @@ def test_a_result_is_of_its_facts(swept: Path, tmp_path: Path, monkeypatch: pyte
         path = tmp_path / "summary.json"
         path.write_text(json.dumps(changed))
         assert not sweep.is_current(path, arguments)
+
+
+def test_the_kits_own_code_is_a_fact(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "rtmpose", tmp_path / "rtmpose", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("build_engine", "common", "export", "inference"):
+        shutil.copy(ROOT / f"{name}.py", tmp_path)
+
+    def digest() -> str:
+        return subprocess.run([sys.executable, "-c", "from rtmpose.machine import kit_digest; print(kit_digest())"],
+                              cwd=tmp_path, capture_output=True, text=True, check=True).stdout.strip()
+
+    assert digest() == machine.kit_digest() and len(digest()) == 12
+    (tmp_path / "rtmpose-s_my-own-config.py").write_text("model = {}")
+    assert digest() == machine.kit_digest()
+    found = [machine.kit_digest()]
+    for changed in ("inference.py", "rtmpose/crop.py", "rtmpose/engines/cuda_kernels.cu"):
+        with open(tmp_path / changed, "a") as file:
+            file.write("\n")
+        found.append(digest())
+    assert len(set(found)) == 4
 
 
 def test_all_cells_failed(model_files: dict[str, Path], drawn: Path, tmp_path: Path) -> None:
