@@ -118,8 +118,8 @@ def choose_persons(args: argparse.Namespace, engine: Engine) -> PersonSet:
           f"images, {persons.boxes}, {'flip test' if args.flip_test else 'no flip test'}", flush=True)
     if persons.skipped:
         print(f"Left out: {persons.skipped} persons whose box is empty or outside the image, as mmpose does")
-    calibration = engine.record.calibration
-    if calibration and calibration["annotations_sha256"] == sha256(Path(args.datasets) / ANNOTATIONS):
+    calibrated = engine.record.calibration.get("annotations_sha256")
+    if calibrated and calibrated == sha256(Path(args.datasets) / ANNOTATIONS):
         print("Note: this engine was calibrated on persons of this very set; its AP elsewhere may be lower")
     return persons
 

@@ -38,14 +38,13 @@ def measure_accuracy(engine: Engine, persons: PersonSet, flip_test: bool, output
     run = estimate(engine, persons, flip_test)
     # Scoring many persons takes memory of its own.
     engine.close()
-    if reference:
-        other = estimate(reference, persons, flip_test)
-        reference.close()
     metrics = score_estimates(run.estimates, persons, output)
     if visualize:
         print(f"Pictures: {write_pictures(output / 'pictures', visualize, run.estimates, persons)}")
     compared = {}
     if reference:
+        other = estimate(reference, persons, flip_test)
+        reference.close()
         compared["agreement"] = compare(engine, run, metrics["AP"], reference, other, persons, output)
     return {
         "mode": "accuracy",

@@ -60,15 +60,15 @@ class Images(Sequence[Image]):
         """
         places, numbers = np.unique(persons["image"], return_counts=True)
         chosen = [records[place] for place in places[:limit]]
-        self._ids = np.array([record["id"] for record in chosen])
+        self.ids = [record["id"] for record in chosen]
         self._folder = folder
-        self._names = np.array([record["file_name"] for record in chosen])
-        self._sizes = np.array([(record["width"], record["height"]) for record in chosen])
+        self._names = [record["file_name"] for record in chosen]
+        self._sizes = [(record["width"], record["height"]) for record in chosen]
         self._ends = np.cumsum(numbers[:limit])
         self._persons = persons[np.argsort(persons["image"], kind="stable")[:self._ends[-1]]]
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self.ids)
 
     @overload
     def __getitem__(self, index: int) -> Image: ...
@@ -81,13 +81,8 @@ class Images(Sequence[Image]):
             return tuple(self[i] for i in range(*index.indices(len(self))))
         index = range(len(self))[index]
         start, end = self._ends[index - 1] if index else 0, self._ends[index]
-        return Image(self._ids.item(index), self._folder / str(self._names[index]), *self._sizes[index].tolist(),
+        return Image(self.ids[index], self._folder / self._names[index], *self._sizes[index],
                      tuple(map(self.person, range(start, end))))
-
-    @property
-    def ids(self) -> list[int]:
-        """COCO's ids of the images."""
-        return self._ids.tolist()
 
     @property
     def persons(self) -> int:
@@ -98,7 +93,7 @@ class Images(Sequence[Image]):
         """A person by its number, counted over all images in their order."""
         image = np.searchsorted(self._ends, number, side="right")
         _, index, bbox, score = self._persons[number]
-        return Person(int(index), self._ids.item(image), bbox, score)
+        return Person(int(index), self.ids[image], bbox, score)
 
 
 @dataclass(frozen=True)

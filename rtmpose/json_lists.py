@@ -18,6 +18,8 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 def read_json_lists(path: str | os.PathLike, what: str, take: Callable[[str, Any], Any]) -> Any:
     """Read a JSON file as ``json.load`` does, but hand over the items of its lists one by one.
 
+    Of a key that comes twice the last value counts, as there, but the items of both are handed over.
+
     Args:
         path: the file.
         what: names its content in the error, e.g. ``"COCO annotations"``.
@@ -52,7 +54,8 @@ class _Text:
 
     def read_on(self) -> bool:
         """Forget what is done with and read more, if there is more."""
-        chunk = self.file.read(CHUNK)
+        # As much again as is there already: a long value is parsed from its start every time.
+        chunk = self.file.read(max(CHUNK, len(self.text) - self.at))
         if chunk:
             self.passed += self.at
             self.text, self.at = self.text[self.at:] + chunk, 0
@@ -85,6 +88,8 @@ class _Text:
                 if not self.read_on():
                     raise
                 continue
+            except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets within brackets
+                raise json.JSONDecodeError(str(error), self.text, self.at) from error
             # A number may go on: 1 with e+5, of which no digit has been read yet.
             if end + 2 < len(self.text) or not self.read_on():
                 self.at = end

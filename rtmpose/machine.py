@@ -67,6 +67,18 @@ def describe_machine() -> dict[str, str | int | None]:
     }
 
 
+def peak_memory_mib() -> float | None:
+    """The most memory that this process has held so far, as Linux counts it (``VmHWM``); None elsewhere.
+
+    ``resource.getrusage`` would count what the process was started from as well.
+    """
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return None
+    return round(int(status.split("VmHWM:")[1].split()[0]) / 1024, 1)
+
+
 def kit_digest() -> str:
     """Which kit this is: the first 12 hexadecimal digits of the SHA-256 of all its code."""
     package = Path(__file__).parent

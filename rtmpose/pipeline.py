@@ -140,9 +140,9 @@ def iterate_batches(images: Iterable[Image], input_size: tuple[int, int], size: 
 
 
 def _step_back() -> None:
-    """Lower this thread's priority: an engine's threads wait for the slowest of them, so an interruption of one costs
-    the time of all."""
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+    """Lower this thread's priority a little: an engine's threads wait for the slowest of them, so an interruption of
+    one costs the time of all."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(os.getpriority(os.PRIO_PROCESS, 0) + 5, 19))
 
 
 def _rows(input_size: tuple[int, int], size: int) -> Iterator[np.ndarray]:

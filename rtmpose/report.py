@@ -2,14 +2,13 @@
 
 import csv
 import io
-import resource
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from rtmpose.engines.record import Record, command_line, now
 from rtmpose.files import sha256
-from rtmpose.machine import describe_machine, describe_versions
+from rtmpose.machine import describe_machine, describe_versions, peak_memory_mib
 
 HEADER = ("Model", "BatchSize", "Precision", "Backend", "FPS", "AP@0.5", "AP@0.5:0.95")
 
@@ -38,7 +37,7 @@ def summarize(record: Record, engine: str | Path, measured: dict[str, Any], inpu
         "command": command_line(),
         "measured_at": now(),
         "inputs": {str(path): sha256(path) for path in inputs},
-        "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        "peak_memory_mib": peak_memory_mib(),
         "machine": describe_machine(),
         "versions": describe_versions(),
     }

@@ -137,7 +137,7 @@ def to_results(estimates: Sequence[Estimate]) -> list[dict[str, Any]]:
     """Rescored, non-maximum-suppressed results in COCO's format: image by image, and the persons of an image in the
     order in which ``CocoMetric`` hands them to the evaluation, best first.
 
-    Each has ``image_id``, ``category_id``, ``keypoints`` (x, y, score of 17, float32), ``score``, ``bbox`` (x, y,
+    Each has ``image_id``, ``category_id``, ``keypoints`` (x, y, score of 17, float64), ``score``, ``bbox`` (x, y,
     width, height) and ``index`` (:attr:`Person.index`). A person without a single positive keypoint score is left out,
     as CocoMetric's evaluator leaves it out.
     """
@@ -159,7 +159,7 @@ def _result(estimate: Estimate, score: np.float32) -> dict[str, Any]:
     return {
         "image_id": estimate.person.image_id,
         "category_id": 1,
-        "keypoints": np.concatenate([estimate.keypoints, estimate.scores[:, None]], axis=1).ravel(),
+        "keypoints": np.concatenate([estimate.keypoints, estimate.scores[:, None]], axis=1, dtype=np.float64).ravel(),
         "score": float(score),
         "bbox": np.stack([x1, y1, x2 - x1, y2 - y1]).tolist(),
         "index": estimate.person.index,

@@ -150,8 +150,7 @@ def run_inference(folder: Path, progress: str, arguments: list[str]) -> dict[str
 
 
 def is_current(summary: Path, arguments: list[str]) -> bool:
-    """Whether a ``summary.json`` is of what inference.py would do here with these arguments; changes of the kit's own
-    code are not seen."""
+    """Whether a ``summary.json`` is of what inference.py would do here with these arguments."""
     try:
         found = read_json(summary, "a summary.json")
         return (shlex.split(found["command"])[2:] == arguments and found["machine"] == describe_machine()

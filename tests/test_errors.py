@@ -351,6 +351,12 @@ def test_dataset_without_images(inference_fails: Run, dataset: Callable) -> None
     ('{"images": [], "annotations": [], "categories": []}', "holds no person"),
     ('{"images": [{"id": 1}], "annotations": [], "categories": []}', "broken record (no 'file_name')"),
     ('{"images": [3], "annotations": [], "categories": []}', "broken record ("),
+    ('{"images": [], "annotations": [], "categories": [null]}', "broken record ("),
+    ('{"images": [{"id": [1], "file_name": "a", "width": 5, "height": 5}], "annotations": [], "categories": []}',
+     "broken record (image has the id [1], not a number or a string)"),
+    ('{"images": [{"id": 1, "file_name": "\\ud800", "width": 5, "height": 5}], "annotations": [], "categories": []}',
+     "broken record ("),
+    ("[" * 200000, "is not valid JSON"),
 ])
 def test_annotations_broken(inference_fails: Run, dataset: Callable, text: str, said: str) -> None:
     folder, _ = dataset()
@@ -365,6 +371,9 @@ def test_annotations_broken(inference_fails: Run, dataset: Callable, text: str, 
     ({"keypoints": [1, 2, 3]}, "annotation 1's keypoints is [1, 2, 3], not 51 finite numbers"),
     ({"keypoints": [float("inf")] * 51}, "not 51 finite numbers"),
     ({"area": float("nan")}, "annotation 1's area is [nan]"),
+    ({"area": 10**400}, "annotation 1's area is [1000"),
+    ({"iscrowd": None}, "annotation 1 has iscrowd None, not 0 or 1"),
+    ({"category_id": [1]}, "annotation 1's category has the id [1], not a number or a string"),
     ({"image_id": 999}, "annotation 1 belongs to the unknown image 999"),
 ])
 def test_annotation_with_impossible_numbers(inference_fails: Run, dataset: Callable, changed: dict, said: str) -> None:
@@ -372,6 +381,14 @@ def test_annotation_with_impossible_numbers(inference_fails: Run, dataset: Calla
     content["annotations"][0] |= changed
     write_annotations(folder, content)
     assert said in inference_fails(folder)
+
+
+def test_annotations_with_a_list_twice(inference_fails: Run, dataset: Callable) -> None:
+    """The last one counts."""
+    folder, content = dataset()
+    text = json.dumps(content)
+    (folder / "annotations/person_keypoints_val2017.json").write_text(f'{text[:-1]}, "images": []}}')
+    assert "annotation 1 belongs to the unknown image 1" in inference_fails(folder)
 
 
 def test_annotations_without_persons(inference_fails: Run, dataset: Callable) -> None:
@@ -431,6 +448,7 @@ def test_image_of_another_size(inference_fails: Run, dataset: Callable) -> None:
     ({"bbox": [1, 2, 0, 4]}, "detection 1: bbox [1, 2, 0, 4] is empty"),
     ({"bbox": [9000, 2, 3, 4]}, "detection 1: bbox [9000, 2, 3, 4] lies outside its image"),
     ({"score": float("nan")}, "detection 1: score is [nan]"),
+    ({"score": 1e300}, "detection 1: score is [1e+300], not 1 finite numbers below 1e+12"),
     ({"score": None}, "detection 1: "),
 ])
 def test_detections_that_cannot_be(inference_fails: Run, drawn: Path, tmp_path: Path, changed: dict, said: str

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -53,6 +54,37 @@ def test_what_json_load_refuses_is_refused(text: str, chunk: int, tmp_path: Path
     path.write_text(text)
     with pytest.raises(KitError, match=r"broken\.json: is not valid JSON \(.* at character \d+\), expected a test"):
         read_json_lists(path, "a test", lambda key, item: item)
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, '{"a": [' + "[" * 200_000, '{"a": 1' + "0" * 10_000 + "}"],
+                         ids=["nested", "nested in a list", "digits"])
+def test_what_breaks_the_decoder_is_refused(text: str, tmp_path: Path) -> None:
+    with pytest.raises((RecursionError, ValueError)):
+        json.loads(text)
+    path = tmp_path / "broken.json"
+    path.write_text(text)
+    with pytest.raises(KitError, match="is not valid JSON"):
+        read_json_lists(path, "a test", lambda key, item: item)
+
+
+def test_a_long_value_is_not_parsed_again_for_every_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parsed as often as there are chunks, it would take 4096 times; each time twice as much is read."""
+    path = tmp_path / "long.json"
+    path.write_text(json.dumps({"info": {"numbers": list(range(4096))}}))
+    monkeypatch.setattr(json_lists, "CHUNK", path.stat().st_size // 4096)
+    with open(path) as file:
+        text = json_lists._Text(file)
+        text.sign("{"), text.value(), text.sign(":")
+        reads = 0
+
+        def counted(size: int, read: Any = file.read) -> str:
+            nonlocal reads
+            reads += 1
+            return read(size)
+
+        text.file = SimpleNamespace(read=counted)
+        assert text.value() == {"numbers": list(range(4096))}
+    assert reads < 20
 
 
 def test_the_character_is_counted_from_the_files_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
