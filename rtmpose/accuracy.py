@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rtmpose import gpu_pipeline, pipeline, report, score, timing
 from rtmpose.agreement import crop_distances, describe_agreement, worst_crops
 from rtmpose.coco import PersonSet
@@ -94,7 +92,7 @@ def compare(engine: Engine, run: Run, ap: float, reference: Engine, other: Run, 
     """How far an engine's keypoints are from the reference's, and the difference in AP; prints and draws it, too."""
     record = engine.record
     distances = crop_distances(run.estimates, other.estimates, record.input_size)
-    scores = np.stack([one.scores for one in other.estimates])
+    scores = other.estimates.scores
     reference_ap = score.evaluate(score.to_results(other.estimates), persons)[0]["AP"]
     agreement = {
         **describe_agreement(distances, scores, record.input_size[0] / record.bins[0]),

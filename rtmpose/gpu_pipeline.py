@@ -3,7 +3,6 @@
 The same persons, crops and keypoints as :mod:`rtmpose.pipeline`.
 """
 
-import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +17,7 @@ from rtmpose import crop
 from rtmpose.coco import Image, Person, PersonSet
 from rtmpose.engines.keypoint_stream import Cutting, KeypointStream
 from rtmpose.engines.tensorrt_backend import TensorRTEngine
+from rtmpose.machine import count_cores
 from rtmpose.pipeline import Run, read_image, refuse_broken, to_estimates
 from rtmpose.score import Estimates
 
@@ -72,7 +72,7 @@ def batches(images: Iterable[Image], input_size: tuple[int, int], batch: int) ->
 
 def _read_ahead(images: Iterable[Image], input_size: tuple[int, int]) -> Iterator[list[PersonCutting]]:
     """Each image's persons, read ahead by as many threads as there are cores; a few images a thread wait."""
-    workers = os.cpu_count() or 1
+    workers = count_cores()
     images = iter(images)
     with ThreadPoolExecutor(workers) as pool:
         waiting: deque[Future[list[PersonCutting]]] = deque(

@@ -54,13 +54,17 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def count_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def describe_machine() -> dict[str, str | int | None]:
     """Processor, cores this process may use, GPU and operating system, for the record beside a result."""
     gpu = find_gpu()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "cpu": cpu_name(),
-        "cores": cores,
+        "cores": count_cores(),
         "gpu": gpu.name if gpu else None,
         "compute_capability": gpu.compute_capability if gpu else None,
         "os": platform.platform(),

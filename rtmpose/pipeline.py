@@ -18,6 +18,7 @@ from rtmpose import crop, simcc
 from rtmpose.coco import Image, Person, PersonSet
 from rtmpose.engines import Engine
 from rtmpose.errors import KitError
+from rtmpose.machine import count_cores
 from rtmpose.score import Estimate, Estimates
 
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
@@ -120,7 +121,7 @@ def iterate_batches(images: Iterable[Image], input_size: tuple[int, int], size: 
     waiting: deque[Future[list[Crop]]] = deque()
     crops: list[Crop] = []
     missing = size
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0)), initializer=_step_back) as pool:
+    with ThreadPoolExecutor(count_cores(), initializer=_step_back) as pool:
         try:
             while True:
                 missing += size

@@ -7,7 +7,7 @@ import contextlib
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from pycocotools.coco import COCO
@@ -66,15 +66,7 @@ class Estimates(Sequence[Estimate]):
     def __len__(self) -> int:
         return self._number
 
-    @overload
-    def __getitem__(self, index: int) -> Estimate: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Estimate]: ...
-
-    def __getitem__(self, index: int | slice) -> Estimate | list[Estimate]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def __getitem__(self, index: int) -> Estimate:
         index = range(len(self))[index]
         return Estimate(self._images.person(index), self.keypoints[index], self.scores[index], self.scales[index])
 

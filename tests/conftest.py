@@ -46,6 +46,14 @@ def run_script(script: str, *arguments: object, cwd: Path | None = None, env: di
                           capture_output=True, text=True, timeout=timeout, check=False)
 
 
+def build_engine(onnx: Path, engine: Path, batch: int, precision: str, backend: str) -> Path:
+    """Let build_engine.py build an engine for crops of 256x192, and give it back."""
+    done = run_script("build_engine.py", "--model_path", onnx, "--input", f"input:{batch},3,256,192", "--precision",
+                      precision, "--backend", backend, "--engine_path", engine)
+    assert done.returncode == 0, done.stderr
+    return engine
+
+
 def save_random_checkpoint(config: Path, path: Path, seed: int = 0) -> Path:
     """An official-style .pth with seeded random weights, and the statistics of noise in its normalisation layers:
     without them the output hardly depends on the input, and no test would notice a wrong crop."""
@@ -85,11 +93,8 @@ def model_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def engine_file(model_files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An FP32 engine for the CPU, batch 4, of :func:`model_files`, made by build_engine.py."""
-    engine = tmp_path_factory.mktemp("engine") / "rtmpose-t_bs4.engine"
-    done = run_script("build_engine.py", "--model_path", model_files["onnx"], "--input", "input:4,3,256,192",
-                      "--precision", "fp32", "--backend", "onnxruntime", "--engine_path", engine)
-    assert done.returncode == 0, done.stderr
-    return engine
+    return build_engine(model_files["onnx"], tmp_path_factory.mktemp("engine") / "rtmpose-t_bs4.engine", 4, "fp32",
+                        "onnxruntime")
 
 
 @pytest.fixture(scope="session")

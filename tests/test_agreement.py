@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import run_script
+from conftest import build_engine, run_script
 
 from rtmpose.agreement import crop_distances, describe_agreement, worst_crops
 from rtmpose.coco import Person
@@ -45,10 +45,7 @@ def test_only_keypoints_that_the_reference_sees_count() -> None:
 
 def test_two_engines_from_the_command_line(model_files: dict[str, Path], engine_file: Path, drawn: Path, tmp_path: Path
                                            ) -> None:
-    half = tmp_path / "half.engine"
-    done = run_script("build_engine.py", "--model_path", model_files["onnx"], "--input", "input:2,3,256,192",
-                      "--precision", "fp16", "--backend", "onnxruntime", "--engine_path", half)
-    assert done.returncode == 0, done.stderr
+    half = build_engine(model_files["onnx"], tmp_path / "half.engine", 2, "fp16", "onnxruntime")
     done = run_script("inference.py", "--engine", half, "--reference", engine_file, "--datasets", drawn, "--output",
                       tmp_path / "out")
     assert done.returncode == 0, done.stderr

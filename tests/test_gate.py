@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import GATE, run_script
+from conftest import GATE, build_engine
 
 from rtmpose import crop, simcc
 from rtmpose.annotations import read_annotations
@@ -31,11 +31,8 @@ def people(people_folder: Path) -> PersonSet:
 @pytest.fixture(scope="module")
 def engine(demo_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Engine:
     """The demo checkpoint's FP32 engine for the CPU."""
-    path = tmp_path_factory.mktemp("gate") / "demo.engine"
-    done = run_script("build_engine.py", "--model_path", demo_onnx, "--input", "input:16,3,256,192",
-                      "--precision", "fp32", "--backend", "onnxruntime", "--engine_path", path)
-    assert done.returncode == 0, done.stderr
-    return load_engine(path)
+    return load_engine(build_engine(demo_onnx, tmp_path_factory.mktemp("gate") / "demo.engine", 16, "fp32",
+                                    "onnxruntime"))
 
 
 def measure(engine: Engine, people: PersonSet) -> tuple[float, np.ndarray]:

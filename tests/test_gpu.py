@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from conftest import run_script
+from conftest import build_engine
 from onnx import TensorProto, helper
 from test_cuda_kernels import TWINS, draw_people, pack
 from test_simcc import KINDS, draw
@@ -27,11 +27,8 @@ pytestmark = [pytest.mark.gpu,
 @pytest.fixture(scope="module")
 def engine(model_files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> TensorRTEngine:
     """An FP16 engine for batches of 4."""
-    path = tmp_path_factory.mktemp("gpu") / "rtmpose.engine"
-    done = run_script("build_engine.py", "--model_path", model_files["onnx"], "--input", "input:4,3,256,192",
-                      "--precision", "fp16", "--backend", "tensorrt", "--engine_path", path)
-    assert done.returncode == 0, done.stderr
-    return load_engine(path)
+    return load_engine(build_engine(model_files["onnx"], tmp_path_factory.mktemp("gpu") / "rtmpose.engine", 4, "fp16",
+                                    "tensorrt"))
 
 
 def run(engine: TensorRTEngine, kernel: str, types: str, grid: tuple[int, int, int], block: tuple[int, int, int],

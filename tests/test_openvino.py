@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from conftest import run_script
+from conftest import build_engine, run_script
 
 from rtmpose import calibration, emulation, graph, quantization, simcc
 from rtmpose.agreement import describe_agreement
@@ -24,11 +24,8 @@ BATCH = 4
 @pytest.fixture(scope="module")
 def engine_path(model_files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random RTMPose-t in FP32, built by build_engine.py."""
-    path = tmp_path_factory.mktemp("openvino") / "rtmpose-t.engine"
-    done = run_script("build_engine.py", "--model_path", model_files["onnx"], "--input", f"input:{BATCH},3,256,192",
-                      "--precision", "fp32", "--backend", "openvino", "--engine_path", path)
-    assert done.returncode == 0, done.stderr
-    return path
+    return build_engine(model_files["onnx"], tmp_path_factory.mktemp("openvino") / "rtmpose-t.engine", BATCH, "fp32",
+                        "openvino")
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import run_script
+from conftest import build_engine, run_script
 
 from rtmpose import graph, quantization
 from rtmpose.checkpoint import Network, _SimCC, build_estimator, read_config
@@ -130,10 +130,7 @@ def test_the_gpu_agrees_with_onnx_runtime(model_files: dict[str, Path], tmp_path
     crops = np.random.default_rng(0).standard_normal((2, 3, 256, 192), dtype=np.float32)
     outputs = []
     for name, typed in (("onnxruntime", "fp32"), ("tensorrt", precision)):
-        engine = tmp_path / f"{name}.engine"
-        done = run_script("build_engine.py", "--model_path", model_files["onnx"], "--input", "input:2,3,256,192",
-                          "--precision", typed, "--backend", name, "--engine_path", engine)
-        assert done.returncode == 0, done.stderr
+        engine = build_engine(model_files["onnx"], tmp_path / f"{name}.engine", 2, typed, name)
         outputs.append(load_engine(engine).infer(crops))
     for expected, given in zip(*outputs, strict=True):
         assert np.abs(given - expected).max() <= tolerance * np.abs(expected).max()
