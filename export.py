@@ -18,8 +18,8 @@ def main() -> int:
 
     require("torch", "onnxruntime", "mmpose", "mmengine", "mmcv")
     # After the arguments, so that --help and mistakes don't wait for torch.
-    from rtmpose.checkpoint import load_network
-    from rtmpose.graph import EXPORT_TOLERANCE, describe_source, export
+    from rtmpose.model.checkpoint import load_network
+    from rtmpose.model.export import EXPORT_TOLERANCE, describe_source, export
 
     start = time.perf_counter()
     network = load_network(args.cfg, args.weight)

@@ -7,15 +7,18 @@ import os
 from pathlib import Path
 from typing import Any
 
-from rtmpose import report
-from rtmpose.accuracy import check_comparable, measure_accuracy
-from rtmpose.annotations import NUM_KEYPOINTS
-from rtmpose.coco import ANNOTATIONS, PersonSet, load_persons
+from rtmpose.data.annotations import NUM_KEYPOINTS
+from rtmpose.data.dataset import ANNOTATIONS, PersonSet, load_persons
 from rtmpose.engines import Engine, load_engine
 from rtmpose.errors import EXIT_ACCURACY_MISSED, EXIT_INVALID, EXIT_OK, EXIT_THROUGHPUT_MISSED, KitError
+from rtmpose.evaluate import loadgen
+from rtmpose.evaluate.accuracy import check_comparable, measure_accuracy, summarize_accuracy
+from rtmpose.evaluate.coco_eval import write_keypoints
+from rtmpose.evaluate.throughput import measure_throughput
 from rtmpose.files import make_folder, sha256, write_json
-from rtmpose.loadgen import SCENARIOS, Load, measure_scenario
-from rtmpose.throughput import measure_throughput
+from rtmpose.report import text
+from rtmpose.report.summary import summarize, table
+from rtmpose.report.visualize import write_crops, write_pictures
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -37,7 +40,7 @@ def parse_arguments() -> argparse.Namespace:
     accuracy.add_argument("--limit", type=positive, metavar="N", help="only the first N images with persons")
     accuracy.add_argument("--reference", metavar="FILE", help="another engine, e.g. FP32: how far the keypoints agree")
     accuracy.add_argument("--visualize", type=positive, metavar="N",
-                          help="draw the N worst and the N best images, estimate beside truth, into --output")
+                          help="draw the N worst and the N best images, prediction beside ground truth, into --output")
     accuracy.add_argument("--acc_target", type=float, metavar="AP", help="AP@0.5:0.95 to reach, e.g. 0.773")
     throughput = parser.add_argument_group("throughput")
     throughput.add_argument("--perf_only", nargs="?", type=boolean, const=True, default=False, metavar="True",
@@ -47,18 +50,18 @@ def parse_arguments() -> argparse.Namespace:
                             help="at least so many batches; default: %(default)s")
     throughput.add_argument("--duration", type=float, default=5.0, metavar="S",
                             help="at least so many seconds; default: %(default)s")
-    loadgen = parser.add_argument_group("MLPerf")
-    loadgen.add_argument("--scenario", choices=SCENARIOS, metavar="NAME",
-                         help=f"let MLPerf's LoadGen drive the engine, {', '.join(SCENARIOS)}: performance with "
-                              "--perf_only, else accuracy; its logs go into --output/loadgen")
-    loadgen.add_argument("--min_duration", type=amount, default=600.0, metavar="S",
-                         help="least seconds of a performance run; default: %(default)g, MLPerf's; less to try it")
-    loadgen.add_argument("--target_qps", type=amount, metavar="N",
-                         help="persons a second, asked of server, expected of offline; default: by a short measurement "
-                              "of the engine")
-    loadgen.add_argument("--target_latency", type=amount, default=100.0, metavar="MS",
-                         help="server: 99 %% of the queries must be answered in so many milliseconds; "
-                              "default: %(default)g, as LoadGen's")
+    mlperf = parser.add_argument_group("MLPerf")
+    mlperf.add_argument("--scenario", choices=loadgen.SCENARIOS, metavar="NAME",
+                        help=f"let MLPerf's LoadGen drive the engine, {', '.join(loadgen.SCENARIOS)}: performance with "
+                             "--perf_only, else accuracy; its logs go into --output/loadgen")
+    mlperf.add_argument("--min_duration", type=amount, default=600.0, metavar="S",
+                        help="least seconds of a performance run; default: %(default)g, MLPerf's; less to try it")
+    mlperf.add_argument("--target_qps", type=amount, metavar="N",
+                        help="persons a second, asked of server, expected of offline; default: by a short measurement "
+                             "of the engine")
+    mlperf.add_argument("--target_latency", type=amount, default=100.0, metavar="MS",
+                        help="server: 99 %% of the queries must be answered in so many milliseconds; "
+                             "default: %(default)g, as LoadGen's")
     parser.add_argument("--fps_target", type=float, metavar="N", help="persons a second to reach")
     return parser.parse_args()
 
@@ -68,28 +71,55 @@ def main() -> int:
     args = parse_arguments()
     engine = load_engine(args.engine)
     check_engine(args, engine)
-    output = Path(args.output) if args.output else None
+    output = make_folder(Path(args.output)) if args.output else None
     if args.scenario:
-        measured = run_scenario(args, engine, output)
+        measured = run_loadgen(args, engine, output)
     elif args.perf_only:
         measured = measure_throughput(engine, args.datasets, args.warmup, args.iterations, args.duration)
+        print(text.throughput_lines(measured, engine.record.batch))
     else:
-        reference = load_reference(args, engine)
-        persons = choose_persons(args, engine)
-        measured = measure_accuracy(engine, persons, args.flip_test, output, args.visualize, reference)
-    summary = report.summarize(engine.record, args.engine, measured, input_files(args))
+        measured = run_accuracy(args, engine, output)
+    summary = summarize(engine.record, args.engine, measured, input_files(args))
     print()
-    print(report.table(summary))
+    print(table(summary))
     if output:
-        write_json(make_folder(output) / "summary.json", summary)
+        write_json(output / "summary.json", summary)
     return check_targets(args, summary)
 
 
-def run_scenario(args: argparse.Namespace, engine: Engine, output: Path) -> dict[str, Any]:
+def run_accuracy(args: argparse.Namespace, engine: Engine, output: Path | None) -> dict[str, Any]:
+    """Accuracy mode: predict, score, print, write keypoints and pictures; the result as ``summary.json`` has it."""
+    reference = load_reference(args, engine)
+    persons = choose_persons(args, engine)
+    accuracy = measure_accuracy(engine, persons, args.flip_test, reference)
+    print(accuracy.score.coco_lines)
+    if output:
+        write_keypoints(output / "keypoints.json", accuracy.score.results)
+    if args.visualize and output:
+        print(f"Pictures: {write_pictures(output / 'pictures', args.visualize, accuracy.run.predictions, persons)}")
+    if accuracy.agreement:
+        print(text.agreement_lines(accuracy.agreement))
+    if output and accuracy.reference and accuracy.worst:
+        written = write_crops(output / "agreement", accuracy.worst, accuracy.run.predictions,
+                              accuracy.reference.predictions, persons, engine.record.input_size)
+        print(f"  {len(accuracy.worst)} worst crops: {written}")
+    return summarize_accuracy(accuracy, persons, args.flip_test)
+
+
+def run_loadgen(args: argparse.Namespace, engine: Engine, output: Path) -> dict[str, Any]:
     """Let LoadGen drive the engine; a data set is needed for accuracy only."""
-    load = Load(args.scenario, not args.perf_only, args.min_duration, args.target_qps, args.target_latency)
-    persons = choose_persons(args, engine) if args.datasets or load.accuracy else None
-    return measure_scenario(engine, load, persons, output)
+    config = loadgen.LoadGenConfig(args.scenario, not args.perf_only, args.min_duration, args.target_qps,
+                                   args.target_latency)
+    persons = choose_persons(args, engine) if args.datasets or config.accuracy else None
+    plan = loadgen.plan_run(engine, config, persons)
+    print(text.loadgen_start_lines(plan, engine.record.batch), flush=True)
+    result = loadgen.run_scenario(engine, plan, persons, output)
+    if result.score:
+        print(result.score.coco_lines)
+        write_keypoints(output / "keypoints.json", result.score.results)
+    else:
+        print(text.loadgen_lines(result.summary))
+    return result.summary
 
 
 def input_files(args: argparse.Namespace) -> list[Path]:
@@ -112,14 +142,11 @@ def load_reference(args: argparse.Namespace, engine: Engine) -> Engine | None:
 
 
 def choose_persons(args: argparse.Namespace, engine: Engine) -> PersonSet:
-    """Whom the command line asks for; prints how many, and whether an INT8 engine has seen them."""
+    """The persons that the command line asks for; prints how many, and whether an INT8 engine has seen them."""
     persons = load_persons(args.datasets, args.detections, args.limit)
-    print(f"{'Performance' if args.perf_only else 'Accuracy'}: {persons.number} persons in {len(persons.images)} "
-          f"images, {persons.boxes}, {'flip test' if args.flip_test else 'no flip test'}", flush=True)
-    if persons.skipped:
-        print(f"Left out: {persons.skipped} persons whose box is empty or outside the image, as mmpose does")
+    print(text.persons_line(persons, "Performance" if args.perf_only else "Accuracy", args.flip_test), flush=True)
     calibrated = engine.record.calibration.get("annotations_sha256")
-    if calibrated and calibrated == sha256(Path(args.datasets) / ANNOTATIONS):
+    if calibrated and calibrated == sha256(persons.annotations.path):
         print("Note: this engine was calibrated on persons of this very set; its AP elsewhere may be lower")
     return persons
 

@@ -9,11 +9,11 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from rtmpose.agreement import crop_distances, describe_agreement
-from rtmpose.coco import PersonSet
+from rtmpose.data.agreement import crop_distances, describe_agreement
+from rtmpose.data.dataset import PersonSet
 from rtmpose.engines import Engine
-from rtmpose.pipeline import estimate
-from rtmpose.score import Estimate
+from rtmpose.evaluate.predict import predict
+from rtmpose.evaluate.predictions import Predictions
 
 
 def speed_parser(description: str) -> Parser:
@@ -53,35 +53,34 @@ def print_ratio(samples: dict[str, list[float]]) -> None:
           f"in single rounds {rounds.min():.3f} to {rounds.max():.3f}; load average {os.getloadavg()[0]:.2f}")
 
 
-def contest(engine: Engine, persons: PersonSet, name: str, theirs: Callable[[], list[Estimate]], rounds: int) -> None:
+def contest(engine: Engine, persons: PersonSet, name: str, theirs: Callable[[], Predictions], rounds: int) -> None:
     """Time the kit and another implementation, from image files to keypoints, and print ratio and agreement.
 
     Args:
         engine: the kit's, for 17 keypoints.
-        persons: whom both estimate.
+        persons: whom both prediction.
         name: the other's.
-        theirs: estimates every person, in the order of ``persons``.
+        theirs: predictions every person, in the order of ``persons``.
         rounds: turns a side, after one of each to warm up.
     """
     threads = cv2.getNumThreads()
     record = engine.record
-    ours, others = estimate(engine, persons).estimates, theirs()
+    ours, others = predict(engine, persons).predictions, theirs()
 
     def time_kit() -> float:
-        return persons.number / estimate(engine, persons).seconds
+        return len(persons) / predict(engine, persons).seconds
 
     def time_other() -> float:
         cv2.setNumThreads(threads)  # the kit switched OpenCV's threads off
         start = time.perf_counter()
         theirs()
-        return persons.number / (time.perf_counter() - start)
+        return len(persons) / (time.perf_counter() - start)
 
-    print(f"{persons.number} persons in {len(persons.images)} images, batch {record.batch}; "
+    print(f"{len(persons)} persons in {len(persons.images)} images, batch {record.batch}; "
           f"the kit: {record.precision}, {record.runtime}")
     print_ratio(take_turns({"the kit": time_kit, name: time_other}, rounds))
-    scores = np.stack([one.scores for one in others])
-    agreement = describe_agreement(crop_distances(ours, others, record.input_size), scores,
-                                   record.input_size[0] / record.bins[0])
+    distances = crop_distances(ours.keypoints, others.keypoints, ours.scales, record.input_size)
+    agreement = describe_agreement(distances, others.scores, record.input_size[0] / record.bins[0])
     print(f"keypoints that {name} scores above 0.2: {agreement['counted']}" + (
         f", within one SimCC bin {agreement['within_bin']:.2%}, furthest {agreement['max_px']:.1f} px of the crop"
         if agreement["counted"] else ""))

@@ -7,30 +7,25 @@ and every FP16 result is rounded as a GPU rounds it. With the head's final convo
 same: in exact arithmetic it changes nothing.
 """
 
-import sys
-from pathlib import Path
-
-# The kit is no installed package: `common` and `rtmpose` lie in the repository's root.
-sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
-
 from common import Parser, run
 
 import argparse
 from collections.abc import Iterator
 
-import numpy as np
 import onnx
+from emulation import round_like_fp16
 from fp16_stress import scale_final_convolution
 from tqdm import tqdm
 
-from rtmpose import calibration, precision, quantization, score
-from rtmpose.agreement import crop_distances, describe_agreement
-from rtmpose.coco import load_persons
-from rtmpose.emulation import round_like_fp16, session
+from rtmpose.data.agreement import crop_distances, describe_agreement
+from rtmpose.data.dataset import load_persons
+from rtmpose.data.loader import Batch, iterate_batches
 from rtmpose.engines import backend
-from rtmpose.graph import INPUT, OUTPUTS, load, read_input, simplify
-from rtmpose.pipeline import Batch, decode, iterate_batches, to_estimates
-from rtmpose.score import Estimate
+from rtmpose.evaluate import coco_eval
+from rtmpose.evaluate.predictions import Predictions, decode, join, to_predictions
+from rtmpose.model import calibration, fp16, int8
+from rtmpose.model.calibration import session
+from rtmpose.model.graph import INPUT, OUTPUTS, load, read_input, simplify
 
 BATCH = 8
 
@@ -42,22 +37,22 @@ def graphs(model: onnx.ModelProto, shape: tuple[int, ...], crops: calibration.Ca
     yield "FP32", fixed
     for power in (0, 8):
         scaled = scale_final_convolution(fixed, power)
-        yield f"FP16, final convolution x 2^{power}", round_like_fp16(precision.to_fp16(scaled)[0])
-    form = backend("tensorrt").INT8_FORM
-    ranges = quantization.find_ranges(fixed, form, crops.batches)
-    blocks = quantization.measure_sensitivity(fixed, ranges, form, crops.batches)
-    quantized = quantization.quantize(fixed, ranges, form, blocks)
-    yield "INT8, the rest FP16", round_like_fp16(precision.to_fp16(quantized)[0])
+        yield f"FP16, final convolution x 2^{power}", round_like_fp16(fp16.to_fp16(scaled)[0])
+    scheme = backend("tensorrt").INT8_SCHEME
+    ranges = calibration.find_ranges(fixed, scheme, crops.batches)
+    blocks = calibration.measure_sensitivity(fixed, ranges, scheme, crops.batches)
+    quantized = int8.quantize(fixed, ranges, scheme, blocks)
+    yield "INT8, the rest FP16", round_like_fp16(fp16.to_fp16(quantized)[0])
 
 
-def estimate(model: onnx.ModelProto, batches: list[Batch], size: tuple[int, int]) -> list[Estimate]:
+def predict(model: onnx.ModelProto, batches: list[Batch], size: tuple[int, int]) -> Predictions:
     """Keypoints of every crop, in the image."""
-    runner, estimates = session(model), []
+    runner, parts = session(model), []
     for batch in tqdm(batches, unit="batch", leave=False, disable=None):
         logits = runner.run(list(OUTPUTS), {INPUT: batch.pixels})
         found = decode(*(axis[:len(batch.crops)] for axis in logits), size)
-        estimates += to_estimates(batch.crops, *found, size)
-    return estimates
+        parts.append(to_predictions(batch.crops, *found, size))
+    return join(parts)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -78,16 +73,17 @@ def main() -> int:
     persons = load_persons(args.datasets)
     batches = list(iterate_batches(persons.images, size, BATCH))
     reference = None
-    print(f"{persons.number} persons\n\n| graph | AP | difference | within a bin | within 4 px | furthest, px |\n"
+    print(f"{len(persons)} persons\n\n| graph | AP | difference | within a bin | within 4 px | furthest, px |\n"
           "|---|---|---|---|---|---|")
     calibrating = calibration.load_calibration_set(args.calibration, size)
     for name, graph in graphs(model, (BATCH, 3, height, width), calibrating):
-        estimates = estimate(graph, batches, size)
-        ap = score.evaluate(score.to_results(estimates), persons)[0]["AP"]
-        reference = reference or (estimates, ap)
-        scores = np.stack([one.scores for one in reference[0]])
+        predictions = predict(graph, batches, size)
+        ap = coco_eval.evaluate(coco_eval.to_results(predictions), persons)[0]["AP"]
+        reference = reference or (predictions, ap)
         bin_width = width / graph.graph.output[0].type.tensor_type.shape.dim[2].dim_value
-        agreement = describe_agreement(crop_distances(estimates, reference[0], size), scores, bin_width)
+        expected = reference[0]
+        distances = crop_distances(predictions.keypoints, expected.keypoints, expected.scales, size)
+        agreement = describe_agreement(distances, expected.scores, bin_width)
         print(f"| {name} | {ap:.4f} | {ap - reference[1]:+.4f} | {agreement['within_bin']:.3%} | "
               f"{agreement['within_4px']:.3%} | {agreement['max_px']:.1f} |", flush=True)
     return 0

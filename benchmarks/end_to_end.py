@@ -9,12 +9,6 @@ core for a person, and what share is left where an engine on the CPU keeps all c
 faster than its sum.
 """
 
-import sys
-from pathlib import Path
-
-# The kit is no installed package: `common` and `rtmpose` lie in the repository's root.
-sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
-
 from common import run
 
 import time
@@ -25,17 +19,18 @@ from typing import Any
 import numpy as np
 from contest import print_ratio, speed_parser, take_turns
 
-from rtmpose import crop, simcc
-from rtmpose.coco import PersonSet, load_persons
+from rtmpose.data import postprocess, preprocess
+from rtmpose.data.dataset import PersonSet, load_persons
+from rtmpose.data.loader import iterate_batches, read_image
 from rtmpose.engines import Engine, load_engine
-from rtmpose.pipeline import estimate, iterate_batches, read_image
-from rtmpose.throughput import headline_timer
+from rtmpose.evaluate.predict import predict
+from rtmpose.evaluate.throughput import headline_timer
 
 
 def compare(engine: Engine, persons: PersonSet, rounds: int) -> None:
     """Print the engine's throughput, that from files to keypoints, and the ratio."""
     batch = engine.record.batch
-    runs = -(-persons.number // batch)
+    runs = -(-len(persons) // batch)
     first = next(iter(iterate_batches(persons.images, engine.record.input_size, batch)))
     timer = headline_timer(engine, first.pixels)
 
@@ -43,13 +38,13 @@ def compare(engine: Engine, persons: PersonSet, rounds: int) -> None:
         return runs * batch / sum(timer() for _ in range(runs)) * 1e3
 
     def whole() -> float:
-        return persons.number / estimate(engine, persons).seconds
+        return len(persons) / predict(engine, persons).seconds
 
     alone(), whole()  # to warm up
-    print(f"{persons.number} persons in {len(persons.images)} images, batch {batch}, {engine.record.precision}, "
+    print(f"{len(persons)} persons in {len(persons.images)} images, batch {batch}, {engine.record.precision}, "
           f"{engine.record.runtime}")
     print_ratio(take_turns({"files to keypoints": whole, "engine alone": alone}, rounds))
-    print(f"the last batch's padding alone leaves {persons.number / (runs * batch):.3f}")
+    print(f"the last batch's padding alone leaves {len(persons) / (runs * batch):.3f}")
 
 
 def print_stages(engine: Engine, persons: PersonSet) -> None:
@@ -58,8 +53,8 @@ def print_stages(engine: Engine, persons: PersonSet) -> None:
     images = persons.images[:50]
     people = [(image, person) for image in images for person in image.persons]
     pixels = {image.id: read_image(image) for image in images}
-    regions = [crop.box_to_center_scale(person.bbox, size) for _, person in people]
-    cuts = [crop.crop_person(pixels[image.id], *region, size)
+    regions = [preprocess.box_to_center_scale(person.bbox, size) for _, person in people]
+    cuts = [preprocess.crop_person(pixels[image.id], *region, size)
             for (image, _), region in zip(people, regions, strict=True)]
     row = np.empty((3, size[1], size[0]), np.float32)
     random = np.random.default_rng(0)
@@ -68,19 +63,19 @@ def print_stages(engine: Engine, persons: PersonSet) -> None:
     centers, scales = map(np.stack, zip(*regions, strict=True))
     stages: dict[str, Callable[[], Any]] = {
         "read and decode the image": lambda: [read_image(image) for image in images],
-        "box": lambda: [crop.box_to_center_scale(person.bbox, size) for _, person in people],
-        "crop": lambda: [crop.crop_person(pixels[image.id], *region, size)
+        "box": lambda: [preprocess.box_to_center_scale(person.bbox, size) for _, person in people],
+        "crop": lambda: [preprocess.crop_person(pixels[image.id], *region, size)
                          for (image, _), region in zip(people, regions, strict=True)],
-        "normalise": lambda: [crop.normalize(cut, row) for cut in cuts],
+        "normalise": lambda: [preprocess.normalize(cut, row) for cut in cuts],
         "check and decode logits": lambda: (
             [np.isfinite(axis).all((1, 2)) for axis in logits],
-            simcc.crop_to_image(simcc.decode(*logits, size)[0], centers, scales, size)),
+            postprocess.crop_to_image(postprocess.decode(*logits, size)[0], centers, scales, size)),
     }
     costs = {name: cost(stage) / len(people) for name, stage in stages.items()}
     for name, microseconds in costs.items():
         print(f"  {name}: {microseconds:.1f} us")
     if engine.record.backend != "tensorrt":
-        crops = np.stack([crop.normalize(cut) for cut in islice(cycle(cuts), engine.record.batch)])
+        crops = np.stack([preprocess.normalize(cut) for cut in islice(cycle(cuts), engine.record.batch)])
         alone = cost(lambda: engine.infer(crops), 5) / engine.record.batch
         print(f"  engine: {alone:.1f} us, which leaves at most {alone / (alone + sum(costs.values())):.3f}")
 

@@ -8,12 +8,6 @@ ReduceL2, and what a convolution or matrix product would reach if all its terms 
 exceed that.
 """
 
-import sys
-from pathlib import Path
-
-# The kit is no installed package: `common` and `rtmpose` lie in the repository's root.
-sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
-
 from common import run
 
 import numpy as np
@@ -23,8 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 from subject import load_subject, parse_arguments
 from tqdm import tqdm
 
-from rtmpose import graph
-from rtmpose.precision import LARGEST, SPARE
+from rtmpose.model import graph
+from rtmpose.model.fp16 import LARGEST, SPARE
 
 
 def with_magnitudes(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:

@@ -7,25 +7,20 @@ keypoints (FP32 score above 0.2) that stay within one SimCC bin of FP32, and the
 Every FP16 result is rounded as a GPU rounds it; ONNX Runtime's own FP16 on a CPU would hide overflows.
 """
 
-import sys
-from pathlib import Path
-
-# The kit is no installed package: `common` and `rtmpose` lie in the repository's root.
-sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
-
 from common import run
 
 import numpy as np
 import onnx
+from emulation import round_like_fp16
 from onnx import numpy_helper
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from onnxruntime.transformers.onnx_model import OnnxModel
 from subject import load_subject, parse_arguments
 from tqdm import tqdm
 
-from rtmpose import precision
-from rtmpose.agreement import describe_agreement
-from rtmpose.emulation import keypoints, round_like_fp16
+from rtmpose.data.agreement import describe_agreement
+from rtmpose.model import fp16
+from rtmpose.model.calibration import keypoints
 
 
 def scale_final_convolution(model: onnx.ModelProto, power: int) -> onnx.ModelProto:
@@ -50,7 +45,7 @@ def plain(model: onnx.ModelProto, kept: tuple[str, ...] = ()) -> onnx.ModelProto
 TYPINGS = {
     "plain conversion": plain,
     "ReduceL2, Clip and Div in FP32": lambda model: plain(model, ("ReduceL2", "Clip", "Div")),
-    "the kit's typing": lambda model: precision.to_fp16(model)[0],
+    "the kit's typing": lambda model: fp16.to_fp16(model)[0],
 }
 
 

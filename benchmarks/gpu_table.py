@@ -7,32 +7,29 @@ Builds an FP16 engine for each batch size into --folder and prints a Markdown ta
 run, with PyTorch: a matrix product of 8192 x 8192 by 8192 x 8192, and a copy of 1 GiB within the GPU's memory.
 """
 
-import sys
-from pathlib import Path
-
-# The kit is no installed package: `common` and `rtmpose` lie in the repository's root.
-sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
-
 from common import Parser, positive, run
 
 import argparse
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import onnx
+from roofline import Ceilings, count_work, shortest_ms
 
-from rtmpose import gpu_pipeline, graph
-from rtmpose.coco import load_persons
+from rtmpose.data.dataset import load_persons
 from rtmpose.engines import load_engine
 from rtmpose.engines.tensorrt_backend import TensorRTEngine
+from rtmpose.environment import find_gpu
 from rtmpose.errors import KitError
+from rtmpose.evaluate import predict_gpu
+from rtmpose.evaluate.throughput import throughput_input
 from rtmpose.files import make_folder
-from rtmpose.graph import OUTPUTS
-from rtmpose.machine import find_gpu
-from rtmpose.precision import to_fp16
-from rtmpose.roofline import Ceilings, count_work, shortest_ms
-from rtmpose.throughput import throughput_input
+from rtmpose.model import graph
+from rtmpose.model.fp16 import to_fp16
+from rtmpose.model.graph import OUTPUTS
 from rtmpose.timing import measure
 
 HEADER = ("batch", "device ms", "persons/s", "with copies", "end to end", "images to keypoints", "roofline ms",
@@ -76,7 +73,7 @@ def row(args: argparse.Namespace, model: onnx.ModelProto, batch: int, ceilings: 
     device, copies, whole = (float(np.mean(measure(timer, 20, 100, 3, name)))
                              for name, timer in engine.timers(crops).items())
     persons = load_persons(args.datasets)
-    images = persons.number / gpu_pipeline.estimate(engine, persons).seconds
+    images = len(persons) / predict_gpu.predict(engine, persons).seconds
     rates = [f"{batch / ms * 1e3:.0f}" for ms in (device, copies, whole)]
     return [str(batch), f"{device:.3f}", *rates, f"{images:.0f}", f"{limit:.3f}", f"{limit / device:.1%}",
             f"{device / bare_loop_ms(engine):.1%}", f"{batch / torch_ms(args, crops) * 1e3:.0f}"]
@@ -153,7 +150,7 @@ def torch_ms(args: argparse.Namespace, crops: np.ndarray) -> float:
     """Mean milliseconds of a batch in PyTorch: FP16, channels last, torch.compile with CUDA graphs."""
     import torch
 
-    from rtmpose.checkpoint import load_network
+    from rtmpose.model.checkpoint import load_network
     module = load_network(args.cfg, args.weight).module.half().cuda().to(memory_format=torch.channels_last)
     batch = torch.from_numpy(crops).half().cuda().contiguous(memory_format=torch.channels_last)
     compiled = torch.compile(module, mode="max-autotune")

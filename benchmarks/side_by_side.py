@@ -5,12 +5,6 @@
 The first engine is what the others are compared with. What is timed is what `inference.py --perf_only` times.
 """
 
-import sys
-from pathlib import Path
-
-# The kit is no installed package: `common` and `rtmpose` lie in the repository's root.
-sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
-
 from common import Parser, positive, run
 
 import os
@@ -20,7 +14,7 @@ import numpy as np
 from contest import take_turns
 
 from rtmpose.engines import Engine, load_engine
-from rtmpose.throughput import headline_timer, throughput_input
+from rtmpose.evaluate.throughput import headline_timer, throughput_input
 
 
 def batch_timer(engine: Engine, folder: str | None) -> Callable[[], float]:

@@ -8,10 +8,10 @@ from itertools import islice
 import numpy as np
 import onnx
 
-from rtmpose import graph
-from rtmpose.coco import load_persons
+from rtmpose.data.dataset import load_persons
+from rtmpose.data.loader import iterate_crops
 from rtmpose.errors import KitError
-from rtmpose.pipeline import iterate_crops
+from rtmpose.model import graph
 
 BATCH = 8
 

@@ -9,25 +9,20 @@ by batch, as mmengine's TestLoop does. Neither side scores. The two take turns. 
 scripts/test.sh builds.
 """
 
-import sys
-from pathlib import Path
-
-# The kit is no installed package: `common` and `rtmpose` lie in the repository's root.
-sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
-
 from common import exit_code, positive, require
 
 import importlib
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from contest import contest, speed_parser
 
-from rtmpose.annotations import read_annotations
-from rtmpose.checkpoint import build_estimator, import_mmpose, load_state_dict, read_config
-from rtmpose.coco import ANNOTATIONS, PersonSet, load_persons
+from rtmpose.data.dataset import ANNOTATIONS, PersonSet, load_persons
 from rtmpose.engines import load_engine
-from rtmpose.score import Estimate
+from rtmpose.evaluate.predictions import Predictions
+from rtmpose.model.checkpoint import build_estimator, import_mmpose, load_state_dict, read_config
 
 
 def main() -> int:
@@ -43,7 +38,7 @@ def main() -> int:
     estimator.load_state_dict(load_state_dict(args.weight))
     estimator.test_cfg["flip_test"] = False
     loader = make_loader(persons, args.datasets, engine.record.input_size, engine.record.batch, args.workers)
-    contest(engine, persons, "mmpose", lambda: estimate(estimator.eval(), loader, persons), args.rounds)
+    contest(engine, persons, "mmpose", lambda: predict(estimator.eval(), loader, persons), args.rounds)
     return 0
 
 
@@ -53,7 +48,8 @@ def make_loader(persons: PersonSet, folder: str, size: tuple[int, int], batch: i
     datasets = importlib.import_module("mmpose.datasets")
     transforms = datasets.transforms
     dataset = datasets.CocoDataset(
-        data_root=folder, ann_file=str(ANNOTATIONS), data_prefix={"img": f"{persons.images[0].path.parent}/"},
+        data_root=folder, ann_file=str(ANNOTATIONS),
+        data_prefix={"img": f"{persons.images[0].path.parent.relative_to(folder)}/"},
         metainfo={"from_file": str(Path(datasets.__file__).parents[1] / ".mim/configs/_base_/datasets/coco.py")},
         data_mode="topdown", test_mode=True,
         pipeline=[transforms.LoadImage(), transforms.GetBBoxCenterScale(), transforms.TopdownAffine(input_size=size),
@@ -64,19 +60,17 @@ def make_loader(persons: PersonSet, folder: str, size: tuple[int, int], batch: i
         "drop_last": False, "sampler": {"type": "DefaultSampler", "shuffle": False, "round_up": False}})
 
 
-def estimate(estimator: Any, loader: Any, persons: PersonSet) -> list[Estimate]:
+def predict(estimator: Any, loader: Any, persons: PersonSet) -> Predictions:
     """Every person by mmpose."""
     import torch
     with torch.no_grad():
         samples = {sample.id: sample for data in loader for sample in estimator.test_step(data)}
-    annotations = read_annotations(persons.path)["annotations"]
-    estimates = []
-    for person in (person for image in persons.images for person in image.persons):
-        sample = samples[annotations[person.index]["id"]]
-        found = sample.pred_instances
-        estimates.append(Estimate(person, np.float32(found.keypoints[0]), np.float32(found.keypoint_scores[0]),
-                                  sample.input_scale))
-    return estimates
+    annotations = persons.annotations.annotations
+    ordered = [samples[annotations[person.index]["id"]] for person in persons]
+    found = [sample.pred_instances for sample in ordered]
+    return Predictions(list(persons), np.float32([one.keypoints[0] for one in found]),
+                       np.float32([one.keypoint_scores[0] for one in found]),
+                       np.stack([sample.input_scale for sample in ordered]))
 
 
 if __name__ == "__main__":

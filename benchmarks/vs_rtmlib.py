@@ -8,24 +8,20 @@ channels as they come, so OpenCV reads images for it, as RGB, which is what the 
 engine that build_engine.py made of the same file, at that engine's batch. The two take turns in one process.
 """
 
-import sys
-from pathlib import Path
-
-# The kit is no installed package: `common` and `rtmpose` lie in the repository's root.
-sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
-
 from common import require, run
+
+from pathlib import Path
 
 import cv2
 import numpy as np
 from contest import contest, speed_parser
 
-from rtmpose.coco import PersonSet, load_persons
-from rtmpose.crop import box_to_center_scale
+from rtmpose.data.dataset import PersonSet, load_persons
+from rtmpose.data.preprocess import box_to_center_scale
 from rtmpose.engines import load_engine
 from rtmpose.errors import KitError
+from rtmpose.evaluate.predictions import Predictions
 from rtmpose.files import sha256
-from rtmpose.score import Estimate
 
 
 def main() -> int:
@@ -42,19 +38,17 @@ def main() -> int:
 
     from rtmlib import RTMPose
     model = RTMPose(args.model_path, model_input_size=size, backend="onnxruntime", device="cpu")
-    contest(engine, persons, "rtmlib", lambda: estimate(model, persons, size), args.rounds)
+    contest(engine, persons, "rtmlib", lambda: predict(model, persons, size), args.rounds)
     return 0
 
 
-def estimate(model: "RTMPose", persons: PersonSet, size: tuple[int, int]) -> list[Estimate]:  # noqa: F821
+def predict(model: "RTMPose", persons: PersonSet, size: tuple[int, int]) -> Predictions:  # noqa: F821
     """Every person by rtmlib."""
-    estimates = []
-    for image in persons.images:
-        keypoints, scores = model(cv2.imread(str(image.path), cv2.IMREAD_COLOR_RGB),
-                                  [person.bbox for person in image.persons])
-        estimates += [Estimate(person, *found, box_to_center_scale(person.bbox, size)[1]) for person, *found in
-                      zip(image.persons, keypoints.astype(np.float32), scores, strict=True)]
-    return estimates
+    found = [model(cv2.imread(str(image.path), cv2.IMREAD_COLOR_RGB), [person.bbox for person in image.persons])
+             for image in persons.images]
+    keypoints, scores = (np.concatenate(arrays).astype(np.float32) for arrays in zip(*found, strict=True))
+    scales = np.stack([box_to_center_scale(person.bbox, size)[1] for person in persons])
+    return Predictions(list(persons), keypoints, scores, scales)
 
 
 if __name__ == "__main__":

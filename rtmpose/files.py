@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ _pending_lock = threading.Lock()
 
 
 @contextlib.contextmanager
-def temporary_beside(path: str | os.PathLike) -> Iterator[Path]:
+def temporary_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give the path of an empty temporary file in the folder of ``path``; delete it afterwards, if it is still there.
 
     Raises:
@@ -47,7 +47,7 @@ def temporary_beside(path: str | os.PathLike) -> Iterator[Path]:
             _pending.discard(temporary)
 
 
-def put_in_place(temporary: Path, path: str | os.PathLike) -> None:
+def put_in_place(temporary: Path, path: str | os.PathLike[str]) -> None:
     """Give a temporary file its name, and the permissions that new files have."""
     # mkstemp makes files that only their owner can read; what is left should be as the umask says.
     umask = os.umask(0)
@@ -57,7 +57,7 @@ def put_in_place(temporary: Path, path: str | os.PathLike) -> None:
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path beside ``path``; rename it into place on success, delete it otherwise.
 
     Raises:
@@ -75,7 +75,7 @@ def remove_pending() -> None:
             temporary.unlink(missing_ok=True)
 
 
-def write_bytes(path: str | os.PathLike, content: bytes | memoryview) -> None:
+def write_bytes(path: str | os.PathLike[str], content: bytes | memoryview) -> None:
     """Write ``content`` to ``path`` in one step (see :func:`atomic_write`)."""
     with atomic_write(path) as temporary, open(temporary, "wb") as file:
         file.write(content)
@@ -83,7 +83,7 @@ def write_bytes(path: str | os.PathLike, content: bytes | memoryview) -> None:
         os.fsync(file.fileno())
 
 
-def write_json(path: str | os.PathLike, content: Any) -> None:
+def write_json(path: str | os.PathLike[str], content: Any) -> None:
     """Write ``content`` as indented JSON in one step (see :func:`atomic_write`)."""
     write_bytes(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
@@ -101,26 +101,28 @@ def make_folder(folder: Path) -> Path:
     return folder
 
 
-def read_json(path: str | os.PathLike, what: str) -> Any:
+def read_json(path: str | os.PathLike[str], what: str, object_hook: Callable[[dict[str, Any]], Any] | None = None
+              ) -> Any:
     """Read a JSON file.
 
     Args:
         path: the file.
         what: names its content in the error, e.g. ``"COCO annotations"``.
+        object_hook: as :func:`json.load` takes it.
 
     Raises:
         KitError: the file is missing, unreadable or not JSON.
     """
     try:
         with open(path, encoding="utf-8") as file:
-            return json.load(file)
+            return json.load(file, object_hook=object_hook)
     except OSError as error:
         raise KitError(f"{path}: can't be read ({error.strerror}), expected {what}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise KitError(f"{path}: is not valid JSON ({error}), expected {what}; fetch it again") from error
 
 
-def sha256(path: str | os.PathLike) -> str:
+def sha256(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file's content, 64 hexadecimal digits.
 
     Raises:

@@ -41,6 +41,6 @@ read -ra batches <<<"$batches"
 check_model
 check_datasets
 
-exec "$python" "$root/scripts/sweep.py" --model "$model" --datasets "$datasets" \
+exec "$python" "$root/sweep.py" --model "$model" --datasets "$datasets" \
   ${calibration:+--calibration "$calibration"} --precisions "${precisions[@]}" --batches "${batches[@]}" \
   --backend "$backend" --output "$output" "${extra[@]}"

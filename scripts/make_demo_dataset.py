@@ -1,14 +1,9 @@
 """A seed -> a keypoint data set in COCO's layout: drawn people, no downloads."""
 
-import sys
-from pathlib import Path
-
-# The kit is no installed package: `common` and `rtmpose` lie in the repository's root.
-sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
-
 from common import Parser, positive, run
 
 import argparse
+from pathlib import Path
 
 import cv2
 from demo.dataset import contact_sheet, make_dataset

@@ -24,7 +24,7 @@ mkdir -p "$out"
   --output "$out/throughput" --perf_only True
 
 echo
-"$python" "$root/scripts/table.py" "$out/accuracy/summary.json" "$out/throughput/summary.json"
+"$python" "$root/table.py" "$out/accuracy/summary.json" "$out/throughput/summary.json"
 echo
 echo "Estimated beside true: $out/accuracy/pictures/overview.jpg"
 echo "This AP is of drawn people, with a network trained on drawn people. It is not COCO's: for that, see README.md."

@@ -1,14 +1,9 @@
 """A seed -> RTMPose-t trained from scratch on drawn people, on a CPU or a GPU."""
 
-import sys
-from pathlib import Path
-
-# The kit is no installed package: `common` and `rtmpose` lie in the repository's root.
-sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
-
 from common import Parser, positive, require, run
 
 import argparse
+from pathlib import Path
 
 from make_demo_dataset import whole
 

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
-GATE = json.loads((ROOT / "tests/gate.json").read_text())
+BASELINE = json.loads((ROOT / "tests/baseline.json").read_text())
 
 SMALL_CONFIG = """
 codec = dict(type='SimCCLabel', input_size={size}, sigma=(4.9, 5.66), simcc_split_ratio=2.0, normalize=False,
@@ -59,7 +59,7 @@ def save_random_checkpoint(config: Path, path: Path, seed: int = 0) -> Path:
     without them the output hardly depends on the input, and no test would notice a wrong crop."""
     import torch
 
-    from rtmpose.checkpoint import build_estimator, read_config
+    from rtmpose.model.checkpoint import build_estimator, read_config
 
     torch.manual_seed(seed)
     estimator = build_estimator(read_config(config), config)
@@ -110,14 +110,14 @@ def demo_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def people_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The fixed small set of drawn people that gate.json is about."""
-    return draw_people(tmp_path_factory.mktemp("people") / "people", GATE["images"], GATE["seed"])
+    """The fixed small set of drawn people that baseline.json is about."""
+    return draw_people(tmp_path_factory.mktemp("people") / "people", BASELINE["images"], BASELINE["seed"])
 
 
 @pytest.fixture(scope="session")
 def calibration_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Other drawn people than :func:`people_folder`'s."""
-    return draw_people(tmp_path_factory.mktemp("calibration") / "calibration", 25, GATE["seed"] + 1)
+    return draw_people(tmp_path_factory.mktemp("calibration") / "calibration", 25, BASELINE["seed"] + 1)
 
 
 def draw_people(folder: Path, images: int, seed: int) -> Path:

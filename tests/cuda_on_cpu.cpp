@@ -96,25 +96,18 @@ static Number __shfl_xor_sync(unsigned, Number value, int distance)
 #define __device__
 #include "cuda_kernels.cu"
 
-extern "C" void run_crop_fp32(const unsigned* grid, const unsigned* block, const unsigned char* images,
+extern "C" void run_crop(const unsigned* grid, const unsigned* block, const unsigned char* images,
                               const Region* regions, const unsigned* table, int width, int height, int mirrored,
                               unsigned* crops)
 {
-    launch(grid, block, false, [=] { crop_fp32(images, regions, table, width, height, mirrored, crops); });
-}
-
-extern "C" void run_crop_fp16(const unsigned* grid, const unsigned* block, const unsigned char* images,
-                              const Region* regions, const unsigned short* table, int width, int height, int mirrored,
-                              unsigned short* crops)
-{
-    launch(grid, block, false, [=] { crop_fp16(images, regions, table, width, height, mirrored, crops); });
+    launch(grid, block, false, [=] { crop(images, regions, table, width, height, mirrored, crops); });
 }
 
 extern "C" void run_decode(const unsigned* grid, const unsigned* block, const float* simcc_x, const float* simcc_y,
-                           const float* flipped_x, const float* flipped_y, const int* twins, int rows, int keypoints,
+                           const float* flipped_x, const float* flipped_y, const int* flip_indices, int rows, int keypoints,
                            int bins_x, int bins_y, float split_ratio, float* decoded)
 {
     launch(grid, block, true, [=] {
-        decode(simcc_x, simcc_y, flipped_x, flipped_y, twins, rows, keypoints, bins_x, bins_y, split_ratio, decoded);
+        decode(simcc_x, simcc_y, flipped_x, flipped_y, flip_indices, rows, keypoints, bins_x, bins_y, split_ratio, decoded);
     });
 }

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rtmpose.checkpoint import build_estimator, import_mmpose, load_state_dict, read_config
-from rtmpose.coco import ANNOTATIONS
+from rtmpose.data.dataset import ANNOTATIONS
+from rtmpose.model.checkpoint import build_estimator, import_mmpose, load_state_dict, read_config
 
 INPUT_SIZE = (192, 256)
 

@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 from conftest import build_engine, run_script
 
-from rtmpose.agreement import crop_distances, describe_agreement, worst_crops
-from rtmpose.coco import Person
-from rtmpose.score import Estimate
+from rtmpose.data.agreement import crop_distances, describe_agreement, worst_crops
+from rtmpose.data.dataset import Person
+from rtmpose.evaluate.predictions import Prediction
 
 SIZE = (192, 256)
 
 
-def one(keypoints: np.ndarray, scores: np.ndarray, scale: float) -> Estimate:
-    """An estimate in a region of ``scale`` times the crop's size."""
+def one(keypoints: np.ndarray, scores: np.ndarray, scale: float) -> Prediction:
+    """An prediction in a region of ``scale`` times the crop's size."""
     person = Person(0, 1, np.zeros(4, np.float32), np.float32(1))
-    return Estimate(person, keypoints.astype(np.float32), scores.astype(np.float32),
+    return Prediction(person, keypoints.astype(np.float32), scores.astype(np.float32),
                     np.array(SIZE, np.float32) * np.float32(scale))
 
 

@@ -14,7 +14,7 @@ sys.path.insert(1, str(ROOT / "benchmarks"))
 
 from fp16_ranges import measure
 
-from rtmpose.machine import find_gpu
+from rtmpose.environment import find_gpu
 
 
 def test_ranges_see_sums_inside_operators() -> None:

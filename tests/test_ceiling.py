@@ -10,9 +10,9 @@ import judge
 import numpy as np
 import pytest
 
-from rtmpose.coco import load_persons
-from rtmpose.pipeline import estimate
-from rtmpose.score import evaluate, to_results
+from rtmpose.data.dataset import load_persons
+from rtmpose.evaluate.coco_eval import evaluate, to_results
+from rtmpose.evaluate.predict import predict
 
 pytestmark = judge.needs_xtcocotools
 
@@ -60,8 +60,8 @@ def encode(sample: Any) -> Logits:
 def ceiling(folder: Path, flip_test: bool = False) -> dict[str, float]:
     """The ten numbers of a perfect network, by the kit."""
     persons = load_persons(folder)
-    run = estimate(perfect_engine(judge.coco_dataset(folder), 5), persons, flip_test)
-    numbers, _ = evaluate(to_results(run.estimates), persons)
+    run = predict(perfect_engine(judge.coco_dataset(folder), 5), persons, flip_test)
+    numbers, _ = evaluate(to_results(run.predictions), persons)
     return numbers
 
 

@@ -12,10 +12,10 @@ import pytest
 from conftest import write_annotations
 from PIL import Image as PillowImage
 
-from rtmpose.annotations import read_annotations
-from rtmpose.coco import Image, load_persons
-from rtmpose.crop import box_to_center_scale, crop_person
-from rtmpose.pipeline import Crop, iterate_crops, read_image
+from rtmpose.data.annotations import read_annotations
+from rtmpose.data.dataset import Image, load_persons
+from rtmpose.data.loader import Crop, iterate_crops, read_image
+from rtmpose.data.preprocess import box_to_center_scale, crop_person
 
 SIZES = ((192, 256), (288, 384))
 

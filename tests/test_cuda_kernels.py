@@ -16,7 +16,7 @@ import pytest
 from conftest import ROOT
 from test_simcc import KINDS, draw
 
-from rtmpose import crop, simcc
+from rtmpose.data import postprocess, preprocess
 from rtmpose.engines import cuda_kernels
 from rtmpose.errors import KitError
 
@@ -33,7 +33,7 @@ def has_nvrtc() -> bool:
 
 needs_nvrtc = pytest.mark.skipif(not has_nvrtc(), reason="needs cuda-bindings and nvidia-cuda-nvrtc")
 Region = tuple[np.ndarray, np.ndarray, np.ndarray]
-TWINS = np.array(simcc.COCO_FLIP_INDICES, np.int32)
+TWINS = np.array(postprocess.COCO_FLIP_INDICES, np.int32)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def draw_people(size: tuple[int, int], number: int, seed: int) -> list[Region]:
         if i % 4 == 1:
             box = np.array([0, 0, width, height], np.float32)
         people.append((random.integers(0, 256, (height, width, 3), np.uint8),
-                       *crop.box_to_center_scale(box, size)))
+                       *preprocess.box_to_center_scale(box, size)))
     return people
 
 
@@ -99,7 +99,7 @@ def draw_people(size: tuple[int, int], number: int, seed: int) -> list[Region]:
 def test_crops_equal_the_cpus(kernels: ctypes.CDLL, size: tuple[int, int]) -> None:
     people = draw_people(size, 16, size[0])
     for (image, center, scale), given in zip(people, cut(kernels, people, size), strict=True):
-        expected = crop.normalize(crop.crop_person(image, center, scale, size))
+        expected = preprocess.normalize(preprocess.crop_person(image, center, scale, size))
         np.testing.assert_array_equal(given, expected)
 
 
@@ -108,9 +108,9 @@ def test_crops_of_an_image_far_larger_and_far_smaller_than_the_crop(kernels: cty
     image = random.integers(0, 256, (1500, 2500, 3), np.uint8)
     boxes = ([0, 0, 2500, 1500], [100.3, 50.7, 100.9, 51.9], [-9000, -9000, 90000, 80000], [2498, 1498, 2501, 1502],
              [-1000, 0, -900, 100])
-    people = [(image, *crop.box_to_center_scale(np.array(box, np.float32), size)) for box in boxes]
+    people = [(image, *preprocess.box_to_center_scale(np.array(box, np.float32), size)) for box in boxes]
     for (_, center, scale), given in zip(people, cut(kernels, people, size), strict=True):
-        np.testing.assert_array_equal(given, crop.normalize(crop.crop_person(image, center, scale, size)))
+        np.testing.assert_array_equal(given, preprocess.normalize(preprocess.crop_person(image, center, scale, size)))
 
 
 def test_fp16_and_mirrored_crops(kernels: ctypes.CDLL) -> None:
@@ -127,7 +127,7 @@ def test_maps_are_inverted_as_warp_affine_does() -> None:
         inverse = cuda_kernels.crop_map(center, scale, size).reshape(2, 3)
         np.testing.assert_array_equal(
             cv2.warpAffine(image, inverse, size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP),
-            crop.crop_person(image, center, scale, size))
+            preprocess.crop_person(image, center, scale, size))
 
 
 def decode(kernels: ctypes.CDLL, logits: tuple[np.ndarray, np.ndarray], size: tuple[int, int],
@@ -145,7 +145,7 @@ def decode(kernels: ctypes.CDLL, logits: tuple[np.ndarray, np.ndarray], size: tu
 def test_keypoints_equal_the_cpus(kernels: ctypes.CDLL, kind: Callable, size: tuple[int, int]) -> None:
     logits = draw(kind, size)[0], draw(kind, size, seed=1)[1]
     keypoints, scores = decode(kernels, logits, size)
-    expected, expected_scores = simcc.decode(*logits, size)
+    expected, expected_scores = postprocess.decode(*logits, size)
     finite = np.isfinite(logits[0]).all(-1) & np.isfinite(logits[1]).all(-1)
     np.testing.assert_array_equal(np.isnan(scores), ~finite)
     np.testing.assert_array_equal(keypoints[finite], expected[finite])
@@ -155,7 +155,7 @@ def test_keypoints_equal_the_cpus(kernels: ctypes.CDLL, kind: Callable, size: tu
 def test_any_number_of_keypoints_and_bins(kernels: ctypes.CDLL) -> None:
     random = np.random.default_rng(8)
     logits = tuple(random.integers(-3, 4, (3, 5, bins)).astype(np.float32) for bins in (44, 70))
-    for given, expected in zip(decode(kernels, logits, (20, 30)), simcc.decode(*logits, (20, 30)), strict=True):
+    for given, expected in zip(decode(kernels, logits, (20, 30)), postprocess.decode(*logits, (20, 30)), strict=True):
         np.testing.assert_array_equal(given, expected)
 
 
@@ -163,8 +163,9 @@ def test_any_number_of_keypoints_and_bins(kernels: ctypes.CDLL) -> None:
 def test_flip_test_equals_the_cpus(kernels: ctypes.CDLL, kind: Callable) -> None:
     size = (192, 256)
     logits, flipped = draw(kind, size), draw(kind, size, seed=1)
-    fused = (simcc.fuse_flipped(logits[0], flipped[0], True), simcc.fuse_flipped(logits[1], flipped[1], False))
-    for given, expected in zip(decode(kernels, logits, size, flipped), simcc.decode(*fused, size), strict=True):
+    fused = (postprocess.fuse_flipped(logits[0], flipped[0], True),
+             postprocess.fuse_flipped(logits[1], flipped[1], False))
+    for given, expected in zip(decode(kernels, logits, size, flipped), postprocess.decode(*fused, size), strict=True):
         np.testing.assert_array_equal(given, expected)
 
 

@@ -14,9 +14,9 @@ import torch
 from conftest import ROOT, run_script
 from pycocotools.coco import COCO
 
-from rtmpose.checkpoint import load_network
-from rtmpose.coco import ANNOTATIONS, load_persons
-from rtmpose.pipeline import read_image
+from rtmpose.data.dataset import ANNOTATIONS, load_persons
+from rtmpose.data.loader import read_image
+from rtmpose.model.checkpoint import load_network
 
 # Where Python finds them when it runs a script of this folder.
 sys.path.insert(1, str(ROOT / "scripts"))

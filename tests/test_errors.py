@@ -20,7 +20,7 @@ import pytest
 import torch
 from conftest import ROOT, run_script, save_random_checkpoint, small_config, write_annotations
 
-from rtmpose.checkpoint import load_state_dict
+from rtmpose.model.checkpoint import load_state_dict
 
 Run = Callable[..., str]
 
@@ -298,7 +298,7 @@ def test_engine_of_another_gpu(fails: Run, engine_copy: Path, monkeypatch: pytes
     """The check comes before any CUDA call, so that it can be tried without the two GPUs it is about."""
     trt = pytest.importorskip("tensorrt_rtx")
     from rtmpose.engines import tensorrt_backend
-    from rtmpose.machine import Gpu
+    from rtmpose.environment import Gpu
     monkeypatch.setattr(tensorrt_backend, "find_gpu", lambda: Gpu("NVIDIA L4", "8.9"))
     change_record(engine_copy, backend="tensorrt", package="tensorrt_rtx", version=trt.__version__,
                   device="NVIDIA A10", compute_capability="8.6")

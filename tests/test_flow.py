@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT, run_script, save_random_checkpoint, small_config
 
 from rtmpose.engines.record import read_record
-from rtmpose.graph import EXPORT_TOLERANCE
+from rtmpose.model.export import EXPORT_TOLERANCE
 
 
 def run_bash(script: str, *arguments: object, cwd: Path, **environment: object) -> subprocess.CompletedProcess[str]:

@@ -13,11 +13,13 @@ from onnx import TensorProto, helper
 from test_cuda_kernels import TWINS, draw_people, pack
 from test_simcc import KINDS, draw
 
-from rtmpose import crop, gpu_pipeline, graph, pipeline, simcc
-from rtmpose.coco import load_persons
+from rtmpose.data import postprocess, preprocess
+from rtmpose.data.dataset import load_persons
 from rtmpose.engines import backend, cuda_kernels, load_engine
 from rtmpose.engines.tensorrt_backend import TensorRTEngine
-from rtmpose.machine import find_gpu
+from rtmpose.environment import find_gpu
+from rtmpose.evaluate import predict, predict_gpu
+from rtmpose.model import graph
 
 tensorrt = backend("tensorrt")
 pytestmark = [pytest.mark.gpu,
@@ -58,7 +60,7 @@ def test_crops_equal_the_cpus(engine: TensorRTEngine, dtype: type) -> None:
                 cuda_kernels.normalized_values(dtype), *size, 0)
     for given, (image, center, scale) in zip(crops, people, strict=True):
         np.testing.assert_array_equal(
-            given, crop.normalize(crop.crop_person(image, center, scale, size)).astype(dtype))
+            given, preprocess.normalize(preprocess.crop_person(image, center, scale, size)).astype(dtype))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -70,7 +72,7 @@ def test_keypoints_equal_the_cpus(engine: TensorRTEngine, kind: object) -> None:
     decoded = run(engine, "decode", "PPPPPiiiifP", cuda_kernels.decode_grid(rows), cuda_kernels.DECODE_BLOCK,
                   np.empty((number, keypoints, 3), np.float32), *logits, None, None, TWINS, rows, keypoints, bins,
                   logits[1].shape[-1], bins / size[0])
-    expected, scores = simcc.decode(*logits, size)
+    expected, scores = postprocess.decode(*logits, size)
     finite = np.isfinite(logits[0]).all(-1) & np.isfinite(logits[1]).all(-1)
     np.testing.assert_array_equal(np.isnan(decoded[..., 2]), ~finite)
     np.testing.assert_array_equal(decoded[finite], np.dstack([expected, scores[..., None]])[finite])
@@ -79,11 +81,11 @@ def test_keypoints_equal_the_cpus(engine: TensorRTEngine, kind: object) -> None:
 @pytest.mark.parametrize("flip_test", [False, True])
 def test_images_to_keypoints_as_with_crops_from_the_cpu(engine: TensorRTEngine, drawn: Path, flip_test: bool) -> None:
     persons = load_persons(drawn)
-    expected = pipeline.estimate(engine, persons, flip_test)
-    given = gpu_pipeline.estimate(engine, persons, flip_test)
+    expected = predict.predict(engine, persons, flip_test)
+    given = predict_gpu.predict(engine, persons, flip_test)
     assert len(given.batch_ms) == -(-persons.number // engine.record.batch)
-    assert len(given.estimates) == len(expected.estimates) == persons.number
-    for one, other in zip(given.estimates, expected.estimates, strict=True):
+    assert len(given.predictions) == len(expected.predictions) == persons.number
+    for one, other in zip(given.predictions, expected.predictions, strict=True):
         assert one.person is other.person
         np.testing.assert_array_equal(one.keypoints, other.keypoints)
         np.testing.assert_array_equal(one.scores, other.scores)
@@ -114,7 +116,7 @@ def test_an_engine_that_takes_fp16_crops(engine: TensorRTEngine, model_files: di
     crops = np.random.default_rng(0).standard_normal((4, 3, 256, 192)).astype(np.float16)
     for expected, given in zip(single.infer(crops), half.infer(crops), strict=True):
         np.testing.assert_allclose(given, expected, rtol=0, atol=1e-3 * np.abs(expected).max())
-    assert len(gpu_pipeline.estimate(half, load_persons(drawn)).estimates) == load_persons(drawn).number
+    assert len(predict_gpu.predict(half, load_persons(drawn)).predictions) == load_persons(drawn).number
 
 
 def take_fp16(model: onnx.ModelProto) -> None:

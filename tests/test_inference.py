@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT, run_script, write_annotations
 
 from rtmpose import timing
-from rtmpose.score import METRICS
+from rtmpose.evaluate.coco_eval import METRICS
 
 TIMED = ("--warmup", 1, "--iterations", 3, "--duration", 0)
 

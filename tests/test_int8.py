@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from conftest import GATE, draw_dataset, run_script
+from conftest import BASELINE, draw_dataset, run_script
 
-from rtmpose import calibration, graph
-from rtmpose.calibration import CalibrationSet
 from rtmpose.engines import CPU_BACKENDS, backend
 from rtmpose.engines.record import read_record
+from rtmpose.environment import find_gpu
 from rtmpose.errors import KitError
-from rtmpose.machine import find_gpu
+from rtmpose.model import calibration, graph
+from rtmpose.model.calibration import CalibrationSet
 
 pytestmark = pytest.mark.skipif(not backend("openvino").is_installed(), reason="needs OpenVINO")
 
@@ -64,7 +64,7 @@ def test_ap_is_that_of_fp32(built: tuple[str, Path, str], people_folder: Path, t
     assert "Note: " not in done.stdout
     assert [cell.strip() for cell in done.stdout.splitlines()[-1].split("|")[2:5]] == ["16", "int8", name]
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["AP"] >= GATE["AP"] - 0.01
+    assert summary["AP"] >= BASELINE["AP"] - 0.01
     assert summary["precision"] == "int8" and summary["engine"]["calibration"] == read_record(engine).calibration
 
 
@@ -98,11 +98,11 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> CalibrationSet:
 
 def test_a_cache_is_used_for_its_own_facts_only(model_files: dict[str, Path], few: CalibrationSet, tmp_path: Path,
                                                 capsys: pytest.CaptureFixture[str]) -> None:
-    model, form = graph.load(model_files["onnx"]), backend("openvino").INT8_FORM
+    model, scheme = graph.load(model_files["onnx"]), backend("openvino").INT8_SCHEME
     cache = tmp_path / "cache.json"
 
     def calibrate(sha256: str = "a") -> tuple[object, bool]:
-        found = calibration.calibrate(model, sha256, form, few, cache)
+        found = calibration.calibrate(model, sha256, scheme, few, cache)
         return found, "taken from" in capsys.readouterr().out
 
     cache.write_text("{broken")
@@ -112,7 +112,7 @@ def test_a_cache_is_used_for_its_own_facts_only(model_files: dict[str, Path], fe
     written = cache.read_text()
     other, taken = calibrate("b")
     assert not taken and other == first and cache.read_text() != written
-    wanted = {"onnx_sha256": "a", **calibration.facts(form, few)}
+    wanted = {"onnx_sha256": "a", **calibration.facts(scheme, few)}
     content = json.loads(written)
     cache.write_text(written)
     assert calibration._read(cache, wanted) is not None

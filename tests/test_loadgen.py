@@ -18,8 +18,8 @@ from tqdm import tqdm
 import inference
 from rtmpose.engines import load_engine
 from rtmpose.errors import EXIT_INVALID, KitError
-from rtmpose.loadgen import SCENARIOS, Load, SampleLibrary, SystemUnderTest, drive, read_detail
-from rtmpose.score import METRICS
+from rtmpose.evaluate.coco_eval import METRICS
+from rtmpose.evaluate.loadgen import SCENARIOS, SampleLibrary, SystemUnderTest, drive, read_detail
 
 pytest.importorskip("mlperf_loadgen")
 

@@ -8,12 +8,13 @@ import onnx
 import pytest
 from conftest import build_engine, run_script
 
-from rtmpose import calibration, emulation, graph, quantization, simcc
-from rtmpose.agreement import describe_agreement
-from rtmpose.checkpoint import load_network
+from rtmpose.data import postprocess
+from rtmpose.data.agreement import describe_agreement
 from rtmpose.engines import backend, load_engine
 from rtmpose.engines.record import Record, read_record
 from rtmpose.errors import KitError
+from rtmpose.model import calibration, graph, int8
+from rtmpose.model.checkpoint import load_network
 
 openvino = backend("openvino")
 pytestmark = pytest.mark.skipif(not openvino.is_installed(), reason="needs OpenVINO")
@@ -113,19 +114,19 @@ def test_int8_gives_the_keypoints_that_the_graph_says(demo_onnx: Path, calibrati
     calibrating = calibration.load_calibration_set(calibration_folder, (192, 256)).batches[:4]
     crops = calibration.load_calibration_set(people_folder, (192, 256)).batches[:8]
     fixed = graph.simplify(graph.load(demo_onnx), crops[0].shape)
-    ranges = quantization.find_ranges(fixed, openvino.INT8_FORM, calibrating)
-    int8 = quantization.insert_quantization(fixed, ranges, openvino.INT8_FORM)
+    ranges = calibration.find_ranges(fixed, openvino.INT8_SCHEME, calibrating)
+    quantized = int8.insert_quantization(fixed, ranges, openvino.INT8_SCHEME)
     path = tmp_path / "int8.engine"
-    arithmetic, _ = openvino.build(int8, path, path)
+    arithmetic, _ = openvino.build(quantized, path, path)
     assert arithmetic == {"int8": 38, "fp32": 7}
     facts = openvino.describe()
     record = Record(onnx_sha256="", recipe=0, requested_precision="int8", calibration={}, requested_backend="openvino",
                     input_name="input", batch=8, input_size=(192, 256), **facts)
     engine = openvino.load(path, record)
     logits = [np.concatenate(axis) for axis in zip(*map(engine.infer, crops), strict=True)]
-    found, _ = simcc.decode(*logits, (192, 256))
-    expected, scores = emulation.keypoints(int8, crops)
-    exact, _ = emulation.keypoints(fixed, crops)
+    found, _ = postprocess.decode(*logits, (192, 256))
+    expected, scores = calibration.keypoints(int8, crops)
+    exact, _ = calibration.keypoints(fixed, crops)
 
     def within_bin(one: np.ndarray, other: np.ndarray) -> float:
         agreement = describe_agreement(np.abs(one.astype(np.float64) - other), scores, 0.5)

@@ -1,4 +1,4 @@
-"""Persons and estimates are kept packed, and come out as they went in."""
+"""Persons and predictions are kept packed, and come out as they went in."""
 
 import json
 import tracemalloc
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from conftest import write_annotations
 
-from rtmpose.coco import ANNOTATIONS, load_persons
-from rtmpose.score import Estimate, Estimates
+from rtmpose.data.dataset import ANNOTATIONS, load_persons
+from rtmpose.evaluate.predictions import Prediction, Predictions
 
 
 @pytest.fixture
@@ -59,9 +59,9 @@ def test_images_are_a_sequence(drawn: Path) -> None:
 def test_estimates_come_out_as_they_went_in(drawn: Path) -> None:
     persons = load_persons(drawn)
     random = np.random.default_rng(0)
-    given = [Estimate(person, *(random.random(shape, np.float32) for shape in ((17, 2), (17,), (2,))))
+    given = [Prediction(person, *(random.random(shape, np.float32) for shape in ((17, 2), (17,), (2,))))
              for image in persons.images for person in image.persons]
-    packed = Estimates(persons)
+    packed = Predictions(persons)
     packed.extend(given[:2])
     assert len(packed) == 2
     packed.extend(given[2:])

@@ -1,4 +1,4 @@
-"""Pictures of estimates beside the truth."""
+"""Pictures of predictions beside the truth."""
 
 from pathlib import Path
 
@@ -9,17 +9,17 @@ from conftest import run_script
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from rtmpose.annotations import read_annotations
-from rtmpose.coco import PersonSet, load_persons
-from rtmpose.picture import truth_oks, write_pictures
-from rtmpose.score import Estimate
+from rtmpose.data.annotations import read_annotations
+from rtmpose.data.dataset import PersonSet, load_persons
+from rtmpose.evaluate.predictions import Prediction
+from rtmpose.report.visualize import ground_truth_oks, write_pictures
 
 
-def estimates_with_noise(persons: PersonSet, noise: dict[int, float]) -> list[Estimate]:
+def estimates_with_noise(persons: PersonSet, noise: dict[int, float]) -> list[Prediction]:
     """The truth plus noise, whose size in pixels is given by image."""
     random = np.random.default_rng(0)
     return [
-        Estimate(person, (truth(persons, person.index)[:, :2]
+        Prediction(person, (truth(persons, person.index)[:, :2]
                           + random.normal(0, noise[image.id], (17, 2))).astype(np.float32),
                  np.full(17, 0.9, np.float32), np.ones(2, np.float32))
         for image in persons.images for person in image.persons
@@ -36,23 +36,23 @@ def test_oks_is_pycocotools(drawn: Path) -> None:
     coco = COCO()
     coco.dataset = read_annotations(persons.path)
     coco.createIndex()
-    for estimate in estimates_with_noise(persons, dict.fromkeys(range(1, 6), 8.0)):
-        annotation = read_annotations(persons.path)["annotations"][estimate.person.index]
+    for prediction in estimates_with_noise(persons, dict.fromkeys(range(1, 6), 8.0)):
+        annotation = read_annotations(persons.path)["annotations"][prediction.person.index]
         result = {"image_id": annotation["image_id"], "category_id": 1, "score": 1.0,
-                  "keypoints": np.hstack([estimate.keypoints, np.ones((17, 1))]).ravel().tolist()}
+                  "keypoints": np.hstack([prediction.keypoints, np.ones((17, 1))]).ravel().tolist()}
         evaluation = COCOeval(coco, coco.loadRes([result]), "keypoints")
         evaluation.params.imgIds = [annotation["image_id"]]
         evaluation._prepare()
         order = [a["id"] for a in evaluation._gts[annotation["image_id"], 1]]
         expected = evaluation.computeOks(annotation["image_id"], 1)[0, order.index(annotation["id"])]
-        assert truth_oks([estimate], annotation) == pytest.approx(expected, abs=1e-6)
-    assert truth_oks([], annotation) == 0
+        assert ground_truth_oks([prediction], annotation) == pytest.approx(expected, abs=1e-6)
+    assert ground_truth_oks([], annotation) == 0
 
 
 def test_worst_and_best_images_are_chosen_by_oks(drawn: Path, tmp_path: Path) -> None:
     persons = load_persons(drawn)
-    estimates = estimates_with_noise(persons, {1: 3.0, 2: 90.0, 3: 0.0, 4: 40.0, 5: 10.0})
-    overview = write_pictures(tmp_path, 2, estimates, persons)
+    predictions = estimates_with_noise(persons, {1: 3.0, 2: 90.0, 3: 0.0, 4: 40.0, 5: 10.0})
+    overview = write_pictures(tmp_path, 2, predictions, persons)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "best_1.jpg", "best_2.jpg", "overview.jpg", "worst_1.jpg", "worst_2.jpg"]
     assert overview == tmp_path / "overview.jpg"

@@ -10,7 +10,8 @@ import pytest
 from conftest import ROOT
 from onnx import TensorProto, numpy_helper
 
-from rtmpose import emulation, graph, precision
+from benchmarks import emulation
+from rtmpose.model import fp16, graph
 
 # Where Python finds them when it runs a script of this folder.
 sys.path.insert(1, str(ROOT / "benchmarks"))
@@ -53,14 +54,14 @@ def difference(given: list[np.ndarray], expected: list[np.ndarray]) -> float:
 
 
 def test_the_typed_graph_is_valid_and_takes_and_gives_fp32(model: onnx.ModelProto) -> None:
-    typed, _ = precision.to_fp16(model)
+    typed, _ = fp16.to_fp16(model)
     onnx.checker.check_model(typed, full_check=True)
     values = (*typed.graph.input, *typed.graph.output)
     assert {value.type.tensor_type.elem_type for value in values} == {TensorProto.FLOAT}
 
 
 def test_what_stays_in_fp32(model: onnx.ModelProto) -> None:
-    typed, kept = precision.to_fp16(model)
+    typed, kept = fp16.to_fp16(model)
     types = {node.name: node.op_type for node in model.graph.node}
     found = {entry.reason.split(":")[0]: sorted(types[name] for name in entry.nodes) for entry in kept}
     assert found == {"ScaleNorm": sorted(2 * ["ReduceL2", "Mul", "Clip", "Div"]),
@@ -72,7 +73,7 @@ def test_what_stays_in_fp32(model: onnx.ModelProto) -> None:
 
 def test_the_given_graph_is_not_changed(model: onnx.ModelProto) -> None:
     before = model.SerializeToString()
-    precision.to_fp16(model)
+    fp16.to_fp16(model)
     assert model.SerializeToString() == before
 
 
@@ -80,7 +81,7 @@ def test_the_given_graph_is_not_changed(model: onnx.ModelProto) -> None:
 def test_rounding_to_fp16_changes_little_whatever_the_final_convolution_is_scaled_by(
         model: onnx.ModelProto, crops: np.ndarray, power: int) -> None:
     expected = run(model, crops)
-    typed, _ = precision.to_fp16(stress(model, power))
+    typed, _ = fp16.to_fp16(stress(model, power))
     assert difference(run(emulation.round_like_fp16(typed), crops), expected) < 0.02
 
 
@@ -99,12 +100,12 @@ def test_constants_beyond_fp16_keep_their_operator_in_fp32(model: onnx.ModelProt
     for tensor in large.graph.initializer:
         if tensor.name == first.input[1]:
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1e6), tensor.name))
-    _, kept = precision.to_fp16(large)
+    _, kept = fp16.to_fp16(large)
     assert [entry.nodes for entry in kept if entry.reason.startswith("a constant")] == [(first.name,)]
 
 
 def test_rounding_makes_every_fp16_result_one_that_fp16_holds(model: onnx.ModelProto, crops: np.ndarray) -> None:
-    typed, _ = precision.to_fp16(model)
+    typed, _ = fp16.to_fp16(model)
     rounded = emulation.round_like_fp16(typed)
     name = next(node for node in typed.graph.node if node.op_type == "Conv").output[0]
     rounded.graph.output.append(onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, None))

@@ -13,10 +13,11 @@ from conftest import ROOT
 from onnx import TensorProto, numpy_helper
 from torch.utils.flop_counter import FlopCounterMode
 
-from rtmpose import calibration, emulation, graph, precision, quantization
-from rtmpose.checkpoint import load_network
+from benchmarks import emulation
 from rtmpose.engines import BACKENDS, backend
-from rtmpose.quantization import Block, Ranges
+from rtmpose.model import calibration, fp16, graph, int8
+from rtmpose.model.checkpoint import load_network
+from rtmpose.model.int8 import Block, Ranges
 
 # Where Python finds them when it runs a script of this folder.
 sys.path.insert(1, str(ROOT / "benchmarks"))
@@ -24,7 +25,7 @@ sys.path.insert(1, str(ROOT / "benchmarks"))
 from fp16_stress import scale_final_convolution
 
 SHAPE = (2, 3, 256, 192)
-FORMS = {name: backend(name).INT8_FORM for name in BACKENDS}
+SCHEMES = {name: backend(name).INT8_SCHEME for name in BACKENDS}
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +44,13 @@ def crops() -> list[np.ndarray]:
 @pytest.fixture(scope="module")
 def ranges(model: onnx.ModelProto, crops: list[np.ndarray]) -> dict[str, Ranges]:
     """What the tensors hold, by backend."""
-    return {name: quantization.find_ranges(model, form, crops) for name, form in FORMS.items()}
+    return {name: calibration.find_ranges(model, scheme, crops) for name, scheme in SCHEMES.items()}
 
 
 @pytest.fixture(scope="module")
 def quantized(model: onnx.ModelProto, ranges: dict[str, Ranges]) -> dict[str, onnx.ModelProto]:
     """The Q/DQ graph of each backend."""
-    return {name: quantization.insert_quantization(model, ranges[name], form) for name, form in FORMS.items()}
+    return {name: int8.insert_quantization(model, ranges[name], scheme) for name, scheme in SCHEMES.items()}
 
 
 def constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
@@ -77,7 +78,7 @@ def scales_of_activations(model: onnx.ModelProto) -> Iterator[tuple[str, np.ndar
 
 def run(model: onnx.ModelProto, batch: np.ndarray) -> list[np.ndarray]:
     """What a graph gives, with nothing optimised away."""
-    return emulation.session(model).run(None, {"input": batch})
+    return calibration.session(model).run(None, {"input": batch})
 
 
 def distance(given: list[np.ndarray], expected: list[np.ndarray]) -> float:
@@ -89,7 +90,7 @@ def distance(given: list[np.ndarray], expected: list[np.ndarray]) -> float:
 @pytest.mark.parametrize("name", BACKENDS)
 def test_every_convolution_takes_int8_and_nothing_else_does(model: onnx.ModelProto, name: str,
                                                            quantized: dict[str, onnx.ModelProto]) -> None:
-    typed, form = quantized[name], FORMS[name]
+    typed, scheme = quantized[name], SCHEMES[name]
     onnx.checker.check_model(typed, full_check=True)
     source, values = producers(typed), constants(typed)
     plain = {node.name: node for node in convolutions(model)}
@@ -101,7 +102,7 @@ def test_every_convolution_takes_int8_and_nothing_else_does(model: onnx.ModelPro
         assert data.op_type == weights.op_type == "DequantizeLinear"
         assert source[data.input[0]].op_type == "QuantizeLinear"
         assert values[data.input[1]].shape == () and values[data.input[2]].dtype == (
-            np.int8 if form.signed else np.uint8)
+            np.int8 if scheme.signed else np.uint8)
         stored, scale, zero = (values[tensor] for tensor in weights.input)
         assert stored.dtype == zero.dtype == np.int8 and not zero.any()
         assert scale.shape == (len(stored),) and weights.attribute[0].i == 0
@@ -111,7 +112,7 @@ def test_every_convolution_takes_int8_and_nothing_else_does(model: onnx.ModelPro
     readers = Counter(node.op_type for node in typed.graph.node for tensor in node.input
                       if tensor in source and source[tensor].op_type == "DequantizeLinear")
     # Where a convolution and a shortcut read the same tensor, both read it rounded to INT8.
-    assert readers["MatMul"] == 0 and (form.outputs or set(readers) == {"Conv", "Add"})
+    assert readers["MatMul"] == 0 and (scheme.outputs or set(readers) == {"Conv", "Add"})
     added = {"QuantizeLinear", "DequantizeLinear", "Constant"}
     others, before = (Counter(node.op_type for node in one.graph.node if node.op_type not in added)
                       for one in (typed, model))
@@ -123,7 +124,7 @@ def test_outputs_are_quantised_only_where_the_form_says_so(quantized: dict[str, 
     typed = quantized[name]
     given = {node.output[0] for node in convolutions(typed)}
     readers = {node.op_type for node in typed.graph.node if given.intersection(node.input)}
-    if FORMS[name].outputs:
+    if SCHEMES[name].outputs:
         assert readers == {"QuantizeLinear"}
     else:
         assert "QuantizeLinear" not in readers and "Sigmoid" in readers
@@ -135,7 +136,7 @@ def test_scales_cover_the_ranges(quantized: dict[str, onnx.ModelProto], ranges: 
     assert len(found) > 30
     for tensor, scale, zero in found:
         low, high = min(ranges[name][tensor][0], 0), max(ranges[name][tensor][1], 0)
-        if FORMS[name].signed:
+        if SCHEMES[name].signed:
             assert zero.dtype == np.int8 and zero == 0
             assert scale * 127 == pytest.approx(max(-low, high), rel=0.01)
         else:
@@ -174,13 +175,13 @@ def test_ranges_are_those_of_the_tensors(model: onnx.ModelProto, crops: list[np.
     opened.CopyFrom(model)
     names = sorted(wanted - {"input"})
     opened.graph.output.extend(onnx.helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in names)
-    session = emulation.session(opened)
+    session = calibration.session(opened)
     runs = [dict(zip(names, session.run(names, {"input": batch}), strict=True)) | {"input": batch} for batch in crops]
-    cut = 1 - quantization.PERCENTILE / 100
+    cut = 1 - calibration.PERCENTILE / 100
     for tensor in wanted:
         values = np.concatenate([one[tensor].ravel() for one in runs])
         tolerance = float(2.01 * np.abs(values).max() / 2048)
-        if FORMS[name].signed:
+        if SCHEMES[name].signed:
             sizes = np.sort(np.abs(values))
             most, least = (np.quantile(some, 1 - cut, method="inverted_cdf") for some in (sizes, sizes[:-1]))
             lowest, highest = (min(one, values.max()) for one in (least, most))
@@ -196,22 +197,22 @@ def test_ranges_are_those_of_the_tensors(model: onnx.ModelProto, crops: list[np.
 def test_outliers_do_not_widen_a_range(model: onnx.ModelProto) -> None:
     """One number in 300,000 is 1000; the others are those of a normal distribution, whose 5e-6 lie beyond 4.4."""
     batch = np.random.default_rng(1).standard_normal(SHAPE, dtype=np.float32)
-    found = quantization.find_ranges(model, FORMS["openvino"], [batch])["input"]
+    found = calibration.find_ranges(model, SCHEMES["openvino"], [batch])["input"]
     assert -6 < found[0] < -4 and 4 < found[1] < 6
     batch[0, 0, 0, 0] = 1000
-    widened = quantization.find_ranges(model, FORMS["openvino"], [batch])["input"]
+    widened = calibration.find_ranges(model, SCHEMES["openvino"], [batch])["input"]
     assert widened[1] < 10
 
 
 @pytest.mark.parametrize("name", BACKENDS)
 def test_kept_convolutions_are_left_alone(model: onnx.ModelProto, ranges: dict[str, Ranges], name: str) -> None:
-    nodes = quantization.group_by_block(model)
+    nodes = int8.group_by_block(model)
     assert list(nodes) == ["stem", "stage1", "stage2", "stage3", "stage4", "final_layer"]
     blocks = [Block(block, len(nodes[block]), 0.1, 0.9, 0.9, block not in ("stem", "stage4")) for block in nodes]
-    kept = quantization.kept_nodes(model, blocks)
+    kept = int8.kept_nodes(model, blocks)
     assert kept == nodes["stem"] + nodes["stage4"]
     before = model.SerializeToString()
-    typed = quantization.insert_quantization(model, ranges[name], FORMS[name], kept)
+    typed = int8.insert_quantization(model, ranges[name], SCHEMES[name], kept)
     assert model.SerializeToString() == before
     source, originals, values = producers(typed), constants(model), constants(typed)
     for node in convolutions(typed):
@@ -258,15 +259,15 @@ def spoil_stage2(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def test_a_block_that_int8_spoils_is_kept(demo: onnx.ModelProto, demo_crops: list[np.ndarray]) -> None:
-    spoilt, form = spoil_stage2(demo), FORMS["openvino"]
-    found = quantization.find_ranges(spoilt, form, demo_crops)
-    blocks = {block.name: block for block in quantization.measure_sensitivity(spoilt, found, form, demo_crops)}
-    assert blocks["stage2"].within_bin < quantization.LEAST_WITHIN_BIN - 0.1
+    spoilt, scheme = spoil_stage2(demo), SCHEMES["openvino"]
+    found = calibration.find_ranges(spoilt, scheme, demo_crops)
+    blocks = {block.name: block for block in calibration.measure_sensitivity(spoilt, found, scheme, demo_crops)}
+    assert blocks["stage2"].within_bin < calibration.LEAST_WITHIN_BIN - 0.1
     assert {name for name, block in blocks.items() if not block.int8} == {"stage2"}
-    assert quantization.kept_nodes(spoilt, blocks.values()) == quantization.group_by_block(spoilt)["stage2"]
+    assert int8.kept_nodes(spoilt, blocks.values()) == int8.group_by_block(spoilt)["stage2"]
     products = sum(graph.count_macs(spoilt).values())
     shares = {name: sum(graph.count_macs(spoilt)[node] for node in nodes) / products
-              for name, nodes in quantization.group_by_block(spoilt).items()}
+              for name, nodes in int8.group_by_block(spoilt).items()}
     assert {name: block.macs for name, block in blocks.items()} == pytest.approx(shares)
 
 
@@ -283,7 +284,7 @@ def test_multiplications_are_those_that_torch_counts(model: onnx.ModelProto, mod
 def test_scaling_the_final_convolution_changes_no_bit(model: onnx.ModelProto, crops: list[np.ndarray]) -> None:
     """A factor of 8 that was put in comes out again; the random weights are of unit length by themselves."""
     stressed = scale_final_convolution(model, 3)
-    scaled = precision.scale_final_convolutions(stressed)
+    scaled = fp16.scale_final_convolutions(stressed)
     final = convolutions(model)[-1]
     before, after = constants(stressed)[final.input[1]], constants(scaled)[final.input[1]]
     assert np.array_equal(after, before / 8)
@@ -297,10 +298,10 @@ def test_int8_beside_fp16_is_valid_and_as_near_to_fp32_as_int8_alone(demo: onnx.
     """FP16's rounding turns an INT8 number into its neighbour now and then, and what follows turns more of them: the
     two graphs end about as far apart as INT8 is from FP32 (0.050 and 0.062 were measured). But it is noise of the same
     size, not more: two independent roundings would differ by 1.4 times what one does, and be equally far from FP32."""
-    form = FORMS["tensorrt"]
-    found = quantization.find_ranges(demo, form, demo_crops)
-    int8 = quantization.insert_quantization(precision.scale_final_convolutions(demo), found, form)
-    typed, _ = precision.to_fp16(int8)
+    scheme = SCHEMES["tensorrt"]
+    found = calibration.find_ranges(demo, scheme, demo_crops)
+    quantized = int8.insert_quantization(fp16.scale_final_convolutions(demo), found, scheme)
+    typed, _ = fp16.to_fp16(quantized)
     onnx.checker.check_model(typed, full_check=True)
     assert graph.count_arithmetic(typed) == {"fp16": 41, "fp32": 4}
     steps = {node.input[1] for node in typed.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")}

@@ -7,10 +7,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from rtmpose import graph
-from rtmpose.checkpoint import load_network
-from rtmpose.precision import to_fp16
-from rtmpose.roofline import Ceilings, Work, count_work, shortest_ms
+from benchmarks.roofline import Ceilings, Work, count_work, shortest_ms
+from rtmpose.model import graph
+from rtmpose.model.checkpoint import load_network
+from rtmpose.model.fp16 import to_fp16
 
 
 def test_flops_are_those_that_pytorch_counts(model_files: dict[str, Path]) -> None:

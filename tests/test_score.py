@@ -16,10 +16,11 @@ from conftest import draw_dataset, write_annotations
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from rtmpose.accuracy import write_keypoints
-from rtmpose.annotations import read_annotations
-from rtmpose.coco import ANNOTATIONS, PersonSet, load_persons
-from rtmpose.score import METRICS, Estimate, evaluate, oks_nms, rescore, to_results
+from rtmpose.data.annotations import read_annotations
+from rtmpose.data.dataset import ANNOTATIONS, PersonSet, load_persons
+from rtmpose.evaluate.accuracy import write_keypoints
+from rtmpose.evaluate.coco_eval import METRICS, evaluate, oks_nms, rescore, to_results
+from rtmpose.evaluate.predictions import Prediction
 
 Random = np.random.Generator
 Arrays = tuple[np.ndarray, np.ndarray]
@@ -162,14 +163,14 @@ WITHOUT_TIES = (*map(noisy, (0, 1, 4, 15, 60)), crowded)
 DRAWS = (*WITHOUT_TIES, signed, hopeless, around_threshold, tied, crowded_and_tied)
 
 
-def predict(case: Case, draw: Callable, seed: int = 0) -> list[Estimate]:
-    """The same keypoints into mmpose's data samples and into the kit's estimates."""
+def predict(case: Case, draw: Callable, seed: int = 0) -> list[Prediction]:
+    """The same keypoints into mmpose's data samples and into the kit's predictions."""
     keypoints, scores = (array.astype(np.float32) for array in draw(np.random.default_rng(seed), case))
     persons = sorted((person for image in case.persons.images for person in image.persons),
                      key=lambda person: person.index)
     for sample, points, confidences in zip(case.samples, keypoints, scores, strict=True):
         judge.predict(sample, points, confidences)
-    return [Estimate(*parts) for parts in zip(
+    return [Prediction(*parts) for parts in zip(
         persons, keypoints, scores, [sample.input_scale for sample in case.samples], strict=True)]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import small_config
 
-from rtmpose.simcc import COCO_FLIP_INDICES, crop_to_image, decode, fuse_flipped
+from rtmpose.data.postprocess import COCO_FLIP_INDICES, crop_to_image, decode, fuse_flipped
 
 SIZES = ((192, 256), (288, 384))
 Logits = tuple[np.ndarray, np.ndarray]

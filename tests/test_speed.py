@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from conftest import run_script
 
-from rtmpose.coco import load_persons
-from rtmpose.crop import normalize
-from rtmpose.pipeline import iterate_batches, iterate_crops
+from rtmpose.data.dataset import load_persons
+from rtmpose.data.loader import iterate_batches, iterate_crops
+from rtmpose.data.preprocess import normalize
 
 
 @pytest.mark.parametrize("size", [1, 3, 4, 64])

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from rtmpose import charts, machine, sweep
-from rtmpose.page import draw_page
-from rtmpose.report import table
-from rtmpose.sweep import Cell
+from rtmpose import environment
+from rtmpose.report import charts, sweep
+from rtmpose.report.page import draw_page
+from rtmpose.report.summary import table
+from rtmpose.report.sweep import Cell
 
 CELLS = [("fp32", 1), ("fp32", 2), ("fp16", 1), ("fp16", 2)]
 
@@ -160,10 +161,10 @@ def test_the_kits_own_code_is_a_fact(tmp_path: Path) -> None:
         return subprocess.run([sys.executable, "-c", "from rtmpose.machine import kit_digest; print(kit_digest())"],
                               cwd=tmp_path, capture_output=True, text=True, check=True).stdout.strip()
 
-    assert digest() == machine.kit_digest() and len(digest()) == 12
+    assert digest() == environment.kit_digest() and len(digest()) == 12
     (tmp_path / "rtmpose-s_my-own-config.py").write_text("model = {}")
-    assert digest() == machine.kit_digest()
-    found = [machine.kit_digest()]
+    assert digest() == environment.kit_digest()
+    found = [environment.kit_digest()]
     for changed in ("inference.py", "rtmpose/crop.py", "rtmpose/engines/cuda_kernels.cu"):
         with open(tmp_path / changed, "a") as file:
             file.write("\n")

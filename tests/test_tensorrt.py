@@ -9,12 +9,12 @@ import pytest
 import torch
 from conftest import build_engine, run_script
 
-from rtmpose import graph, quantization
-from rtmpose.checkpoint import Network, _SimCC, build_estimator, read_config
 from rtmpose.engines import backend, load_engine
 from rtmpose.engines.record import read_record
-from rtmpose.machine import find_gpu
-from rtmpose.precision import scale_final_convolutions, to_fp16
+from rtmpose.environment import find_gpu
+from rtmpose.model import calibration, export, graph, int8
+from rtmpose.model.checkpoint import Network, _SimCC, build_estimator, read_config
+from rtmpose.model.fp16 import scale_final_convolutions, to_fp16
 
 tensorrt = backend("tensorrt")
 pytestmark = pytest.mark.skipif(
@@ -50,11 +50,11 @@ def test_every_published_size_exports_and_builds_in_fp32_and_fp16(name: str, tmp
     model = read_config(config)
     network = Network(_SimCC(build_estimator(model, config)).eval(), model["head"]["input_size"],
                       model["head"]["out_channels"])
-    graph.export(network, tmp_path / "model.onnx", {}, simplify_it=True)
+    export.export(network, tmp_path / "model.onnx", {}, simplify_it=True)
     width, height = network.input_size
     fixed = graph.simplify(graph.load(tmp_path / "model.onnx"), (2, 3, height, width))
-    contract = graph.read_contract(fixed, "model.onnx")
-    assert contract == graph.Contract(2, (width, height), model["head"]["out_channels"], (2 * width, 2 * height))
+    contract = graph.read_spec(fixed, "model.onnx")
+    assert contract == graph.ModelSpec(2, (width, height), model["head"]["out_channels"], (2 * width, 2 * height))
     products = sum(Counter(n.op_type for n in fixed.graph.node)[kind] for kind in ("Conv", "MatMul"))
     half, _ = to_fp16(fixed)
     for typed, expected, size in ((fixed, {"fp32": products}, 4), (half, {"fp16": products - 4, "fp32": 4}, 2)):
@@ -71,11 +71,11 @@ def test_int8_builds_strongly_typed(name: str, tmp_path: Path) -> None:
     config = published_config(name)
     torch.manual_seed(0)
     network = Network(_SimCC(build_estimator(read_config(config), config)).eval(), (192, 256), 17)
-    graph.export(network, tmp_path / "model.onnx", {}, simplify_it=True)
+    export.export(network, tmp_path / "model.onnx", {}, simplify_it=True)
     fixed = graph.simplify(graph.load(tmp_path / "model.onnx"), (2, 3, 256, 192))
     noise = np.random.default_rng(0).standard_normal((2, 3, 256, 192), dtype=np.float32)
-    ranges = quantization.find_ranges(fixed, tensorrt.INT8_FORM, [noise])
-    quantized = quantization.insert_quantization(scale_final_convolutions(fixed), ranges, tensorrt.INT8_FORM)
+    ranges = calibration.find_ranges(fixed, tensorrt.INT8_SCHEME, [noise])
+    quantized = int8.insert_quantization(scale_final_convolutions(fixed), ranges, tensorrt.INT8_SCHEME)
     typed, _ = to_fp16(quantized)
     engine = tmp_path / "rtmpose.engine"
     arithmetic, layers = tensorrt.build(typed, engine, engine)
@@ -92,7 +92,8 @@ def test_build_engine_builds_int8(demo_onnx: Path, calibration_folder: Path, tmp
     assert done.returncode == 0, done.stderr
     record = read_record(engine)
     assert record.arithmetic == {"int8": 38, "fp16": 3, "fp32": 4}
-    assert record.precision == "int8" and record.calibration["form"] == {"signed": True, "outputs": False, "half": True}
+    assert record.precision == "int8"
+    assert record.calibration["scheme"] == {"signed": True, "outputs": False, "rest_fp16": True}
     assert "| block | convolutions |" in done.stdout and "| stays in fp32, because |" in done.stdout
     again = run_script("build_engine.py", *arguments)
     assert again.returncode == 0 and "nothing to do" in again.stdout

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from conftest import run_script
 
-from rtmpose.score import METRICS
+from rtmpose.evaluate.coco_eval import METRICS
 
 pytestmark = judge.needs_xtcocotools
 

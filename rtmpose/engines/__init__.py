@@ -1,7 +1,7 @@
 """Runtimes behind one small interface: build an engine, load it, run a batch, time a batch.
 
-Each runtime is one file with ``describe``, ``build``, ``load`` and its ``INT8_FORM``; what an engine is made of stands
-in :class:`rtmpose.engines.record.Record`, the JSON beside it.
+Each runtime is one file with ``is_installed``, ``describe``, ``build``, ``load`` and its ``INT8_SCHEME``. The facts of
+an engine are in :class:`rtmpose.engines.record.Record`, the JSON beside it.
 """
 
 import importlib
@@ -13,8 +13,8 @@ from typing import Protocol
 import numpy as np
 
 from rtmpose.engines.record import Record, read_record
+from rtmpose.environment import find_gpu
 from rtmpose.errors import KitError
-from rtmpose.machine import find_gpu
 
 CPU_BACKENDS = ("onnxruntime", "openvino")
 BACKENDS = ("tensorrt", *CPU_BACKENDS)
@@ -30,7 +30,7 @@ class Engine(Protocol):
         """Run one full batch.
 
         Args:
-            crops: float32 (batch, 3, H, W), see :func:`rtmpose.crop.normalize`.
+            crops: float32 (batch, 3, H, W), see :func:`rtmpose.data.preprocess.normalize`.
 
         Returns:
             ``simcc_x`` and ``simcc_y``, float32 (batch, K, Wx) and (batch, K, Wy); valid after the next run too.
@@ -40,7 +40,7 @@ class Engine(Protocol):
         """Give back what the runtime holds; the engine can't run any more."""
 
     def timers(self, crops: np.ndarray) -> dict[str, Callable[[], float]]:
-        """Functions that run one batch of ``crops`` and return the milliseconds it took, by what they time.
+        """Functions that run one batch of ``crops`` and return its milliseconds, by a description of what they time.
 
         The first is the headline.
         """
@@ -93,3 +93,8 @@ def load_engine(path: str | Path) -> Engine:
         raise KitError(f"{path}: was built for the backend {record.backend!r}, expected one of "
                        f"{', '.join(BACKENDS)}; build it again")
     return installed_backend(record.backend).load(path, record)
+
+
+def headline_timer(engine: Engine, crops: np.ndarray) -> Callable[[], float]:
+    """The timer of the headline: it runs one batch of ``crops`` and returns its milliseconds."""
+    return next(iter(engine.timers(crops).values()))

@@ -1,7 +1,7 @@
-// What stands before and behind the network on the GPU: persons cut out of whole images, and keypoints out of logits.
+// The work before and after the network: crops out of whole images, and keypoints out of logits.
 //
 // Plain operators throughout. Compiled with -fmad=false they round as IEEE 754 says, on a GPU and on a CPU alike, so
-// the crops and keypoints equal those of rtmpose/crop.py and rtmpose/simcc.py to the last bit.
+// the crops and keypoints equal those of rtmpose/data/preprocess.py and postprocess.py to the last bit.
 
 // A person's part of an image; cuda_kernels.REGION describes the same 64 bytes.
 struct Region {
@@ -25,9 +25,9 @@ __device__ inline int pixel(const unsigned char* image, const Region& region, in
 }
 
 // One thread a pixel of the crop. `table` holds the normalised value of every 8-bit pixel, for R, G and B.
-template <typename Number>
-__device__ void crop(const unsigned char* images, const Region* regions, const Number* table, int width, int height,
-                     int mirrored, Number* crops)
+// Grid: crop's width and height in blocks, persons.
+extern "C" __global__ void crop(const unsigned char* images, const Region* regions, const float* table, int width,
+                                int height, int mirrored, float* crops)
 {
     int x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y * blockDim.y + threadIdx.y;
     if (x >= width || y >= height) return;
@@ -46,19 +46,6 @@ __device__ void crop(const unsigned char* images, const Region* regions, const N
         int value = ((32 - bottom_weight) * upper + bottom_weight * lower + 512) >> 10;
         crops[((blockIdx.z * 3LL + channel) * height + y) * width + column] = table[256 * channel + value];
     }
-}
-
-// Grid: crop's width and height in blocks, persons.
-extern "C" __global__ void crop_fp32(const unsigned char* images, const Region* regions, const unsigned int* table,
-                                     int width, int height, int mirrored, unsigned int* crops)
-{
-    crop(images, regions, table, width, height, mirrored, crops);
-}
-
-extern "C" __global__ void crop_fp16(const unsigned char* images, const Region* regions, const unsigned short* table,
-                                     int width, int height, int mirrored, unsigned short* crops)
-{
-    crop(images, regions, table, width, height, mirrored, crops);
 }
 
 struct Peak {
@@ -95,14 +82,14 @@ __device__ inline Peak peak(const float* logits, const float* flipped, int bins,
 }
 
 // One warp a keypoint: x and y in pixels of the crop, and the score, which is NaN where a logit was not finite.
-// `twins` names for each keypoint the one that it becomes in a mirror; it is read with flipped logits only.
+// `flip_indices` names for each keypoint the one that it becomes in a mirror; it is read with flipped logits only.
 extern "C" __global__ void decode(const float* simcc_x, const float* simcc_y, const float* flipped_x,
-                                  const float* flipped_y, const int* twins, int rows, int keypoints, int bins_x,
+                                  const float* flipped_y, const int* flip_indices, int rows, int keypoints, int bins_x,
                                   int bins_y, float split_ratio, float* decoded)
 {
     int row = blockIdx.x * blockDim.y + threadIdx.y;
     if (row >= rows) return;
-    long long twin = flipped_x ? row - row % keypoints + twins[row % keypoints] : 0;
+    long long twin = flipped_x ? row - row % keypoints + flip_indices[row % keypoints] : 0;
     Peak x = peak(simcc_x + 1LL * row * bins_x, flipped_x ? flipped_x + twin * bins_x : 0, bins_x, true);
     Peak y = peak(simcc_y + 1LL * row * bins_y, flipped_y ? flipped_y + twin * bins_y : 0, bins_y, false);
     if (threadIdx.x != 0) return;

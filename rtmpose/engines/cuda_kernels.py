@@ -1,4 +1,4 @@
-"""The kernels of ``cuda_kernels.cu``: what they take, and how they are compiled.
+"""The kernels of ``cuda_kernels.cu``: their arguments, grids and compilation.
 
 Nothing here needs a GPU: NVRTC compiles without one.
 """
@@ -8,13 +8,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from rtmpose import crop
+from rtmpose.data import preprocess
 from rtmpose.errors import KitError
 
 SOURCE = Path(__file__).with_name("cuda_kernels.cu")
 
 REGION = np.dtype([("map", np.float64, 6), ("start", np.uint64), ("width", np.int32), ("height", np.int32)])
-"""A person's part of an image, as ``struct Region`` of the kernels has it."""
+"""A region of an image, as ``struct Region`` of the kernels has it."""
 
 CROP_BLOCK = (32, 8, 1)
 """Threads that crop together: pixels over the crop's width and height."""
@@ -37,17 +37,16 @@ def crop_map(center: np.ndarray, scale: np.ndarray, input_size: tuple[int, int])
     """Affine map from crop pixels to image pixels, float64 (6,), inverted as ``cv2.warpAffine`` inverts it.
 
     Args:
-        center, scale: as :func:`rtmpose.crop.box_to_center_scale` gives them.
+        center, scale: as :func:`rtmpose.data.preprocess.box_to_center_scale` gives them.
         input_size: width and height of the crop in pixels.
     """
-    return cv2.invertAffineTransform(crop.warp_matrix(center, scale, input_size)).ravel()
+    return cv2.invertAffineTransform(preprocess.warp_matrix(center, scale, input_size)).ravel()
 
 
-def normalized_values(dtype: np.dtype | type) -> np.ndarray:
-    """The network's input for each 8-bit pixel, (3, 256) of ``dtype``, in the order R, G, B: float32 as
-    :func:`rtmpose.crop.normalize` gives it, then rounded to ``dtype``."""
+def normalized_values() -> np.ndarray:
+    """The network's input for each 8-bit pixel, float32 (3, 256), in the order R, G, B."""
     pixels = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, axis=2)
-    return crop.normalize(pixels)[..., 0].astype(dtype)
+    return preprocess.normalize(pixels)[..., 0]
 
 
 def compile_kernels(compute_capability: str) -> bytes:

@@ -8,14 +8,14 @@ import numpy as np
 import onnx
 
 from rtmpose.engines.record import Record, check_built_here
+from rtmpose.environment import cpu_name
 from rtmpose.errors import KitError
-from rtmpose.machine import cpu_name
-from rtmpose.quantization import Form
+from rtmpose.model.int8 import Int8Scheme
 from rtmpose.timing import wall_clock
 
 PACKAGES = "onnxruntime"
 
-INT8_FORM = Form(signed=False, outputs=True, half=False)
+INT8_SCHEME = Int8Scheme(signed=False, outputs=True, rest_fp16=False)
 """Its INT8 convolution takes and gives INT8; on x86 it is fast with unsigned activations only."""
 
 
@@ -48,7 +48,7 @@ def build(model: onnx.ModelProto, path: Path, engine: Path) -> tuple[dict[str, i
     """
     import onnxruntime
 
-    from rtmpose.graph import count_arithmetic, count_layers
+    from rtmpose.model.graph import count_arithmetic, count_layers
 
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(path)

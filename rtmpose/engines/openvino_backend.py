@@ -9,15 +9,15 @@ import numpy as np
 import onnx
 
 from rtmpose.engines.record import Record, check_built_here
+from rtmpose.environment import cpu_name
 from rtmpose.errors import KitError
-from rtmpose.graph import OUTPUTS
-from rtmpose.machine import cpu_name
-from rtmpose.quantization import Form
+from rtmpose.model.graph import OUTPUTS
+from rtmpose.model.int8 import Int8Scheme
 from rtmpose.timing import wall_clock
 
 PACKAGES = "openvino"
 
-INT8_FORM = Form(signed=False, outputs=False, half=False)
+INT8_SCHEME = Int8Scheme(signed=False, outputs=False, rest_fp16=False)
 """With signed activations OpenVINO's keypoints are further off than the numbers in the graph explain."""
 
 # OpenVINO computes FP32 graphs in BF16 where the processor can, unless it is told not to.

@@ -4,9 +4,6 @@ It makes every number traceable to a model, a build and a machine, and it lets a
 skipped and an engine that does not fit here be refused.
 """
 
-import datetime
-import shlex
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -26,9 +23,9 @@ class Record:
 
     Attributes:
         onnx_sha256: of the ONNX file.
-        recipe: :data:`rtmpose.graph.RECIPE`.
+        recipe: :data:`rtmpose.model.graph.RECIPE`.
         requested_precision: what was asked for: ``fp32``, ``fp16`` or ``int8``.
-        calibration: what INT8 was calibrated with (:func:`rtmpose.calibration.facts`); empty for the others.
+        calibration: what INT8 was calibrated with (:func:`rtmpose.model.calibration.facts`); empty for the others.
         requested_backend: what was asked for: ``auto`` or a backend.
         input_name, batch, input_size: of the input; the size is width and height in pixels.
         backend, package, version: the runtime, e.g. ``tensorrt``, ``tensorrt_rtx``, ``1.7.1``.
@@ -88,16 +85,6 @@ def record_path(engine: str | Path) -> Path:
 def write_record(engine: str | Path, record: Record) -> None:
     """Write the record of an engine file."""
     write_json(record_path(engine), asdict(record))
-
-
-def now() -> str:
-    """The time, UTC, ISO 8601 to the second."""
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-
-
-def command_line() -> str:
-    """The command that is running, as a shell takes it."""
-    return shlex.join(["python3", *sys.argv])
 
 
 def read_record(engine: str | Path) -> Record:

@@ -23,16 +23,16 @@ from tqdm import tqdm
 
 from rtmpose.engines.cuda_graph import Graph
 from rtmpose.engines.record import Record
+from rtmpose.environment import find_gpu
 from rtmpose.errors import KitError
 from rtmpose.files import write_bytes
-from rtmpose.graph import OUTPUTS
-from rtmpose.machine import find_gpu
-from rtmpose.quantization import Form
+from rtmpose.model.graph import OUTPUTS
+from rtmpose.model.int8 import Int8Scheme
 from rtmpose.timing import wall_clock
 
 PACKAGES = "tensorrt or tensorrt_rtx"
 
-INT8_FORM = Form(signed=True, outputs=False, half=True)
+INT8_SCHEME = Int8Scheme(signed=True, outputs=False, rest_fp16=True)
 """TensorRT takes signed, symmetric INT8 only. It quantises where a convolution's input is made, after the SiLU."""
 
 IN_FLIGHT = 2
@@ -221,7 +221,6 @@ class TensorRTEngine:
     Attributes:
         cuda: ``pycuda.driver``, with a context.
         uploads, runs, downloads: its streams.
-        input_dtype: float32, or float16 where the engine takes FP16 crops.
     """
 
     def __init__(self, trt: ModuleType, path: str | Path, record: Record) -> None:
@@ -242,16 +241,15 @@ class TensorRTEngine:
             raise KitError(f"{path}: {record.runtime} can't load it ({self._log.last()}); build it again")
         types = {name: np.dtype(trt.nptype(self._engine.get_tensor_dtype(name)))
                  for name in (record.input_name, *OUTPUTS)}
-        if types[record.input_name] not in (np.float32, np.float16) or any(types[o] != np.float32 for o in OUTPUTS):
+        if any(kind != np.float32 for kind in types.values()):
             raise KitError(f"{path}: its tensors are {', '.join(f'{name} {kind}' for name, kind in types.items())}, "
-                           "expected float32, or float16 for the input; build it again")
-        self.input_dtype = types[record.input_name]
+                           "expected float32; build it again")
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise KitError(f"{path}: {record.runtime} can't make room for a run ({self._log.last()}); "
                            "free memory of the GPU or build for a smaller batch")
         self.uploads, self.runs, self.downloads = (cuda.Stream(_NON_BLOCKING) for _ in range(3))
-        self._slots = [self._make_slot(types) for _ in range(IN_FLIGHT)]
+        self._slots = [self._make_slot() for _ in range(IN_FLIGHT)]
         # pycuda's own exit hook, which was registered by its import, drops the context; this one runs before it.
         atexit.register(_close, weakref.ref(self))
 
@@ -262,9 +260,9 @@ class TensorRTEngine:
         self._slots.clear()
         self._context = self._engine = self._runtime = None
 
-    def _make_slot(self, types: Mapping[str, np.dtype]) -> _Slot:
-        shapes = {name: tuple(self._engine.get_tensor_shape(name)) for name in types}
-        host = {name: self.pinned(shapes[name], kind) for name, kind in types.items()}
+    def _make_slot(self) -> _Slot:
+        shapes = {name: tuple(self._engine.get_tensor_shape(name)) for name in (self.record.input_name, *OUTPUTS)}
+        host = {name: self.pinned(shape, np.float32) for name, shape in shapes.items()}
         device = {name: self.allocate(array.nbytes) for name, array in host.items()}
         events = (self.cuda.Event() for _ in range(3))
         return _Slot(host, device, *events, self.faster_graph(lambda: self.enqueue(device)))
@@ -380,14 +378,20 @@ class TensorRTEngine:
         A batch always waits in line, so the GPU never waits for the host, and the mean is that of a bare loop of
         enqueued batches. Batch ``i`` begins when batch ``i - IN_FLIGHT`` has ended, so slots can be taken in turn.
         """
-        ends = [self.cuda.Event() for _ in range(3)]
-        for i in count():
-            work(i)
-            ends[i % 3].record(stream)
-            if i >= 1:
-                ends[(i - 1) % 3].synchronize()
-            if i >= 2:
-                yield ends[(i - 2) % 3].time_till(ends[(i - 1) % 3])
+        before, last = self._enqueue_marked(stream, work, 0), self._enqueue_marked(stream, work, 1)
+        before.synchronize()
+        for i in count(2):
+            newest = self._enqueue_marked(stream, work, i)
+            last.synchronize()
+            yield before.time_till(last)
+            before, last = last, newest
+
+    def _enqueue_marked(self, stream: Any, work: Callable[[int], None], i: int) -> Any:
+        """Enqueue batch ``i``, and give the event that marks its end."""
+        work(i)
+        end = self.cuda.Event()
+        end.record(stream)
+        return end
 
 
 def _close(reference: "weakref.ref[TensorRTEngine]") -> None:

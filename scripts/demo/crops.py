@@ -14,9 +14,9 @@ import numpy as np
 
 from demo.dataset import encode_jpeg
 from demo.scene import DrawnPerson, draw_scene
-from rtmpose.annotations import NUM_KEYPOINTS
-from rtmpose.crop import box_to_center_scale
-from rtmpose.simcc import COCO_FLIP_INDICES
+from rtmpose.data.annotations import NUM_KEYPOINTS
+from rtmpose.data.postprocess import COCO_FLIP_INDICES
+from rtmpose.data.preprocess import box_to_center_scale
 
 INPUT_SIZE = (192, 256)
 """Width and height of a crop in pixels."""
@@ -127,7 +127,8 @@ def _crop(image: np.ndarray, person: DrawnPerson, change: Augmentation) -> tuple
 
 
 def turned_warp_matrix(center: np.ndarray, scale: np.ndarray, degrees: float) -> np.ndarray:
-    """:func:`rtmpose.crop.warp_matrix` for a region that is turned about its centre (mmpose ``get_warp_matrix``)."""
+    """:func:`rtmpose.data.preprocess.warp_matrix` for a region that is turned about its centre (mmpose
+    ``get_warp_matrix``)."""
     angle, half = np.deg2rad(degrees), scale[0] * -0.5
     middle = np.float32(center)
     left = np.float32(center + np.array([half * np.cos(angle), half * np.sin(angle)]))

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from demo.body import KEYPOINT_NAMES
 from demo.camera import IMAGE_HEIGHT, IMAGE_WIDTH
 from demo.scene import DrawnPerson, draw_scene
-from rtmpose.coco import ANNOTATIONS, IMAGE_FOLDERS
+from rtmpose.data.dataset import ANNOTATIONS, IMAGE_FOLDERS
 from rtmpose.errors import KitError
 from rtmpose.files import read_json, write_bytes
 

@@ -19,11 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from demo.crops import INPUT_SIZE
-from rtmpose.annotations import NUM_KEYPOINTS
-from rtmpose.checkpoint import build_estimator, read_config
-from rtmpose.crop import normalize
+from rtmpose.data.annotations import NUM_KEYPOINTS
+from rtmpose.data.preprocess import normalize
 from rtmpose.errors import KitError
 from rtmpose.files import atomic_write
+from rtmpose.model.checkpoint import build_estimator, read_config
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,12 @@ from tqdm import tqdm
 from demo.crops import INPUT_SIZE, draw_rounds
 from demo.dataset import make_dataset
 from demo.learner import Learner
-from rtmpose import score
-from rtmpose.annotations import read_annotations
-from rtmpose.coco import PersonSet, load_persons
+from rtmpose.data.annotations import read_annotations
+from rtmpose.data.dataset import PersonSet, load_persons
+from rtmpose.data.loader import Batch, iterate_batches
+from rtmpose.evaluate import coco_eval, predictions
+from rtmpose.evaluate.predict import decode, to_predictions
 from rtmpose.files import write_bytes
-from rtmpose.pipeline import Batch, decode, iterate_batches, to_estimates
 
 VALIDATION_SEED, VALIDATION_IMAGES = 987_654, 60
 _VALIDATION_BATCH = 64
@@ -70,26 +71,26 @@ def _draw_validation(folder: Path) -> tuple[PersonSet, list[Batch]]:
 
 def validate(learner: Learner, persons: PersonSet, batches: list[Batch]) -> str:
     """A line with AP, AP at OKS 0.5 and the median error in crop pixels of the average weights."""
-    estimates = _estimate(learner, batches)
-    metrics, _ = score.evaluate(score.to_results(estimates), persons)
+    predictions = _estimate(learner, batches)
+    metrics, _ = coco_eval.evaluate(coco_eval.to_results(predictions), persons)
     annotations = read_annotations(persons.path)["annotations"]
-    truth = np.stack([np.reshape(annotations[e.person.index]["keypoints"], (-1, 3)) for e in estimates])
-    found, scales = np.stack([e.keypoints for e in estimates]), np.stack([e.scale for e in estimates])
+    truth = np.stack([np.reshape(annotations[e.person.index]["keypoints"], (-1, 3)) for e in predictions])
+    found, scales = np.stack([e.keypoints for e in predictions]), np.stack([e.scale for e in predictions])
     errors = np.linalg.norm((found - truth[..., :2]) / scales[:, None] * INPUT_SIZE, axis=-1)
     return (f"AP {metrics['AP']:.4f}, AP50 {metrics['AP50']:.4f}, "
             f"median error {np.median(errors[truth[..., 2] > 0]):.2f} px of the crop")
 
 
 @torch.no_grad()
-def _estimate(learner: Learner, batches: list[Batch]) -> list[score.Estimate]:
+def _estimate(learner: Learner, batches: list[Batch]) -> list[predictions.Prediction]:
     """Keypoints in the image by the average weights."""
-    estimates = []
+    predictions = []
     with learner.averaged() as model:
         for batch in batches:
             logits = model.head(model.backbone(learner.to_input(batch.pixels[:len(batch.crops)])))
             found = decode(*(axis.cpu().numpy() for axis in logits), INPUT_SIZE)
-            estimates += to_estimates(batch.crops, *found, INPUT_SIZE)
-    return estimates
+            predictions += to_predictions(batch.crops, *found, INPUT_SIZE)
+    return predictions
 
 
 def write_checkpoint(learner: Learner, folder: Path, name: str, meta: dict[str, Any]) -> Path:

@@ -1,0 +1,1 @@
+"""Images, persons and crops in; keypoints back into the image."""

@@ -1,0 +1,62 @@
+"""Agreement of two engines on the same crops, in pixels of the crop: what reduced precision did to the keypoints."""
+
+import numpy as np
+
+from rtmpose.data.postprocess import KEYPOINT_SCORE_THRESHOLD
+
+
+def crop_distances(keypoints: np.ndarray, reference: np.ndarray, scales: np.ndarray, input_size: tuple[int, int]
+                   ) -> np.ndarray:
+    """Distance of each keypoint from the reference's, over x and over y.
+
+    Args:
+        keypoints, reference: float32 (N, K, 2), in image pixels, of the same persons in the same order.
+        scales: float32 (N, 2), width and height in image pixels of the region that was cropped.
+        input_size: width and height of the crop in pixels.
+
+    Returns:
+        float64 (N, K, 2), pixels of the crop, not negative.
+    """
+    moved = keypoints.astype(np.float64) - reference
+    return np.abs(moved) / scales.astype(np.float64)[:, None] * np.array(input_size)
+
+
+def describe_agreement(distances: np.ndarray, scores: np.ndarray, pixels_per_bin: float) -> dict[str, float]:
+    """Shares and percentiles of distances, over the keypoints that the reference scores above 0.2.
+
+    Args:
+        distances: (N, K, 2), as :func:`crop_distances` gives them.
+        scores: float32 (N, K), the reference's.
+        pixels_per_bin: width of a SimCC bin in pixels of the crop.
+
+    Returns:
+        ``counted`` keypoints; shares ``within_bin`` (at most one bin on either axis), ``within_1px``, ``within_4px``;
+        ``median_px``, ``p99_px``, ``max_px``; and ``rest``, the same of the keypoints that were not counted.
+    """
+    counted = scores > KEYPOINT_SCORE_THRESHOLD
+    return {**_describe(distances[counted], pixels_per_bin), "rest": _describe(distances[~counted], pixels_per_bin)}
+
+
+def _describe(distances: np.ndarray, pixels_per_bin: float) -> dict[str, float]:
+    if not len(distances):
+        return {"counted": 0}
+    lengths = np.hypot(*distances.T)
+    # Keypoints are float32 in image pixels, so that a distance of one bin can come out a little longer.
+    slack = 0.01
+    median, p99 = np.percentile(lengths, [50, 99])
+    return {
+        "counted": len(lengths),
+        "within_bin": float((distances.max(axis=1) <= pixels_per_bin + slack).mean()),
+        "within_1px": float((lengths <= 1 + slack).mean()),
+        "within_4px": float((lengths <= 4 + slack).mean()),
+        "median_px": float(median),
+        "p99_px": float(p99),
+        "max_px": float(lengths.max()),
+    }
+
+
+def worst_crops(distances: np.ndarray, scores: np.ndarray, number: int = 10) -> list[int]:
+    """Indices of the persons whose worst counted keypoint is furthest off, furthest first; none that agrees fully."""
+    lengths = np.where(scores > KEYPOINT_SCORE_THRESHOLD, np.hypot(distances[..., 0], distances[..., 1]), 0).max(axis=1)
+    order = np.argsort(-lengths, kind="stable")[:number]
+    return [int(index) for index in order if lengths[index] > 0]

@@ -1,0 +1,182 @@
+"""The persons of a COCO set: who is estimated, in which image, in which box."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rtmpose.data.annotations import Annotations, check_numbers, read_annotations
+from rtmpose.errors import KitError
+from rtmpose.files import read_json
+
+ANNOTATIONS = Path("annotations/person_keypoints_val2017.json")
+IMAGE_FOLDERS = (Path("images/val2017"), Path("val2017"))
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """One person to estimate.
+
+    Attributes:
+        index: position in the annotation (or detection) file; results are written in this order.
+        image_id: COCO id of the image.
+        bbox: float32 (4,), x1 y1 x2 y2 in image pixels.
+        score: float32, the box's score; 1 for ground truth.
+    """
+
+    index: int
+    image_id: int
+    bbox: np.ndarray
+    score: np.float32
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One image with persons in it: COCO id, file, size in pixels, and the persons in the order of their file."""
+
+    id: int
+    path: Path
+    width: int
+    height: int
+    persons: tuple[Person, ...]
+
+
+@dataclass(frozen=True)
+class PersonSet:
+    """The persons of an accuracy run; iterating over it gives them image by image.
+
+    Attributes:
+        images: images with at least one person, in the order of the annotation file.
+        annotations: the annotation file's content.
+        limited: whether the evaluation counts only these images, not all of the annotation file.
+        skipped: number of annotated persons left out because their box is empty inside the image.
+        boxes: source of the boxes, for people.
+    """
+
+    images: tuple[Image, ...]
+    annotations: Annotations
+    limited: bool
+    skipped: int
+    boxes: str
+
+    def __len__(self) -> int:
+        return sum(len(image.persons) for image in self.images)
+
+    def __iter__(self) -> Iterator[Person]:
+        return (person for image in self.images for person in image.persons)
+
+
+def load_persons(folder: str | Path | None, detections: str | Path | None = None, limit: int | None = None
+                 ) -> PersonSet:
+    """Read the persons of ``folder``, laid out as ``annotations/person_keypoints_val2017.json`` and images in
+    ``images/val2017/`` or ``val2017/``.
+
+    Args:
+        folder: the data set, usually ``$DATASETS_DIR``.
+        detections: a detector's boxes in COCO result format instead of the ground truth's.
+        limit: only the first so many images that hold persons; only they are evaluated then.
+
+    Raises:
+        KitError: something is missing, broken or contradictory.
+    """
+    folder = check_folder(folder)
+    annotations = read_annotations(folder / ANNOTATIONS)
+    image_folder = _image_folder(folder)
+    records = {record["id"]: record for record in annotations.images}
+    if detections is None:
+        found, skipped = _annotated_persons(annotations, records)
+        boxes = "ground-truth boxes"
+    else:
+        found, skipped = _detected_persons(Path(detections), records), 0
+        boxes = f"boxes of {detections}"
+    by_image: dict[int, list[Person]] = {}
+    for person in found:
+        by_image.setdefault(person.image_id, []).append(person)
+    images = tuple(Image(image_id, image_folder / record["file_name"], record["width"], record["height"],
+                         tuple(by_image[image_id]))
+                   for image_id, record in records.items() if image_id in by_image)
+    return PersonSet(images[:limit], annotations, limit is not None, skipped, boxes)
+
+
+def check_folder(folder: str | Path | None) -> Path:
+    """The data set's folder as a path.
+
+    Raises:
+        KitError: it is not given, or there is no such folder.
+    """
+    if not folder:
+        raise KitError("DATASETS_DIR is not set: give --datasets DIR or set DATASETS_DIR to a folder with "
+                       f"{ANNOTATIONS} and {IMAGE_FOLDERS[0]}/ (scripts/download.sh fetches COCO val2017)")
+    if not Path(folder).is_dir():
+        raise KitError(f"{folder}: no such folder, expected a data set with {ANNOTATIONS} and {IMAGE_FOLDERS[0]}/; "
+                       "check --datasets or DATASETS_DIR")
+    return Path(folder)
+
+
+def _image_folder(folder: Path) -> Path:
+    for candidate in IMAGE_FOLDERS:
+        if (folder / candidate).is_dir():
+            return folder / candidate
+    raise KitError(f"{folder}: has neither {IMAGE_FOLDERS[0]}/ nor {IMAGE_FOLDERS[1]}/, expected the images there")
+
+
+def _annotated_persons(annotations: Annotations, records: dict[int, dict[str, Any]]) -> tuple[list[Person], int]:
+    """The ground-truth persons that mmpose's ``BaseCocoStyleDataset`` takes, clipped as it clips them, and the number
+    of those whose box is empty then."""
+    persons, skipped = [], 0
+    for index, annotation in enumerate(annotations.annotations):
+        if not _takes_part(annotation):
+            continue
+        record = records[annotation["image_id"]]
+        x, y, width, height = annotation["bbox"]
+        limits = np.array([record["width"], record["height"]] * 2) - 1
+        bbox = np.clip(np.array([x, y, x + width, y + height]), 0, limits).astype(np.float32)
+        if bbox[2] > bbox[0] and bbox[3] > bbox[1]:
+            persons.append(Person(index, annotation["image_id"], bbox, np.float32(1)))
+        else:
+            skipped += 1
+    if not persons:
+        raise KitError(f"{annotations.path}: holds no person with keypoints and a box inside the image, expected COCO "
+                       "person keypoints (person_keypoints_val2017.json, not instances_val2017.json)")
+    return persons, skipped
+
+
+def _takes_part(annotation: dict[str, Any]) -> bool:
+    return bool("keypoints" in annotation and not annotation["iscrowd"] and annotation["num_keypoints"]
+                and max(annotation["keypoints"]) > 0)
+
+
+def _detected_persons(path: Path, records: dict[int, dict[str, Any]]) -> list[Person]:
+    """A detector's persons (category 1) as mmpose's ``BaseCocoStyleDataset._load_detection_results`` reads them."""
+    detections = read_json(path, "detections in COCO result format")
+    if not isinstance(detections, list):
+        raise KitError(f"{path}: is no list, expected detections in COCO result format (a list of objects)")
+    persons = []
+    for index, detection in enumerate(detections):
+        try:
+            if detection["category_id"] == 1:
+                persons.append(_detected_person(index, detection, records))
+        except (KeyError, TypeError, ValueError) as error:
+            reason = f"no {error}" if isinstance(error, KeyError) else error
+            raise KitError(f"{path}: detection {index}: {reason}; expected image_id, category_id, "
+                           "bbox [x, y, width, height] in pixels and score, for images of the annotations") from error
+    if not persons:
+        raise KitError(f"{path}: holds no detection of category 1, expected a detector's persons")
+    return persons
+
+
+def _detected_person(index: int, detection: dict[str, Any], records: dict[int, dict[str, Any]]) -> Person:
+    if detection["image_id"] not in records:
+        raise ValueError(f"unknown image {detection['image_id']}")
+    record = records[detection["image_id"]]
+    check_numbers("bbox", detection["bbox"], 4)
+    check_numbers("score", [detection["score"]], 1)
+    bbox = np.array(detection["bbox"], np.float32)
+    bbox[2:] += bbox[:2]
+    if bbox[2] <= bbox[0] or bbox[3] <= bbox[1]:
+        raise ValueError(f"bbox {detection['bbox']} is empty")
+    if bbox[0] >= record["width"] or bbox[1] >= record["height"] or bbox[2] <= 0 or bbox[3] <= 0:
+        raise ValueError(f"bbox {detection['bbox']} lies outside its image of {record['width']}x{record['height']}")
+    return Person(index, detection["image_id"], bbox, np.float32(detection["score"]))

@@ -1,0 +1,1 @@
+"""What an engine is worth: keypoint AP, agreement with another engine, throughput. Returns results, prints nothing."""

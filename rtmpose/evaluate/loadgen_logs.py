@@ -1,0 +1,110 @@
+"""LoadGen's logs: its verdict, its figures, and the answers that it logged."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rtmpose.data.loader import Crop
+from rtmpose.errors import KitError
+from rtmpose.evaluate.predictions import Predictions, to_predictions
+from rtmpose.files import read_json
+
+DETAIL, SUMMARY, ACCURACY = "mlperf_log_detail.txt", "mlperf_log_summary.txt", "mlperf_log_accuracy.json"
+
+
+def clear_logs(folder: Path) -> Path:
+    """Remove the logs of an earlier run, so that none can be taken for this run's, and return the folder.
+
+    Raises:
+        KitError: the folder can't be written.
+    """
+    try:
+        for log in folder.glob("mlperf_log_*"):
+            log.unlink()
+        # LoadGen crashes where it can't open its logs.
+        (folder / SUMMARY).touch()
+    except OSError as error:
+        raise KitError(f"{error.filename}: can't be written ({error.strerror}); choose another --output") from error
+    return folder
+
+
+def read_detail(path: Path, accuracy: bool) -> dict[str, Any]:
+    """LoadGen's detail log: the last value of each key, and the messages that LoadGen marked as errors as ``errors``.
+
+    Args:
+        path: the log.
+        accuracy: whether it is of accuracy mode.
+
+    Raises:
+        KitError: the log is missing or cut off.
+    """
+    values: dict[str, Any] = {"errors": []}
+    last = "effective_accuracy_sample_count" if accuracy else "result_99.90_percentile_latency_ns"
+    try:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            entry = json.loads(line.removeprefix(":::MLLOG "))
+            values[entry["key"]] = entry["value"]
+            if entry["metadata"]["is_error"]:
+                values["errors"].append(f"{entry['key']}: {entry['value']}")
+        if last not in values:
+            raise ValueError(f"no {last}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise KitError(f"{path}: was cut off or can't be read ({error}), expected LoadGen's whole log; free some space "
+                       "and run it again") from error
+    return values
+
+
+def describe_run(detail: dict[str, Any], logs: Path) -> dict[str, Any]:
+    """LoadGen's version and settings, and the place of its logs."""
+    return {
+        "version": detail["loadgen_version"],
+        "mode": detail["effective_test_mode"],
+        "logs": str(logs),
+        "samples": detail["effective_accuracy_sample_count"],
+        "loaded_samples": detail["effective_performance_sample_count"],
+        "errors": detail["errors"],
+    }
+
+
+def describe_performance(detail: dict[str, Any], scenario: str) -> dict[str, Any]:
+    """LoadGen's verdict and figures, as ``summary.json`` has them."""
+    names = {"offline": "result_samples_per_second", "singlestream": "result_qps_with_loadgen_overhead",
+             "server": "result_completed_samples_per_sec"}
+    nanoseconds = {"mean": "mean", "median": "50.00_percentile", "p90": "90.00_percentile", "p99": "99.00_percentile"}
+    described = {
+        "valid": detail["result_validity"] == "VALID",
+        "fps": detail[names[scenario]],
+        "fps_of": f"LoadGen's {names[scenario]}: crops in memory to keypoints in the crop",
+        "latency_ms": {key: detail[f"result_{name}_latency_ns"] / 1e6 for key, name in nanoseconds.items()},
+        "latency_of": "LoadGen's: a sample, from its query to its answer",
+        "queries": detail["result_query_count"],
+        "samples_per_query": detail["effective_samples_per_query"],
+        "min_duration_s": detail["effective_min_duration_ms"] / 1e3,
+        "target_qps": detail["effective_target_qps"],
+    }
+    if scenario == "server":
+        described["target_latency_ms"] = detail["effective_target_latency_ns"] / 1e6
+        described["late_queries"] = detail["result_overlatency_query_count"]
+    return described
+
+
+def read_predictions(path: Path, crops: Sequence[Crop], input_size: tuple[int, int]) -> Predictions:
+    """The answers in LoadGen's accuracy log.
+
+    Args:
+        path: the log.
+        crops: of all samples.
+        input_size: width and height of the crop in pixels.
+
+    Raises:
+        KitError: an answer is missing.
+    """
+    logged = read_json(path, "LoadGen's accuracy log")
+    answers = {entry["qsl_idx"]: np.frombuffer(bytes.fromhex(entry["data"]), np.float32) for entry in logged}
+    if sorted(answers) != list(range(len(crops))):
+        raise KitError(f"{path}: holds {len(answers)} samples, expected {len(crops)}; run it again")
+    found = np.stack([answers[index] for index in range(len(crops))]).reshape(len(crops), -1, 3)
+    return to_predictions(crops, found[..., :2], found[..., 2], input_size)

@@ -1,0 +1,1 @@
+"""Results for people and programs: tables, summary.json, pictures, the sweep and its page."""

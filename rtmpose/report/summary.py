@@ -1,0 +1,78 @@
+"""Rows and tables for people, summary.json for programs."""
+
+import csv
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rtmpose.engines.record import Record
+from rtmpose.environment import command_line, describe_machine, describe_versions, now, peak_memory_mib
+from rtmpose.files import sha256
+
+HEADER = ("Model", "BatchSize", "Precision", "Backend", "FPS", "AP@0.5", "AP@0.5:0.95")
+
+
+def summarize(record: Record, engine: str | Path, measured: dict[str, Any], inputs: Iterable[str | Path]
+              ) -> dict[str, Any]:
+    """One result with all that it takes to trace it: engine, command, files, machine and versions.
+
+    Args:
+        record: of the engine that ran.
+        engine: its file.
+        measured: the figures of this run.
+        inputs: files that decide the result, to be named with their SHA-256.
+    """
+    return {
+        **measured,
+        "batch": record.batch,
+        "precision": record.precision,
+        "requested_precision": record.requested_precision,
+        "backend": record.backend,
+        "engine": {"path": str(engine), "sha256": record.engine_sha256, "runtime": record.runtime,
+                   "device": record.device, "onnx": record.onnx, "onnx_sha256": record.onnx_sha256,
+                   "source": record.source, "built_at": record.built_at, "command": record.command,
+                   "calibration": record.calibration, "measured_fps": record.measured_fps,
+                   "bytes": record.engine_bytes},
+        "command": command_line(),
+        "measured_at": now(),
+        "inputs": {str(path): sha256(path) for path in inputs},
+        "peak_memory_mib": peak_memory_mib(),
+        "machine": describe_machine(),
+        "versions": describe_versions(),
+    }
+
+
+def table(*summaries: dict[str, Any]) -> str:
+    """A Markdown table with a row a summary, in the shape of the published results; what was not measured is a dash."""
+    cells = [row(summary) for summary in summaries]
+    widths = [max(map(len, column)) for column in zip(HEADER, *cells, strict=True)]
+    rows = (HEADER, tuple("-" * width for width in widths), *cells)
+    return "\n".join("| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in rows)
+
+
+def csv_text(summaries: Iterable[dict[str, Any]]) -> str:
+    """The table as CSV, with unrounded numbers and the latency of a batch in milliseconds beside them."""
+    latencies = ("mean", "median", "p90", "p99")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow((*HEADER, *(f"{name} ms" for name in latencies)))
+    for summary in summaries:
+        writer.writerow((*row(summary)[:4], *(summary.get(key, "") for key in ("fps", "AP50", "AP")),
+                         *(summary["latency_ms"][name] for name in latencies)))
+    return text.getvalue()
+
+
+def row(summary: dict[str, Any]) -> tuple[str, ...]:
+    """A summary's cells under :data:`HEADER`."""
+    engine = summary["engine"]
+    model = Path(engine["source"].get("config", engine["onnx"])).stem
+    measured = (("fps", ".2f"), ("AP50", ".3f"), ("AP", ".3f"))
+    return (model, str(summary["batch"]), precision(summary), summary["backend"],
+            *(format(summary[key], digits) if key in summary else "-" for key, digits in measured))
+
+
+def precision(summary: dict[str, Any]) -> str:
+    """Precision that the engine computes in, and the requested one where that is another."""
+    computed, asked = summary["precision"], summary["requested_precision"]
+    return computed if computed == asked else f"{computed} (asked: {asked})"

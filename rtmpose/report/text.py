@@ -1,0 +1,140 @@
+"""Results of each stage as lines for the terminal."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from rtmpose.data.dataset import PersonSet
+from rtmpose.engines.build import Built, Plan
+from rtmpose.engines.record import record_path
+from rtmpose.evaluate import loadgen
+from rtmpose.evaluate.loadgen_logs import SUMMARY
+from rtmpose.model import calibration, graph
+
+_WHY_OTHER_PRECISION = {
+    "fp16": "weights are rounded to fp16, results are not those of fp16 hardware and no faster",
+    "int8": "the table above says which blocks don't bear int8",
+}
+
+
+def build_start_lines(plan: Plan) -> str:
+    """The engines that are about to be built."""
+    return "\n".join(f"Building {plan.engine_path}: {record.runtime} for {record.device or 'any GPU it supports'}, "
+                     f"{record.requested_precision}, batch {record.batch}" for _, record in plan.candidates)
+
+
+def build_lines(plan: Plan, built: Built) -> str:
+    """The engine that was built, and what stays in a higher precision."""
+    record = built.record
+    lines = []
+    if built.calibration and plan.crops:
+        lines += _calibration_lines(built.calibration, plan.crops)
+    if built.kept:
+        lines += _kept_lines(built)
+    lines += [f"Built {plan.engine_path} in {record.build_seconds:.1f} s: {record.engine_bytes / 2**20:.1f} MiB, "
+              f"record in {record_path(plan.engine_path).name}",
+              f"  convolutions and matrix products: {_counts(record.arithmetic)}",
+              f"  all layers: {_counts(record.layers)}"]
+    if record.measured_fps:
+        speeds = ", ".join(f"{backend} {fps:.1f} persons a second" for backend, fps in record.measured_fps.items())
+        lines.append(f"  chosen: {record.backend}, because it is the fastest here: {speeds}")
+    if record.precision != record.requested_precision:
+        lines.append(f"  {record.requested_precision} was asked for, but {record.package} computes in "
+                     f"{record.precision} here: {_WHY_OTHER_PRECISION[record.requested_precision]}")
+    return "\n".join(lines)
+
+
+def _counts(numbers: dict[str, int]) -> str:
+    return ", ".join(f"{number} {kind}" for kind, number in sorted(numbers.items(), key=lambda item: -item[1]))
+
+
+def _calibration_lines(found: calibration.Calibration, crops: calibration.CalibrationSet) -> list[str]:
+    """Source of the calibration, and the effect of INT8 block by block as a Markdown table."""
+    source = (f"taken from {found.cache}" if found.reused else
+              f"{crops.persons} crops of {crops.folder}, seed {calibration.SEED}; kept in {found.cache}")
+    rows = [f"| {block.name} | {block.convolutions} | {block.macs:.1%} | {block.within_bin:.2%} | "
+            f"{block.within_4px:.2%} | {'int8' if block.int8 else 'higher precision'} |" for block in found.blocks]
+    return [f"Calibration: {source}",
+            "| block | convolutions | multiplications | int8 in it alone: at most one bin off | at most 4 px off "
+            "| computes in |", "|---|---|---|---|---|---|", *rows]
+
+
+def _kept_lines(built: Built) -> list[str]:
+    """The operators of an FP16 engine that stay in FP32, as a Markdown table."""
+    macs = graph.count_macs(built.fixed)
+    prefix = os.path.commonprefix([name for kept in built.kept for name in kept.nodes])
+    prefix = prefix[:prefix.rfind("/") + 1]
+    rows = [f"| {kept.reason} | {', '.join(name.removeprefix(prefix) for name in kept.nodes)} | "
+            f"{sum(macs.get(name, 0) for name in kept.nodes) / sum(macs.values()):.3%} |" for kept in built.kept]
+    return ["| stays in fp32, because | operators | multiplications |", "|---|---|---|", *rows]
+
+
+def persons_line(persons: PersonSet, mode: str, flip_test: bool) -> str:
+    """The persons of a run."""
+    text = (f"{mode}: {len(persons)} persons in {len(persons.images)} images, {persons.boxes}, "
+            f"{'flip test' if flip_test else 'no flip test'}")
+    if persons.skipped:
+        text += f"\nLeft out: {persons.skipped} persons whose box is empty or outside the image, as mmpose does"
+    return text
+
+
+def agreement_lines(agreement: dict[str, Any]) -> str:
+    """Agreement with the engine of ``--reference``."""
+    lines = [f"Agreement with {agreement['reference']['path']}: its AP is {agreement['ap_reference']:.4f}, difference "
+             f"{agreement['ap_difference']:+.4f}"]
+    for what, numbers in (("that it scores above 0.2", agreement), ("of lower score", agreement["rest"])):
+        line = f"  {numbers['counted']} keypoints {what}"
+        if numbers["counted"]:
+            line += (f": at most one bin off {numbers['within_bin']:.3%}, 1 px {numbers['within_1px']:.3%}, 4 px "
+                     f"{numbers['within_4px']:.3%}; median {numbers['median_px']:.2f} px, p99 {numbers['p99_px']:.2f}, "
+                     f"worst {numbers['max_px']:.2f}, of the crop")
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def throughput_lines(measured: dict[str, Any], batch_size: int) -> str:
+    """Figures of a throughput run; ``measured`` is its part of ``summary.json``."""
+    headline = {**measured["latency_ms"], **{key: measured[key] for key in ("spread", "fps")}}
+    lines = [f"* Mean inference time: {headline['mean']:.3f} ms, Mean fps: {headline['fps']:.2f}"]
+    for name, timed in ({measured["fps_of"]: headline} | measured["other_timings"]).items():
+        lines.append(f"  {name}: {_latency(timed)}, spread {timed['spread']:.1%}, {timed['fps']:.2f} persons a second")
+    lines.append(f"  timed: {measured['iterations']} batches of {batch_size} after {measured['warmup']} to warm up; "
+                 f"input: {measured['input']}; reading, cropping and decoding not included")
+    return "\n".join(lines)
+
+
+def _latency(latency: dict[str, float]) -> str:
+    return (f"mean {latency['mean']:.3f} ms, median {latency['median']:.3f} ms, p90 {latency['p90']:.3f} ms, "
+            f"p99 {latency['p99']:.3f} ms")
+
+
+def loadgen_start_lines(plan: loadgen.Plan, batch_size: int) -> str:
+    """Settings of a LoadGen run that is about to start, and warnings."""
+    config = plan.config
+    mode = "accuracy, every sample once" if config.accuracy else f"performance, at least {config.min_duration:g} s"
+    rate = f", {plan.target_qps:.4g} queries a second" if config.scenario == "server" else ""
+    lines = [f"LoadGen: {config.scenario}, {mode}{rate}"]
+    if not config.accuracy and config.scenario == "singlestream" and batch_size > 1:
+        lines.append(f"Each query is one person in a batch padded to {batch_size}: for the latency of one, build the "
+                     "engine for batch 1")
+    # A query may have to wait for one batch and is in the next.
+    if not config.accuracy and config.scenario == "server" and 2 * plan.batch_ms > config.target_latency:
+        lines.append(f"A batch of {batch_size} takes {plan.batch_ms:.3g} ms, and a query may wait for one and be in "
+                     f"the next: {config.target_latency:g} ms are too few at any rate; build the engine for a smaller "
+                     "batch, or see --target_latency")
+    return "\n".join(lines)
+
+
+def loadgen_lines(measured: dict[str, Any]) -> str:
+    """LoadGen's verdict in its own words, with its recommendations, and the figures in ours."""
+    logs = Path(measured["loadgen"]["logs"])
+    verdict = (logs / SUMMARY).read_text(encoding="utf-8").split("Additional Stats")[0]
+    lines = [line for line in verdict.splitlines() if line and not line.startswith("===")]
+    lines += [f"LoadGen's error: {error}" for error in measured["loadgen"]["errors"]]
+    lines += [f"* LoadGen {measured['loadgen']['version']}, {measured['scenario']}: "
+              f"{'VALID' if measured['valid'] else 'INVALID'}, {measured['fps']:.2f} persons a second",
+              f"  latency: {_latency(measured['latency_ms'])}",
+              f"  queries: {measured['queries']}, samples a query: {measured['samples_per_query']}; input: "
+              f"{measured['input']}; reading, cropping and normalising not included",
+              f"  logs: {logs}"]
+    return "\n".join(lines)

@@ -1,0 +1,95 @@
+"""The demo's AP, through export, build and inference, must stay what it was; and it falls when a stage is wrong.
+
+AP alone hardly notices a shift of one pixel along one axis (0.003 were measured), so the median offset of the keypoints
+from the truth is held as well: it moves by just that pixel.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import BASELINE, build_engine
+
+from rtmpose.data import postprocess, preprocess
+from rtmpose.data.annotations import read_annotations
+from rtmpose.data.dataset import PersonSet, load_persons
+from rtmpose.engines import Engine, load_engine
+from rtmpose.evaluate.coco_eval import evaluate, to_results
+from rtmpose.evaluate.predict import predict
+
+TOLERANCE = 0.005
+OFFSET_TOLERANCE = 0.2
+
+
+@pytest.fixture(scope="module")
+def people(people_folder: Path) -> PersonSet:
+    """The fixed small set of drawn people."""
+    return load_persons(people_folder)
+
+
+@pytest.fixture(scope="module")
+def engine(demo_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    """The demo checkpoint's FP32 engine for the CPU."""
+    return load_engine(build_engine(demo_onnx, tmp_path_factory.mktemp("gate") / "demo.engine", 16, "fp32",
+                                    "onnxruntime"))
+
+
+def measure(engine: Engine, people: PersonSet) -> tuple[float, np.ndarray]:
+    """AP@0.5:0.95, and the median offset of labelled keypoints from the truth, (x, y) in pixels of the crop."""
+    predictions = predict(engine, people).predictions
+    metrics, _ = evaluate(to_results(predictions), people)
+    annotations = read_annotations(people.path)["annotations"]
+    truth = np.stack([np.reshape(annotations[one.person.index]["keypoints"], (17, 3)) for one in predictions])
+    scales = np.stack([one.scale for one in predictions])[:, None]
+    offsets = (np.stack([one.keypoints for one in predictions]) - truth[..., :2]) / scales * engine.record.input_size
+    return metrics["AP"], np.median(offsets[truth[..., 2] > 0], axis=0)
+
+
+def test_ap_and_offset_are_what_they_were(engine: Engine, people: PersonSet) -> None:
+    ap, offset = measure(engine, people)
+    assert ap == pytest.approx(BASELINE["AP"], abs=TOLERANCE)
+    assert np.abs(offset).max() < OFFSET_TOLERANCE
+
+
+def swap_red_and_blue(monkeypatch: pytest.MonkeyPatch) -> None:
+    normalize = preprocess.normalize
+    monkeypatch.setattr(preprocess, "normalize", lambda pixels, out: normalize(pixels[..., ::-1], out))
+
+
+def drop_the_normalisation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preprocess, "normalize", lambda pixels, out: np.copyto(out, pixels[..., ::-1].transpose(2, 0, 1)))
+
+
+def shift_the_crop(monkeypatch: pytest.MonkeyPatch, x: float, y: float) -> None:
+    warp_matrix = preprocess.warp_matrix
+    monkeypatch.setattr(preprocess, "warp_matrix", lambda *region: warp_matrix(*region) + [[0, 0, x], [0, 0, y]])
+
+
+def shift_the_crop_by_one_pixel(monkeypatch: pytest.MonkeyPatch) -> None:
+    shift_the_crop(monkeypatch, 1, 1)
+
+
+def swap_left_and_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    decode = postprocess.decode
+
+    def swapped(*logits: object) -> tuple[np.ndarray, np.ndarray]:
+        keypoints, scores = decode(*logits)
+        return keypoints[:, postprocess.COCO_FLIP_INDICES], scores
+
+    monkeypatch.setattr(postprocess, "decode", swapped)
+
+
+@pytest.mark.parametrize("sabotage", [swap_red_and_blue, drop_the_normalisation, shift_the_crop_by_one_pixel,
+                                      swap_left_and_right], ids=lambda sabotage: sabotage.__name__)
+def test_ap_falls_when_a_stage_is_wrong(engine: Engine, people: PersonSet, monkeypatch: pytest.MonkeyPatch,
+                                        sabotage: Callable[[pytest.MonkeyPatch], None]) -> None:
+    sabotage(monkeypatch)
+    assert measure(engine, people)[0] < BASELINE["AP"] - 2 * TOLERANCE
+
+
+@pytest.mark.parametrize(("x", "y"), [(1, 0), (-1, 0), (0, 1), (0, -1), (0.5, 0)])
+def test_offset_shows_a_shift_along_one_axis(engine: Engine, people: PersonSet, monkeypatch: pytest.MonkeyPatch,
+                                             x: float, y: float) -> None:
+    shift_the_crop(monkeypatch, x, y)
+    assert measure(engine, people)[1] == pytest.approx([x, y], abs=OFFSET_TOLERANCE)
