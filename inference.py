@@ -71,7 +71,7 @@ def main() -> int:
     args = parse_arguments()
     engine = load_engine(args.engine)
     check_engine(args, engine)
-    output = make_folder(Path(args.output)) if args.output else None
+    output = Path(args.output) if args.output else None
     if args.scenario:
         measured = run_loadgen(args, engine, output)
     elif args.perf_only:
@@ -83,7 +83,7 @@ def main() -> int:
     print()
     print(table(summary))
     if output:
-        write_json(output / "summary.json", summary)
+        write_json(make_folder(output) / "summary.json", summary)
     return check_targets(args, summary)
 
 
@@ -94,7 +94,7 @@ def run_accuracy(args: argparse.Namespace, engine: Engine, output: Path | None) 
     accuracy = measure_accuracy(engine, persons, args.flip_test, reference)
     print(accuracy.score.coco_lines)
     if output:
-        write_keypoints(output / "keypoints.json", accuracy.score.results)
+        write_keypoints(make_folder(output) / "keypoints.json", accuracy.score.results)
     if args.visualize and output:
         print(f"Pictures: {write_pictures(output / 'pictures', args.visualize, accuracy.run.predictions, persons)}")
     if accuracy.agreement:

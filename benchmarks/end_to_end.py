@@ -22,9 +22,8 @@ from contest import print_ratio, speed_parser, take_turns
 from rtmpose.data import postprocess, preprocess
 from rtmpose.data.dataset import PersonSet, load_persons
 from rtmpose.data.loader import iterate_batches, read_image
-from rtmpose.engines import Engine, load_engine
+from rtmpose.engines import Engine, headline_timer, load_engine
 from rtmpose.evaluate.predict import predict
-from rtmpose.evaluate.throughput import headline_timer
 
 
 def compare(engine: Engine, persons: PersonSet, rounds: int) -> None:

@@ -13,8 +13,8 @@ from collections.abc import Callable
 import numpy as np
 from contest import take_turns
 
-from rtmpose.engines import Engine, load_engine
-from rtmpose.evaluate.throughput import headline_timer, throughput_input
+from rtmpose.engines import Engine, headline_timer, load_engine
+from rtmpose.evaluate.throughput import throughput_input
 
 
 def batch_timer(engine: Engine, folder: str | None) -> Callable[[], float]:

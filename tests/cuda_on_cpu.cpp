@@ -97,17 +97,17 @@ static Number __shfl_xor_sync(unsigned, Number value, int distance)
 #include "cuda_kernels.cu"
 
 extern "C" void run_crop(const unsigned* grid, const unsigned* block, const unsigned char* images,
-                              const Region* regions, const unsigned* table, int width, int height, int mirrored,
-                              unsigned* crops)
+                         const Region* regions, const float* table, int width, int height, int mirrored, float* crops)
 {
     launch(grid, block, false, [=] { crop(images, regions, table, width, height, mirrored, crops); });
 }
 
 extern "C" void run_decode(const unsigned* grid, const unsigned* block, const float* simcc_x, const float* simcc_y,
-                           const float* flipped_x, const float* flipped_y, const int* flip_indices, int rows, int keypoints,
-                           int bins_x, int bins_y, float split_ratio, float* decoded)
+                           const float* flipped_x, const float* flipped_y, const int* flip_indices, int rows,
+                           int keypoints, int bins_x, int bins_y, float split_ratio, float* decoded)
 {
     launch(grid, block, true, [=] {
-        decode(simcc_x, simcc_y, flipped_x, flipped_y, flip_indices, rows, keypoints, bins_x, bins_y, split_ratio, decoded);
+        decode(simcc_x, simcc_y, flipped_x, flipped_y, flip_indices, rows, keypoints, bins_x, bins_y, split_ratio,
+               decoded);
     });
 }

@@ -1,4 +1,4 @@
-"""How far two engines agree, on keypoints moved by known distances and on two real engines."""
+"""Agreement of two engines, on keypoints moved by known distances and on two real engines."""
 
 import json
 from pathlib import Path
@@ -8,23 +8,15 @@ import pytest
 from conftest import build_engine, run_script
 
 from rtmpose.data.agreement import crop_distances, describe_agreement, worst_crops
-from rtmpose.data.dataset import Person
-from rtmpose.evaluate.predictions import Prediction
 
 SIZE = (192, 256)
-
-
-def one(keypoints: np.ndarray, scores: np.ndarray, scale: float) -> Prediction:
-    """An prediction in a region of ``scale`` times the crop's size."""
-    person = Person(0, 1, np.zeros(4, np.float32), np.float32(1))
-    return Prediction(person, keypoints.astype(np.float32), scores.astype(np.float32),
-                    np.array(SIZE, np.float32) * np.float32(scale))
 
 
 def test_distances_are_in_pixels_of_the_crop() -> None:
     keypoints = np.random.default_rng(0).uniform(0, 500, (17, 2))
     moved = keypoints + np.arange(17)[:, None] * [3, 4]
-    distances = crop_distances([one(moved, np.ones(17), 2.5)], [one(keypoints, np.ones(17), 2.5)], SIZE)
+    scales = np.float32([SIZE]) * np.float32(2.5)
+    distances = crop_distances(np.float32([moved]), np.float32([keypoints]), scales, SIZE)
     assert distances[0] == pytest.approx(np.arange(17)[:, None] * [3 / 2.5, 4 / 2.5], abs=1e-4)
 
 

@@ -12,7 +12,6 @@ import pytest
 from conftest import BASELINE, build_engine
 
 from rtmpose.data import postprocess, preprocess
-from rtmpose.data.annotations import read_annotations
 from rtmpose.data.dataset import PersonSet, load_persons
 from rtmpose.engines import Engine, load_engine
 from rtmpose.evaluate.coco_eval import evaluate, to_results
@@ -39,11 +38,12 @@ def measure(engine: Engine, people: PersonSet) -> tuple[float, np.ndarray]:
     """AP@0.5:0.95, and the median offset of labelled keypoints from the truth, (x, y) in pixels of the crop."""
     predictions = predict(engine, people).predictions
     metrics, _ = evaluate(to_results(predictions), people)
-    annotations = read_annotations(people.path)["annotations"]
-    truth = np.stack([np.reshape(annotations[one.person.index]["keypoints"], (17, 3)) for one in predictions])
-    scales = np.stack([one.scale for one in predictions])[:, None]
-    offsets = (np.stack([one.keypoints for one in predictions]) - truth[..., :2]) / scales * engine.record.input_size
-    return metrics["AP"], np.median(offsets[truth[..., 2] > 0], axis=0)
+    annotations = people.annotations.annotations
+    ground_truth = np.stack([np.reshape(annotations[person.index]["keypoints"], (17, 3))
+                             for person in predictions.persons])
+    offsets = predictions.keypoints - ground_truth[..., :2]
+    offsets = offsets / predictions.scales[:, None] * engine.record.input_size
+    return metrics["AP"], np.median(offsets[ground_truth[..., 2] > 0], axis=0)
 
 
 def test_ap_and_offset_are_what_they_were(engine: Engine, people: PersonSet) -> None:
@@ -58,7 +58,8 @@ def swap_red_and_blue(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def drop_the_normalisation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preprocess, "normalize", lambda pixels, out: np.copyto(out, pixels[..., ::-1].transpose(2, 0, 1)))
+    monkeypatch.setattr(preprocess, "normalize",
+                        lambda pixels, out: np.copyto(out, pixels[..., ::-1].transpose(2, 0, 1)))
 
 
 def shift_the_crop(monkeypatch: pytest.MonkeyPatch, x: float, y: float) -> None:

@@ -12,7 +12,6 @@ import pytest
 from conftest import write_annotations
 from PIL import Image as PillowImage
 
-from rtmpose.data.annotations import read_annotations
 from rtmpose.data.dataset import Image, load_persons
 from rtmpose.data.loader import Crop, iterate_crops, read_image
 from rtmpose.data.preprocess import box_to_center_scale, crop_person
@@ -58,7 +57,7 @@ def test_index_is_position_in_annotations(coco_mini: Path) -> None:
     persons = load_persons(coco_mini)
     dataset = judge.coco_dataset(coco_mini)
     ours = [person.index for image in persons.images for person in image.persons]
-    assert ([read_annotations(persons.path)["annotations"][index]["id"] for index in ours]
+    assert ([persons.annotations.annotations[index]["id"] for index in ours]
             == [dataset.get_data_info(index)["id"] for index in range(len(dataset))])
 
 

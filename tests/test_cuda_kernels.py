@@ -33,7 +33,7 @@ def has_nvrtc() -> bool:
 
 needs_nvrtc = pytest.mark.skipif(not has_nvrtc(), reason="needs cuda-bindings and nvidia-cuda-nvrtc")
 Region = tuple[np.ndarray, np.ndarray, np.ndarray]
-TWINS = np.array(postprocess.COCO_FLIP_INDICES, np.int32)
+FLIP_INDICES = np.array(postprocess.COCO_FLIP_INDICES, np.int32)
 
 
 @pytest.fixture(scope="module")
@@ -67,14 +67,12 @@ def pack(people: list[Region], size: tuple[int, int]) -> tuple[np.ndarray, np.nd
     return np.concatenate([image.ravel() for image, _, _ in people]), regions
 
 
-def cut(kernels: ctypes.CDLL, people: list[Region], size: tuple[int, int], dtype: type = np.float32,
-        mirrored: bool = False) -> np.ndarray:
+def cut(kernels: ctypes.CDLL, people: list[Region], size: tuple[int, int], mirrored: bool = False) -> np.ndarray:
     """Crops by the kernel, (N, 3, H, W)."""
     images, regions = pack(people, size)
-    crops = np.full((len(people), 3, size[1], size[0]), np.nan, dtype)
-    run(kernels.run_crop_fp32 if dtype is np.float32 else kernels.run_crop_fp16,
-        cuda_kernels.crop_grid(len(people), size), cuda_kernels.CROP_BLOCK, images, regions,
-        cuda_kernels.normalized_values(dtype), *size, int(mirrored), crops)
+    crops = np.full((len(people), 3, size[1], size[0]), np.nan, np.float32)
+    run(kernels.run_crop, cuda_kernels.crop_grid(len(people), size), cuda_kernels.CROP_BLOCK, images, regions,
+        cuda_kernels.normalized_values(), *size, int(mirrored), crops)
     return crops
 
 
@@ -113,11 +111,10 @@ def test_crops_of_an_image_far_larger_and_far_smaller_than_the_crop(kernels: cty
         np.testing.assert_array_equal(given, preprocess.normalize(preprocess.crop_person(image, center, scale, size)))
 
 
-def test_fp16_and_mirrored_crops(kernels: ctypes.CDLL) -> None:
+def test_mirrored_crops(kernels: ctypes.CDLL) -> None:
     size = (192, 256)
     people = draw_people(size, 8, 6)
     whole = cut(kernels, people, size)
-    np.testing.assert_array_equal(cut(kernels, people, size, np.float16), whole.astype(np.float16))
     np.testing.assert_array_equal(cut(kernels, people, size, mirrored=True), whole[..., ::-1])
 
 
@@ -136,7 +133,7 @@ def decode(kernels: ctypes.CDLL, logits: tuple[np.ndarray, np.ndarray], size: tu
     number, keypoints, bins = logits[0].shape
     decoded = np.full((number, keypoints, 3), -7, np.float32)
     run(kernels.run_decode, cuda_kernels.decode_grid(number * keypoints), cuda_kernels.DECODE_BLOCK, *logits, *flipped,
-        TWINS, number * keypoints, keypoints, bins, logits[1].shape[-1], ctypes.c_float(bins / size[0]), decoded)
+        FLIP_INDICES, number * keypoints, keypoints, bins, logits[1].shape[-1], ctypes.c_float(bins / size[0]), decoded)
     return decoded[..., :2], decoded[..., 2]
 
 
@@ -174,7 +171,7 @@ def test_flip_test_equals_the_cpus(kernels: ctypes.CDLL, kind: Callable) -> None
 def test_kernels_compile_for_gpus(compute_capability: str) -> None:
     code = cuda_kernels.compile_kernels(compute_capability)
     assert code.startswith(b"\x7fELF")
-    assert all(re.search(rb"\x00\.text\." + name + rb"\x00", code) for name in (b"crop_fp32", b"crop_fp16", b"decode"))
+    assert all(re.search(rb"\x00\.text\." + name + rb"\x00", code) for name in (b"crop", b"decode"))
 
 
 @needs_nvrtc

@@ -1,5 +1,6 @@
 """INT8 through the scripts: calibrate, build, and AP stays; and what is told when something is wrong."""
 
+import dataclasses
 import json
 import subprocess
 from collections.abc import Iterator
@@ -96,22 +97,20 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> CalibrationSet:
     return calibration.load_calibration_set(folder, (192, 256))
 
 
-def test_a_cache_is_used_for_its_own_facts_only(model_files: dict[str, Path], few: CalibrationSet, tmp_path: Path,
-                                                capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_cache_is_used_for_its_own_facts_only(model_files: dict[str, Path], few: CalibrationSet, tmp_path: Path
+                                                ) -> None:
     model, scheme = graph.load(model_files["onnx"]), backend("openvino").INT8_SCHEME
     cache = tmp_path / "cache.json"
 
-    def calibrate(sha256: str = "a") -> tuple[object, bool]:
-        found = calibration.calibrate(model, sha256, scheme, few, cache)
-        return found, "taken from" in capsys.readouterr().out
+    def calibrate(sha256: str = "a") -> calibration.Calibration:
+        return calibration.calibrate(model, sha256, scheme, few, cache)
 
     cache.write_text("{broken")
-    first, taken = calibrate()
-    assert not taken
-    assert calibrate() == (first, True)
+    first = calibrate()
+    assert not first.reused
+    assert calibrate() == dataclasses.replace(first, reused=True)
     written = cache.read_text()
-    other, taken = calibrate("b")
-    assert not taken and other == first and cache.read_text() != written
+    assert calibrate("b") == first and cache.read_text() != written
     wanted = {"onnx_sha256": "a", **calibration.facts(scheme, few)}
     content = json.loads(written)
     cache.write_text(written)

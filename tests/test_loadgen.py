@@ -19,7 +19,8 @@ import inference
 from rtmpose.engines import load_engine
 from rtmpose.errors import EXIT_INVALID, KitError
 from rtmpose.evaluate.coco_eval import METRICS
-from rtmpose.evaluate.loadgen import SCENARIOS, SampleLibrary, SystemUnderTest, drive, read_detail
+from rtmpose.evaluate.loadgen import SCENARIOS, LoadGenConfig, Plan, SampleLibrary, SystemUnderTest, drive
+from rtmpose.evaluate.loadgen_logs import read_detail
 
 pytest.importorskip("mlperf_loadgen")
 
@@ -120,9 +121,9 @@ def test_invalid_is_told_with_its_reason(engine_file: Path, drawn: Path, tmp_pat
 def test_an_error_beside_loadgen_ends_the_run(engine_file: Path, tmp_path: Path) -> None:
     """LoadGen crashes of exceptions; here the last sample's crop has another size than the engine's."""
     pixels = [np.zeros((256, 192, 3), np.uint8)] * 9 + [np.zeros((8, 8, 3), np.uint8)]
-    load = Load("offline", accuracy=False, min_duration=0.001, target_qps=None, target_latency=100)
+    config = LoadGenConfig("offline", accuracy=False, min_duration=0.001, target_qps=None, target_latency=100)
     with pytest.raises(ValueError, match="same shape"):
-        drive(load_engine(engine_file), SampleLibrary(pixels), load, 1.0, 1.0, tmp_path)
+        drive(load_engine(engine_file), Plan(config, [], SampleLibrary(pixels), 1.0, 1.0), tmp_path)
 
 
 @pytest.mark.parametrize("share", [0, 0.3, 0.6])
@@ -132,9 +133,8 @@ def test_detail_log_cut_off(tmp_path: Path, share: float) -> None:
              for key in ("loadgen_version", "effective_accuracy_sample_count", "result_validity")]
     text = "".join(lines)
     (tmp_path / "detail.txt").write_text(text[:int(len(text) * share)])
-    load = Load("offline", accuracy=False, min_duration=1, target_qps=None, target_latency=100)
     with pytest.raises(KitError, match="detail.txt: was cut off"):
-        read_detail(tmp_path / "detail.txt", load)
+        read_detail(tmp_path / "detail.txt", accuracy=False)
 
 
 def test_padding_is_the_first_sample() -> None:

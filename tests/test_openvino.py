@@ -125,7 +125,7 @@ def test_int8_gives_the_keypoints_that_the_graph_says(demo_onnx: Path, calibrati
     engine = openvino.load(path, record)
     logits = [np.concatenate(axis) for axis in zip(*map(engine.infer, crops), strict=True)]
     found, _ = postprocess.decode(*logits, (192, 256))
-    expected, scores = calibration.keypoints(int8, crops)
+    expected, scores = calibration.keypoints(quantized, crops)
     exact, _ = calibration.keypoints(fixed, crops)
 
     def within_bin(one: np.ndarray, other: np.ndarray) -> float:

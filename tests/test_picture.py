@@ -1,5 +1,6 @@
-"""Pictures of predictions beside the truth."""
+"""Pictures of predictions beside ground truth."""
 
+import json
 from pathlib import Path
 
 import cv2
@@ -9,49 +10,44 @@ from conftest import run_script
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from rtmpose.data.annotations import read_annotations
 from rtmpose.data.dataset import PersonSet, load_persons
-from rtmpose.evaluate.predictions import Prediction
+from rtmpose.evaluate.predictions import Predictions
 from rtmpose.report.visualize import ground_truth_oks, write_pictures
 
 
-def estimates_with_noise(persons: PersonSet, noise: dict[int, float]) -> list[Prediction]:
-    """The truth plus noise, whose size in pixels is given by image."""
+def predict_with_noise(persons: PersonSet, noise: dict[int, float]) -> Predictions:
+    """Ground truth plus noise, whose size in pixels is given by image."""
     random = np.random.default_rng(0)
-    return [
-        Prediction(person, (truth(persons, person.index)[:, :2]
-                          + random.normal(0, noise[image.id], (17, 2))).astype(np.float32),
-                 np.full(17, 0.9, np.float32), np.ones(2, np.float32))
-        for image in persons.images for person in image.persons
-    ]
-
-
-def truth(persons: PersonSet, index: int) -> np.ndarray:
-    """Keypoints (17, 3) of an annotation."""
-    return np.reshape(read_annotations(persons.path)["annotations"][index]["keypoints"], (17, 3))
+    annotations = persons.annotations.annotations
+    keypoints = [np.reshape(annotations[person.index]["keypoints"], (17, 3))[:, :2]
+                 + random.normal(0, noise[person.image_id], (17, 2)) for person in persons]
+    number = len(persons)
+    return Predictions(list(persons), np.float32(keypoints), np.full((number, 17), 0.9, np.float32),
+                       np.ones((number, 2), np.float32))
 
 
 def test_oks_is_pycocotools(drawn: Path) -> None:
     persons = load_persons(drawn)
     coco = COCO()
-    coco.dataset = read_annotations(persons.path)
+    coco.dataset = json.loads(persons.annotations.path.read_text())
     coco.createIndex()
-    for prediction in estimates_with_noise(persons, dict.fromkeys(range(1, 6), 8.0)):
-        annotation = read_annotations(persons.path)["annotations"][prediction.person.index]
+    predictions = predict_with_noise(persons, dict.fromkeys(range(1, 6), 8.0))
+    for person, keypoints in zip(predictions.persons, predictions.keypoints, strict=True):
+        annotation = persons.annotations.annotations[person.index]
         result = {"image_id": annotation["image_id"], "category_id": 1, "score": 1.0,
-                  "keypoints": np.hstack([prediction.keypoints, np.ones((17, 1))]).ravel().tolist()}
+                  "keypoints": np.hstack([keypoints, np.ones((17, 1))]).ravel().tolist()}
         evaluation = COCOeval(coco, coco.loadRes([result]), "keypoints")
         evaluation.params.imgIds = [annotation["image_id"]]
         evaluation._prepare()
         order = [a["id"] for a in evaluation._gts[annotation["image_id"], 1]]
         expected = evaluation.computeOks(annotation["image_id"], 1)[0, order.index(annotation["id"])]
-        assert ground_truth_oks([prediction], annotation) == pytest.approx(expected, abs=1e-6)
-    assert ground_truth_oks([], annotation) == 0
+        assert ground_truth_oks(keypoints[None], annotation) == pytest.approx(expected, abs=1e-6)
+    assert ground_truth_oks(np.empty((0, 17, 2)), annotation) == 0
 
 
 def test_worst_and_best_images_are_chosen_by_oks(drawn: Path, tmp_path: Path) -> None:
     persons = load_persons(drawn)
-    predictions = estimates_with_noise(persons, {1: 3.0, 2: 90.0, 3: 0.0, 4: 40.0, 5: 10.0})
+    predictions = predict_with_noise(persons, {1: 3.0, 2: 90.0, 3: 0.0, 4: 40.0, 5: 10.0})
     overview = write_pictures(tmp_path, 2, predictions, persons)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "best_1.jpg", "best_2.jpg", "overview.jpg", "worst_1.jpg", "worst_2.jpg"]
@@ -64,7 +60,7 @@ def test_worst_and_best_images_are_chosen_by_oks(drawn: Path, tmp_path: Path) ->
 
 def test_few_images_are_drawn_once(drawn: Path, tmp_path: Path) -> None:
     persons = load_persons(drawn, limit=1)
-    write_pictures(tmp_path, 5, estimates_with_noise(persons, {1: 1.0}), persons)
+    write_pictures(tmp_path, 5, predict_with_noise(persons, {1: 1.0}), persons)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best_1.jpg", "overview.jpg", "worst_1.jpg"]
 
 

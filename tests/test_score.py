@@ -18,9 +18,8 @@ from pycocotools.cocoeval import COCOeval
 
 from rtmpose.data.annotations import read_annotations
 from rtmpose.data.dataset import ANNOTATIONS, PersonSet, load_persons
-from rtmpose.evaluate.accuracy import write_keypoints
-from rtmpose.evaluate.coco_eval import METRICS, evaluate, oks_nms, rescore, to_results
-from rtmpose.evaluate.predictions import Prediction
+from rtmpose.evaluate.coco_eval import METRICS, evaluate, oks_nms, rescore, to_results, write_keypoints
+from rtmpose.evaluate.predictions import Predictions
 
 Random = np.random.Generator
 Arrays = tuple[np.ndarray, np.ndarray]
@@ -51,11 +50,11 @@ def load_case(folder: Path, detections: Path | None = None) -> Case:
 
 
 def _position(persons: PersonSet, identity: int) -> int:
-    return [annotation["id"] for annotation in read_annotations(persons.path)["annotations"]].index(identity)
+    return [annotation["id"] for annotation in persons.annotations.annotations].index(identity)
 
 
 def _nearest_truth(persons: PersonSet, sample: Any) -> np.ndarray:
-    known = [annotation for annotation in read_annotations(persons.path)["annotations"]
+    known = [annotation for annotation in persons.annotations.annotations
              if annotation["image_id"] == sample.img_id and annotation["num_keypoints"]]
     box = sample.gt_instances.bboxes[0]
     nearest = min(known, key=lambda a: np.abs(box - _corners(a["bbox"])).sum())
@@ -69,7 +68,7 @@ def _corners(bbox: list[float]) -> np.ndarray:
 def draw_detections(folder: Path, path: Path) -> Path:
     """Boxes as a detector gives them for a drawn data set: several a person, some with the same score."""
     random = np.random.default_rng(5)
-    annotations = read_annotations(folder / ANNOTATIONS)["annotations"]
+    annotations = read_annotations(folder / ANNOTATIONS).annotations
     path.write_text(json.dumps([
         {"image_id": a["image_id"], "category_id": int(random.choice([1, 1, 1, 2])),
          "bbox": (np.array(a["bbox"]) + [*random.normal(0, 3, 2), *random.uniform(0, 9, 2)]).tolist(),
@@ -163,15 +162,13 @@ WITHOUT_TIES = (*map(noisy, (0, 1, 4, 15, 60)), crowded)
 DRAWS = (*WITHOUT_TIES, signed, hopeless, around_threshold, tied, crowded_and_tied)
 
 
-def predict(case: Case, draw: Callable, seed: int = 0) -> list[Prediction]:
+def predict(case: Case, draw: Callable, seed: int = 0) -> Predictions:
     """The same keypoints into mmpose's data samples and into the kit's predictions."""
     keypoints, scores = (array.astype(np.float32) for array in draw(np.random.default_rng(seed), case))
-    persons = sorted((person for image in case.persons.images for person in image.persons),
-                     key=lambda person: person.index)
+    persons = sorted(case.persons, key=lambda person: person.index)
     for sample, points, confidences in zip(case.samples, keypoints, scores, strict=True):
         judge.predict(sample, points, confidences)
-    return [Prediction(*parts) for parts in zip(
-        persons, keypoints, scores, [sample.input_scale for sample in case.samples], strict=True)]
+    return Predictions(persons, keypoints, scores, np.stack([sample.input_scale for sample in case.samples]))
 
 
 def in_image_order(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -216,7 +213,7 @@ def test_keypoints_file(case: Case, draw: Callable, tmp_path: Path) -> None:
     write_keypoints(path, results)
     written = [result["keypoints"] for result in json.loads(path.read_text())]
     assert written == [result["keypoints"].tolist() for result in sorted(results, key=itemgetter("index"))]
-    if read_annotations(case.persons.path)["annotations"][0]["id"] == 0:
+    if case.persons.annotations.annotations[0]["id"] == 0:
         return
     numbers, _ = evaluate(results, case.persons)
     assert plain_pycocotools(case.dataset.ann_file, path) == pytest.approx(list(numbers.values()), abs=1e-9)
@@ -285,7 +282,7 @@ def test_limit(coco_mini: Path, tmp_path: Path) -> None:
     persons = load_persons(coco_mini, limit=7)
     chosen = {image.id for image in persons.images}
     assert len(chosen) == 7
-    write_part(coco_mini, tmp_path, read_annotations(persons.path), chosen)
+    write_part(coco_mini, tmp_path, json.loads(persons.annotations.path.read_text()), chosen)
     part = load_case(tmp_path)
     results = to_results(predict(part, noisy(4)))
     numbers, _ = evaluate(results, persons)

@@ -148,7 +148,7 @@ def test_benchmark(run, work, calls):
         "--output", "out", "--", "--limit", "2")
     run("benchmark.sh", "--datasets", "coco", "--precisions", "int8", "--calibration", "other", FAIL="sweep.py",
         CODE="1")
-    sweep = f"{ROOT}/scripts/sweep.py --model rtmpose_opt.onnx --datasets coco"
+    sweep = f"{ROOT}/sweep.py --model rtmpose_opt.onnx --datasets coco"
     assert calls() == [
         f"{sweep} --precisions fp32 fp16 --batches 1 8 32 --backend auto --output benchmark",
         f"{sweep} --calibration other --precisions fp32 fp16 int8 --batches 4 --backend tensorrt --output out"

@@ -129,7 +129,7 @@ def test_again_measures_only_what_changed_and_a_failed_cell_does_not_stop_it(
     assert done.returncode == 1, done.stderr
     assert [path for path, changed in before.items() if path.stat().st_mtime_ns != changed] == [stale]
     assert done.stdout.count(": kept, ") == 7
-    assert done.stdout.count(": failed: build_engine.py: error: nowhere: no such folder") == 2
+    assert done.stdout.count(": failed: nowhere: no such folder") == 2
     lines = (swept / "table.md").read_text().splitlines()
     assert len([line for line in lines if line.startswith("|")]) == 2 + 4
     assert len([line for line in lines if line.startswith("Failed: int8, batch ")]) == 2
@@ -154,28 +154,32 @@ def test_a_result_is_of_its_facts(swept: Path, tmp_path: Path, monkeypatch: pyte
 
 def test_the_kits_own_code_is_a_fact(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "rtmpose", tmp_path / "rtmpose", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("build_engine", "common", "export", "inference"):
-        shutil.copy(ROOT / f"{name}.py", tmp_path)
 
     def digest() -> str:
-        return subprocess.run([sys.executable, "-c", "from rtmpose.machine import kit_digest; print(kit_digest())"],
+        return subprocess.run([sys.executable, "-c", "from rtmpose.environment import kit_digest; print(kit_digest())"],
                               cwd=tmp_path, capture_output=True, text=True, check=True).stdout.strip()
 
     assert digest() == environment.kit_digest() and len(digest()) == 12
     (tmp_path / "rtmpose-s_my-own-config.py").write_text("model = {}")
     assert digest() == environment.kit_digest()
+    append_line(tmp_path / "rtmpose/report/page.py")
+    assert digest() == environment.kit_digest()
     found = [environment.kit_digest()]
-    for changed in ("inference.py", "rtmpose/crop.py", "rtmpose/engines/cuda_kernels.cu"):
-        with open(tmp_path / changed, "a") as file:
-            file.write("\n")
+    for changed in ("rtmpose/files.py", "rtmpose/data/preprocess.py", "rtmpose/engines/cuda_kernels.cu"):
+        append_line(tmp_path / changed)
         found.append(digest())
     assert len(set(found)) == 4
+
+
+def append_line(path: Path) -> None:
+    with open(path, "a") as file:
+        file.write("\n")
 
 
 def test_all_cells_failed(model_files: dict[str, Path], drawn: Path, tmp_path: Path) -> None:
     done = benchmark(model_files["onnx"], drawn, tmp_path / "out", "--precisions", "int8", "--calibration", "nowhere")
     assert done.returncode == 2
-    assert "all 2 cells failed; the first: build_engine.py: error: nowhere" in done.stderr
+    assert "all 2 cells failed; the first: nowhere: no such folder" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 

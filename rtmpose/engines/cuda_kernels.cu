@@ -89,9 +89,9 @@ extern "C" __global__ void decode(const float* simcc_x, const float* simcc_y, co
 {
     int row = blockIdx.x * blockDim.y + threadIdx.y;
     if (row >= rows) return;
-    long long twin = flipped_x ? row - row % keypoints + flip_indices[row % keypoints] : 0;
-    Peak x = peak(simcc_x + 1LL * row * bins_x, flipped_x ? flipped_x + twin * bins_x : 0, bins_x, true);
-    Peak y = peak(simcc_y + 1LL * row * bins_y, flipped_y ? flipped_y + twin * bins_y : 0, bins_y, false);
+    long long mirrored = flipped_x ? row - row % keypoints + flip_indices[row % keypoints] : 0;
+    Peak x = peak(simcc_x + 1LL * row * bins_x, flipped_x ? flipped_x + mirrored * bins_x : 0, bins_x, true);
+    Peak y = peak(simcc_y + 1LL * row * bins_y, flipped_y ? flipped_y + mirrored * bins_y : 0, bins_y, false);
     if (threadIdx.x != 0) return;
     float score = x.value > y.value ? y.value : x.value;
     bool hidden = score <= 0.0f;

@@ -13,11 +13,10 @@ from tqdm import tqdm
 from demo.crops import INPUT_SIZE, draw_rounds
 from demo.dataset import make_dataset
 from demo.learner import Learner
-from rtmpose.data.annotations import read_annotations
 from rtmpose.data.dataset import PersonSet, load_persons
 from rtmpose.data.loader import Batch, iterate_batches
-from rtmpose.evaluate import coco_eval, predictions
-from rtmpose.evaluate.predict import decode, to_predictions
+from rtmpose.evaluate import coco_eval
+from rtmpose.evaluate.predictions import Predictions, decode, join, to_predictions
 from rtmpose.files import write_bytes
 
 VALIDATION_SEED, VALIDATION_IMAGES = 987_654, 60
@@ -71,26 +70,26 @@ def _draw_validation(folder: Path) -> tuple[PersonSet, list[Batch]]:
 
 def validate(learner: Learner, persons: PersonSet, batches: list[Batch]) -> str:
     """A line with AP, AP at OKS 0.5 and the median error in crop pixels of the average weights."""
-    predictions = _estimate(learner, batches)
+    predictions = _predict(learner, batches)
     metrics, _ = coco_eval.evaluate(coco_eval.to_results(predictions), persons)
-    annotations = read_annotations(persons.path)["annotations"]
-    truth = np.stack([np.reshape(annotations[e.person.index]["keypoints"], (-1, 3)) for e in predictions])
-    found, scales = np.stack([e.keypoints for e in predictions]), np.stack([e.scale for e in predictions])
-    errors = np.linalg.norm((found - truth[..., :2]) / scales[:, None] * INPUT_SIZE, axis=-1)
+    annotations = persons.annotations.annotations
+    expected = np.stack([np.reshape(annotations[person.index]["keypoints"], (-1, 3)) for person in predictions.persons])
+    moved = (predictions.keypoints - expected[..., :2]) / predictions.scales[:, None] * INPUT_SIZE
+    errors = np.linalg.norm(moved, axis=-1)
     return (f"AP {metrics['AP']:.4f}, AP50 {metrics['AP50']:.4f}, "
-            f"median error {np.median(errors[truth[..., 2] > 0]):.2f} px of the crop")
+            f"median error {np.median(errors[expected[..., 2] > 0]):.2f} px of the crop")
 
 
 @torch.no_grad()
-def _estimate(learner: Learner, batches: list[Batch]) -> list[predictions.Prediction]:
+def _predict(learner: Learner, batches: list[Batch]) -> Predictions:
     """Keypoints in the image by the average weights."""
-    predictions = []
+    parts = []
     with learner.averaged() as model:
         for batch in batches:
             logits = model.head(model.backbone(learner.to_input(batch.pixels[:len(batch.crops)])))
-            found = decode(*(axis.cpu().numpy() for axis in logits), INPUT_SIZE)
-            predictions += to_predictions(batch.crops, *found, INPUT_SIZE)
-    return predictions
+            decoded = decode(*(axis.cpu().numpy() for axis in logits), INPUT_SIZE)
+            parts.append(to_predictions(batch.crops, *decoded, INPUT_SIZE))
+    return join(parts)
 
 
 def write_checkpoint(learner: Learner, folder: Path, name: str, meta: dict[str, Any]) -> Path:
