@@ -1,80 +1,20 @@
-"""What the tests share: data sets, a random network and its files, and a way to run the scripts as a user does."""
+"""Fixtures of the tests."""
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
-
-ROOT = Path(__file__).resolve().parents[1]
-SHARED = ROOT.parent / "shared"
-BASELINE = json.loads((ROOT / "tests/baseline.json").read_text())
-
-SMALL_CONFIG = """
-codec = dict(type='SimCCLabel', input_size={size}, sigma=(4.9, 5.66), simcc_split_ratio=2.0, normalize=False,
-             use_dark=False)
-model = dict(
-    type='TopdownPoseEstimator',
-    data_preprocessor=dict(type='PoseDataPreprocessor', mean=[123.675, 116.28, 103.53],
-                           std=[58.395, 57.12, 57.375], bgr_to_rgb=True),
-    backbone=dict(type='CSPNeXt', arch='P5', expand_ratio=0.5, deepen_factor=0.167, widen_factor={widen},
-                  out_indices=(4, ), channel_attention=True, norm_cfg=dict(type='BN'), act_cfg=dict(type='SiLU')),
-    head=dict(type='RTMCCHead', in_channels={channels}, out_channels={keypoints}, input_size=codec['input_size'],
-              in_featuremap_size={features}, simcc_split_ratio=2.0, final_layer_kernel_size=7,
-              gau_cfg=dict(hidden_dims=256, s=128, expansion_factor=2, dropout_rate=0., drop_path=0., act_fn='SiLU',
-                           use_rel_bias=False, pos_enc=False),
-              loss=dict(type='KLDiscretLoss', use_target_weight=True, beta=10., label_softmax=True), decoder=codec),
-    test_cfg=dict(flip_test={flip}))
-"""
-
-
-def small_config(keypoints: int = 17, size: tuple[int, int] = (192, 256), widen: float = 0.375, flip: bool = False
-                 ) -> str:
-    """RTMPose-t's config as text (widen 0.25 gives a network smaller than any published)."""
-    return SMALL_CONFIG.format(keypoints=keypoints, size=size, widen=widen, channels=int(1024 * widen),
-                               features=(size[0] // 32, size[1] // 32), flip=flip)
-
-
-def run_script(script: str, *arguments: object, cwd: Path | None = None, env: dict[str, str] | None = None,
-               timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """Run one of the kit's Python scripts in a process of its own."""
-    return subprocess.run([sys.executable, str(ROOT / script), *map(str, arguments)], cwd=cwd, env=env,
-                          capture_output=True, text=True, timeout=timeout, check=False)
-
-
-def build_engine(onnx: Path, engine: Path, batch: int, precision: str, backend: str) -> Path:
-    """Let build_engine.py build an engine for crops of 256x192, and give it back."""
-    done = run_script("build_engine.py", "--model_path", onnx, "--input", f"input:{batch},3,256,192", "--precision",
-                      precision, "--backend", backend, "--engine_path", engine)
-    assert done.returncode == 0, done.stderr
-    return engine
-
-
-def save_random_checkpoint(config: Path, path: Path, seed: int = 0) -> Path:
-    """An official-style .pth with seeded random weights, and the statistics of noise in its normalisation layers:
-    without them the output hardly depends on the input, and no test would notice a wrong crop."""
-    import torch
-
-    from rtmpose.model.checkpoint import build_estimator, read_config
-
-    torch.manual_seed(seed)
-    estimator = build_estimator(read_config(config), config)
-    for parameter in estimator.parameters():
-        if parameter.ndim > 1:
-            torch.nn.init.kaiming_normal_(parameter, nonlinearity="linear")
-    for module in estimator.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = None
-    width, height = estimator.head.input_size
-    noise = torch.randn(8, 3, height // 16, width // 16)
-    with torch.no_grad():
-        estimator.train()(torch.nn.functional.interpolate(noise, (height, width), mode="bicubic"), None)
-    torch.save({"meta": {"dataset_meta": {"dataset_name": "coco"}}, "state_dict": estimator.state_dict()}, path)
-    return path
+from helpers import (
+    BASELINE,
+    ROOT,
+    SHARED,
+    build_engine,
+    draw_dataset,
+    draw_people,
+    run_script,
+    save_random_checkpoint,
+    small_config,
+)
 
 
 @pytest.fixture(scope="session")
@@ -120,13 +60,6 @@ def calibration_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return draw_people(tmp_path_factory.mktemp("calibration") / "calibration", 25, BASELINE["seed"] + 1)
 
 
-def draw_people(folder: Path, images: int, seed: int) -> Path:
-    """Pictures of people as the demo's checkpoint knows them, in COCO's layout."""
-    done = run_script("scripts/make_demo_dataset.py", "--output", folder, "--images", images, "--seed", seed)
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small data set that needs no download (see :func:`draw_dataset`)."""
@@ -160,45 +93,3 @@ def _shared(name: str) -> Path:
     if not (SHARED / name).is_dir():
         pytest.skip(f"needs ../shared/{name}")
     return SHARED / name
-
-
-def draw_dataset(folder: Path, images: int = 5, seed: int = 0) -> dict:
-    """Noise images with one to three boxes of random keypoints each, in COCO's layout.
-
-    Sizes, boxes that leave the image, partly labelled persons, a crowd and a person without keypoints are in it.
-    Returns the annotations, which lie in ``annotations/person_keypoints_val2017.json``.
-    """
-    random = np.random.default_rng(seed)
-    records, annotations = [], []
-    (folder / "images/val2017").mkdir(parents=True)
-    (folder / "annotations").mkdir()
-    for image_id in range(1, images + 1):
-        width, height = map(int, random.integers(120, 400, 2))
-        small = random.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)
-        cv2.imwrite(str(folder / f"images/val2017/{image_id:012d}.jpg"), cv2.resize(small, (width, height)))
-        records.append({"id": image_id, "file_name": f"{image_id:012d}.jpg", "width": width, "height": height})
-        for _ in range(int(random.integers(1, 4))):
-            annotations.append(_draw_person(random, len(annotations) + 1, image_id, width, height))
-    annotations.append({**annotations[0], "id": len(annotations) + 1, "iscrowd": 1})
-    annotations.append({**annotations[0], "id": len(annotations) + 1, "keypoints": [0] * 51, "num_keypoints": 0})
-    content = {"info": {"description": "drawn by the tests"}, "licenses": [], "images": records,
-               "annotations": annotations, "categories": [{"id": 1, "name": "person", "supercategory": "person"}]}
-    write_annotations(folder, content)
-    return content
-
-
-def _draw_person(random: np.random.Generator, identity: int, image_id: int, width: int, height: int) -> dict:
-    x, y = random.uniform(-10, width * 0.5), random.uniform(-10, height * 0.5)
-    w, h = random.uniform(30, width * 0.7), random.uniform(40, height * 0.7)
-    keypoints = np.stack([random.uniform(x, x + w, 17), random.uniform(y, y + h, 17), random.integers(0, 3, 17)], 1)
-    keypoints = np.rint(keypoints)
-    keypoints[0, 2] = 2
-    keypoints[keypoints[:, 2] == 0] = 0
-    return {"id": identity, "image_id": image_id, "category_id": 1, "iscrowd": 0, "bbox": [x, y, w, h],
-            "area": w * h * 0.6, "keypoints": keypoints.astype(int).ravel().tolist(),
-            "num_keypoints": int((keypoints[:, 2] > 0).sum())}
-
-
-def write_annotations(folder: Path, content: dict) -> None:
-    """Write the annotations of a drawn data set (again)."""
-    (folder / "annotations/person_keypoints_val2017.json").write_text(json.dumps(content))

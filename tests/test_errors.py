@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import ROOT, run_script, save_random_checkpoint, small_config, write_annotations
+from helpers import ROOT, run_script, save_random_checkpoint, small_config, write_annotations
 
 from rtmpose.model.checkpoint import load_state_dict
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx
 import pytest
-from conftest import ROOT, run_script, save_random_checkpoint, small_config
+from helpers import ROOT, run_script, save_random_checkpoint, small_config
 
 from rtmpose.engines.record import read_record
 from rtmpose.model.export import EXPORT_TOLERANCE

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, run_script, write_annotations
+from helpers import ROOT, run_script, write_annotations
 
 from rtmpose import timing
 from rtmpose.evaluate.coco_eval import METRICS

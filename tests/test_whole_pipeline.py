@@ -13,7 +13,7 @@ from typing import Any
 import judge
 import numpy as np
 import pytest
-from conftest import run_script
+from helpers import run_script
 
 from rtmpose.evaluate.coco_eval import METRICS
 

@@ -1,18 +1,13 @@
 """The benchmarks run, and the range instrument sees what is hidden inside an operator."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from conftest import ROOT, draw_people, run_script
-from onnx import TensorProto, helper, numpy_helper
-
-# Where Python finds them when it runs a script of this folder.
-sys.path.insert(1, str(ROOT / "benchmarks"))
-
 from fp16_ranges import measure
+from helpers import draw_people, run_script
+from onnx import TensorProto, helper, numpy_helper
 
 from rtmpose.environment import find_gpu
 

@@ -12,7 +12,7 @@ from typing import Any
 import judge
 import numpy as np
 import pytest
-from conftest import draw_dataset, write_annotations
+from helpers import draw_dataset, write_annotations
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import build_engine
-from test_cuda_kernels import FLIP_INDICES, draw_people, pack
-from test_simcc import KINDS, draw
+from cases import FLIP_INDICES, KINDS, draw, draw_regions, pack
+from helpers import build_engine
 
 from rtmpose.data import postprocess, preprocess
 from rtmpose.data.dataset import load_persons
@@ -46,7 +45,7 @@ def run(engine: TensorRTEngine, kernel: str, types: str, grid: tuple[int, int, i
 
 def test_crops_equal_the_cpus(engine: TensorRTEngine) -> None:
     size = (192, 256)
-    people = draw_people(size, 100, 1)
+    people = draw_regions(size, 100, 1)
     images, regions = pack(people, size)
     crops = run(engine, "crop", "PPPiiiP", cuda_kernels.crop_grid(len(people), size), cuda_kernels.CROP_BLOCK,
                 np.empty((len(people), 3, size[1], size[0]), np.float32), images, regions,

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from conftest import build_engine, run_script
+from helpers import build_engine, run_script
 
 from rtmpose.data import postprocess
 from rtmpose.data.agreement import describe_agreement

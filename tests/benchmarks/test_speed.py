@@ -8,7 +8,7 @@ from pathlib import Path
 import judge
 import numpy as np
 import pytest
-from conftest import run_script
+from helpers import run_script
 
 from rtmpose.data.dataset import load_persons
 from rtmpose.data.loader import iterate_batches, iterate_crops

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import BASELINE, build_engine
+from helpers import BASELINE, build_engine
 
 from rtmpose.data import postprocess, preprocess
 from rtmpose.data.dataset import PersonSet, load_persons

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, run_script
+from helpers import ROOT, run_script
 from tqdm import tqdm
 
 import inference

@@ -1,22 +1,16 @@
 """FP16 typing: what stays in FP32, and that no checkpoint can make it overflow."""
 
-import sys
 from pathlib import Path
 
+import emulation
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from conftest import ROOT
+from fp16_stress import plain, scale_final_convolution
 from onnx import TensorProto, numpy_helper
 
-from benchmarks import emulation
 from rtmpose.model import fp16, graph
-
-# Where Python finds them when it runs a script of this folder.
-sys.path.insert(1, str(ROOT / "benchmarks"))
-
-from fp16_stress import plain, scale_final_convolution
 
 BATCH = 2
 

@@ -9,7 +9,7 @@ import cv2
 import judge
 import numpy as np
 import pytest
-from conftest import write_annotations
+from helpers import write_annotations
 from PIL import Image as PillowImage
 
 from rtmpose.data.dataset import Image, load_persons

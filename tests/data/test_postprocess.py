@@ -6,66 +6,10 @@ from typing import Any
 import judge
 import numpy as np
 import pytest
-from conftest import small_config
+from cases import KINDS, SIZES, Logits, barely, denormal, draw, negative, normal, ties
+from helpers import small_config
 
 from rtmpose.data.postprocess import COCO_FLIP_INDICES, crop_to_image, decode, fuse_flipped
-
-SIZES = ((192, 256), (288, 384))
-Logits = tuple[np.ndarray, np.ndarray]
-
-
-def normal(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """What a network gives: mostly below zero, one peak above."""
-    return random.normal(-0.5, 0.3, shape)
-
-
-def ties(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Every maximum several times."""
-    return random.integers(-2, 3, shape)
-
-
-def negative(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """No positive logit."""
-    return -random.uniform(1e-6, 3, shape)
-
-
-def zeros(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Zeros of both signs."""
-    return random.choice([0.0, -0.0], shape)
-
-
-def barely(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Maxima just above, at and below zero."""
-    return random.uniform(-1, 0, shape) + random.choice([-1e-7, 0, 1e-7, 1e-3], (*shape[:2], 1))
-
-
-def denormal(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Numbers below the smallest normal float32."""
-    return random.uniform(-1, 1, shape) * 1e-40
-
-
-def huge(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Numbers near the largest float32, and beyond."""
-    return random.choice([3.4e38, -3.4e38, np.inf, -np.inf, 1.0], shape, p=[.02, .4, .001, .179, .4])
-
-
-def broken(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """NaN in some rows, alone or beside infinity."""
-    logits = random.normal(0, 1, shape)
-    rows = random.random(shape[:2])
-    logits[rows < 0.3, 7] = np.nan
-    logits[rows < 0.2, 3] = np.inf
-    logits[rows < 0.1] = np.nan
-    return logits
-
-
-KINDS = (normal, ties, negative, zeros, barely, denormal, huge, broken)
-
-
-def draw(kind: Callable, size: tuple[int, int], keypoints: int = 17, seed: int = 0) -> Logits:
-    """Logits of five persons over both axes."""
-    random = np.random.default_rng(seed)
-    return tuple(kind(random, (5, keypoints, 2 * length)).astype(np.float32) for length in size)
 
 
 def assert_equal(ours: np.ndarray, theirs: np.ndarray) -> None:

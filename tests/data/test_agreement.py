@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import build_engine, run_script
+from helpers import build_engine, run_script
 
 from rtmpose.data.agreement import crop_distances, describe_agreement, worst_crops
 

@@ -13,8 +13,8 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT
-from test_simcc import KINDS, draw
+from cases import FLIP_INDICES, KINDS, Region, draw, draw_regions, pack
+from helpers import ROOT
 
 from rtmpose.data import postprocess, preprocess
 from rtmpose.engines import cuda_kernels
@@ -32,8 +32,6 @@ def has_nvrtc() -> bool:
 
 
 needs_nvrtc = pytest.mark.skipif(not has_nvrtc(), reason="needs cuda-bindings and nvidia-cuda-nvrtc")
-Region = tuple[np.ndarray, np.ndarray, np.ndarray]
-FLIP_INDICES = np.array(postprocess.COCO_FLIP_INDICES, np.int32)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +42,7 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
         pytest.skip("needs g++")
     library = tmp_path_factory.mktemp("kernels") / "kernels.so"
     subprocess.run([compiler, "-std=c++17", "-O2", "-ffp-contract=off", "-shared", "-fPIC",
-                    f"-I{cuda_kernels.SOURCE.parent}", str(ROOT / "tests/cuda_on_cpu.cpp"), "-o", str(library)],
+                    f"-I{cuda_kernels.SOURCE.parent}", str(ROOT / "tests/engines/cuda_on_cpu.cpp"), "-o", str(library)],
                    check=True)
     return ctypes.CDLL(str(library))
 
@@ -56,17 +54,6 @@ def run(kernel: Callable, grid: tuple[int, int, int], block: tuple[int, int, int
                           for argument in arguments))
 
 
-def pack(people: list[Region], size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Images in one buffer, and what the kernel takes of each person."""
-    regions = np.zeros(len(people), cuda_kernels.REGION)
-    start = 0
-    for region, (image, center, scale) in zip(regions, people, strict=True):
-        region["map"] = cuda_kernels.crop_map(center, scale, size)
-        region["start"], (region["height"], region["width"]) = start, image.shape[:2]
-        start += image.nbytes
-    return np.concatenate([image.ravel() for image, _, _ in people]), regions
-
-
 def cut(kernels: ctypes.CDLL, people: list[Region], size: tuple[int, int], mirrored: bool = False) -> np.ndarray:
     """Crops by the kernel, (N, 3, H, W)."""
     images, regions = pack(people, size)
@@ -76,26 +63,9 @@ def cut(kernels: ctypes.CDLL, people: list[Region], size: tuple[int, int], mirro
     return crops
 
 
-def draw_people(size: tuple[int, int], number: int, seed: int) -> list[Region]:
-    """Boxes in, across and beside the borders of noise images of all sizes, and at whole and half pixels."""
-    random = np.random.default_rng(seed)
-    people = []
-    for i in range(number):
-        height, width = random.integers(1, 300, 2)
-        corner = random.uniform(-80, 260, 2)
-        box = np.concatenate([corner, corner + random.uniform(0.5, 400, 2)]).astype(np.float32)
-        if i % 4 == 0:
-            box = np.rint(box * 2) / 2 + np.array([0, 0, 1, 1], np.float32)
-        if i % 4 == 1:
-            box = np.array([0, 0, width, height], np.float32)
-        people.append((random.integers(0, 256, (height, width, 3), np.uint8),
-                       *preprocess.box_to_center_scale(box, size)))
-    return people
-
-
 @pytest.mark.parametrize("size", [(192, 256), (288, 384), (50, 30)], ids=str)
 def test_crops_equal_the_cpus(kernels: ctypes.CDLL, size: tuple[int, int]) -> None:
-    people = draw_people(size, 16, size[0])
+    people = draw_regions(size, 16, size[0])
     for (image, center, scale), given in zip(people, cut(kernels, people, size), strict=True):
         expected = preprocess.normalize(preprocess.crop_person(image, center, scale, size))
         np.testing.assert_array_equal(given, expected)
@@ -113,14 +83,14 @@ def test_crops_of_an_image_far_larger_and_far_smaller_than_the_crop(kernels: cty
 
 def test_mirrored_crops(kernels: ctypes.CDLL) -> None:
     size = (192, 256)
-    people = draw_people(size, 8, 6)
+    people = draw_regions(size, 8, 6)
     whole = cut(kernels, people, size)
     np.testing.assert_array_equal(cut(kernels, people, size, mirrored=True), whole[..., ::-1])
 
 
 def test_maps_are_inverted_as_warp_affine_does() -> None:
     size = (192, 256)
-    for image, center, scale in draw_people(size, 50, 7):
+    for image, center, scale in draw_regions(size, 50, 7):
         inverse = cuda_kernels.crop_map(center, scale, size).reshape(2, 3)
         np.testing.assert_array_equal(
             cv2.warpAffine(image, inverse, size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP),

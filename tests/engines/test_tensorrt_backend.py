@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import build_engine, run_script
+from helpers import build_engine, run_script
 
 from rtmpose.engines import backend, load_engine
 from rtmpose.engines.record import read_record

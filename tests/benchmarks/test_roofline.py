@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from roofline import Ceilings, Work, count_work, shortest_ms
 
-from benchmarks.roofline import Ceilings, Work, count_work, shortest_ms
 from rtmpose.model import graph
 from rtmpose.model.checkpoint import load_network
 from rtmpose.model.fp16 import to_fp16

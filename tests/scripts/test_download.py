@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "download.sh"
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "download.sh"
 WEIGHTS = bytes(range(256)) * 400
 CHECKPOINT = f"rtmpose-x_test-{hashlib.sha256(WEIGHTS).hexdigest()[:8]}_20230126.pth"
 CHECKPOINT_URL = f"/mmpose/v1/projects/rtmposev1/{CHECKPOINT}"

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from conftest import BASELINE, draw_dataset, run_script
+from helpers import BASELINE, draw_dataset, run_script
 
 from rtmpose.engines import CPU_BACKENDS, backend
 from rtmpose.engines.record import read_record

@@ -11,7 +11,7 @@ import judge
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, run_script
+from helpers import ROOT, run_script
 from pycocotools.coco import COCO
 
 from rtmpose.data.dataset import ANNOTATIONS, load_persons

@@ -1,28 +1,22 @@
 """INT8 in the graph: which nodes, with which numbers, and what is kept from it."""
 
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import emulation
 import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import ROOT
+from fp16_stress import scale_final_convolution
 from onnx import TensorProto, numpy_helper
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import emulation
 from rtmpose.engines import BACKENDS, backend
 from rtmpose.model import calibration, fp16, graph, int8
 from rtmpose.model.checkpoint import load_network
 from rtmpose.model.int8 import Block, Ranges
-
-# Where Python finds them when it runs a script of this folder.
-sys.path.insert(1, str(ROOT / "benchmarks"))
-
-from fp16_stress import scale_final_convolution
 
 SHAPE = (2, 3, 256, 192)
 SCHEMES = {name: backend(name).INT8_SCHEME for name in BACKENDS}

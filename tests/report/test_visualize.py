@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import run_script
+from helpers import run_script
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
