@@ -109,6 +109,7 @@ def fetch(url: str, target: Path, check: Check) -> None:
             fail(f"{target}: {url} sent a wrong file: {wrong}; removed it, try again later")
         break
     part.replace(target)
+    say(f"{target}: complete")
 
 
 def receive(url: str, part: Path) -> None:
@@ -122,8 +123,7 @@ def receive(url: str, part: Path) -> None:
         while block := response.read1(1 << 20):
             sink.write(block)
             if sys.stderr.isatty():
-                end = "\n" if sink.tell() >= total else ""
-                print(f"\r{sink.tell() / 1e6:.1f} of {total / 1e6:.1f} MB", end=end, file=sys.stderr)
+                print(f"{sink.tell() / 1e6:.1f} of {total / 1e6:.1f} MB", end="\r", file=sys.stderr, flush=True)
         if sink.tell() < total:
             raise ConnectionError(f"the connection ended after {sink.tell()} of {total} bytes")
 
