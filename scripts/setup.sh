@@ -36,7 +36,7 @@ make_venv() {
 "$venv/bin/python" -m pip --version >/dev/null 2>&1 || make_venv
 "$venv/bin/python" -c "$supported" || die "$venv: has $("$venv/bin/python" --version), expected 3.10, 3.11 or 3.12; remove it and re-run"
 
-# An environment knows the kit of one checkout, maybe of another one than this. -I: the current folder doesn't count.
+# The environment may have the kit of another checkout. -I ignores the current folder and PYTHONPATH.
 installed='import common, rtmpose; print(common.__file__, *rtmpose.__path__)'
 install_kit() {
   if [ "$("$venv/bin/python" -I -c "$installed" 2>/dev/null)" = "$root/common.py $root/rtmpose" ]; then
