@@ -1,0 +1,284 @@
+"""Stand-in for TensorRT's Python package: an "engine" is an ONNX file that ONNX Runtime runs in its stream's turn.
+
+Only what the kit calls is here. Environment variables (see README.md) make it fail where TensorRT can fail.
+"""
+
+import ctypes
+import enum
+import os
+import threading
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto
+
+__version__ = os.environ.get("SOFTGPU_TENSORRT_VERSION", "10.16.1.11")
+
+_cuda = ctypes.CDLL("libcuda.so.1")
+_cuda.softgpuHost.restype = ctypes.c_void_p
+_cuda.softgpuHost.argtypes = [ctypes.c_ulong]
+
+
+class DataType(enum.Enum):
+    """TensorRT's types, by the name of NumPy's."""
+
+    FLOAT = "float32"
+    HALF = "float16"
+    INT8 = "int8"
+    INT32 = "int32"
+    INT64 = "int64"
+    BOOL = "bool"
+
+
+_TYPES = {TensorProto.FLOAT: DataType.FLOAT, TensorProto.FLOAT16: DataType.HALF, TensorProto.INT8: DataType.INT8,
+          TensorProto.INT32: DataType.INT32, TensorProto.INT64: DataType.INT64, TensorProto.BOOL: DataType.BOOL}
+
+
+def nptype(kind: DataType) -> np.dtype:
+    """NumPy's type of one of TensorRT's."""
+    return np.dtype(kind.value)
+
+
+class ILogger:
+    """Base of the program's logger, which has ``log(severity, message)``."""
+
+    class Severity(enum.IntEnum):
+        INTERNAL_ERROR = 0
+        ERROR = 1
+
+
+class IProgressMonitor:
+    """Base of the program's progress monitor."""
+
+
+class NetworkDefinitionCreationFlag(enum.IntEnum):
+    STRONGLY_TYPED = 1
+
+
+class ProfilingVerbosity(enum.Enum):
+    DETAILED = 2
+
+
+class BuilderFlag(enum.Enum):
+    TF32 = 6
+    REQUIRE_USER_ALLOCATION = 7
+
+
+class _Named(NamedTuple):
+    name: str
+
+
+class _Tensor(NamedTuple):
+    name: str
+    dtype: DataType
+
+
+class _Layer:
+    _KINDS = {"Conv": "CONVOLUTION", "MatMul": "MATRIX_MULTIPLY", "Constant": "CONSTANT",
+              "DequantizeLinear": "DEQUANTIZE", "QuantizeLinear": "QUANTIZE"}
+
+    def __init__(self, node: onnx.NodeProto, types: dict[str, int]) -> None:
+        self.type = _Named(self._KINDS.get(node.op_type, node.op_type.upper()))
+        self._inputs, self._outputs = ([_Tensor(name, _TYPES.get(types.get(name, 0), DataType.FLOAT))
+                                        for name in names if name] for names in (node.input, node.output))
+
+    def get_input(self, index: int) -> _Tensor | None:
+        return self._inputs[index] if index < len(self._inputs) else None
+
+    def get_output(self, index: int) -> _Tensor:
+        return self._outputs[index]
+
+
+class _Network:
+    def __init__(self) -> None:
+        self.content, self.layers = b"", []
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.layers)
+
+    def get_layer(self, index: int) -> _Layer:
+        return self.layers[index]
+
+
+class OnnxParser:
+    num_errors = 0
+
+    def __init__(self, network: _Network, log: ILogger) -> None:
+        self._network = network
+
+    def parse(self, content: bytes) -> bool:
+        graph = onnx.shape_inference.infer_shapes(onnx.load_from_string(content)).graph
+        types = {value.name: value.type.tensor_type.elem_type
+                 for value in (*graph.input, *graph.value_info, *graph.output)}
+        types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+        self._network.content, self._network.layers = content, [_Layer(node, types) for node in graph.node]
+        return True
+
+
+class _Config:
+    def __init__(self) -> None:
+        self.flags = {BuilderFlag.TF32}
+
+    def clear_flag(self, flag: BuilderFlag) -> None:
+        self.flags.discard(flag)
+
+    def set_flag(self, flag: BuilderFlag) -> None:
+        self.flags.add(flag)
+
+    def create_timing_cache(self, content: bytes) -> bytes:
+        return content
+
+    def set_timing_cache(self, cache: bytes, ignore_mismatch: bool) -> bool:
+        return cache in (b"", b"timings")
+
+    def get_timing_cache(self) -> "_Config":
+        return self
+
+    def serialize(self) -> bytes:
+        return b"timings"
+
+
+class Builder:
+    def __init__(self, log: ILogger) -> None:
+        version = ctypes.c_int()
+        _cuda.cuDriverGetVersion(ctypes.byref(version))
+        if version.value < 13000:
+            raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    def create_network(self, flags: int = 0) -> _Network:
+        return _Network()
+
+    def create_builder_config(self) -> _Config:
+        return _Config()
+
+    def build_serialized_network(self, network: _Network, config: Any) -> bytes:
+        monitor = config.progress_monitor
+        monitor.phase_start("Building", None, 1)
+        monitor.step_complete("Building", 0)
+        monitor.phase_finish("Building")
+        return network.content
+
+
+class Runtime:
+    def __init__(self, log: ILogger) -> None:
+        self._log = log
+
+    def deserialize_cuda_engine(self, content: bytes) -> "_Engine | None":
+        context = ctypes.c_void_p()
+        _cuda.cuCtxGetCurrent(ctypes.byref(context))
+        if not context.value:
+            self._log.log(ILogger.Severity.ERROR, "no CUDA context")
+            return None
+        _cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0)  # the CUDA runtime in TensorRT keeps it
+        return _Engine(content, self._log)
+
+
+class _Engine:
+    def __init__(self, content: bytes, log: ILogger) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 4
+        self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        graph = onnx.load_from_string(content).graph
+        self.inputs, self.outputs = ({value.name: self._describe(value) for value in values}
+                                     for values in (graph.input, graph.output))
+        self.log = log
+
+    @staticmethod
+    def _describe(value: onnx.ValueInfoProto) -> tuple[tuple[int, ...], DataType]:
+        tensor = value.type.tensor_type
+        return tuple(dim.dim_value for dim in tensor.shape.dim), _TYPES[tensor.elem_type]
+
+    def get_tensor_dtype(self, name: str) -> DataType:
+        return (self.inputs | self.outputs)[name][1]
+
+    def get_tensor_shape(self, name: str) -> list[int]:
+        return list((self.inputs | self.outputs)[name][0])
+
+    def create_execution_context(self) -> "_Context | None":
+        scratch = ctypes.c_ulong()
+        if _cuda.cuMemAlloc_v2(ctypes.byref(scratch), ctypes.c_size_t(4096)):
+            self.log.log(ILogger.Severity.ERROR, "Cuda Runtime (out of memory)")
+            return None
+        return _Context(self, scratch.value)
+
+
+_jobs: list[tuple[_Engine, dict[str, int]]] = []
+_lock = threading.Lock()
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_long)
+def _run_job(number: int) -> None:
+    """The work of one enqueued run, called by the driver in its stream's turn."""
+    engine, addresses = _jobs[number]
+
+    def tensor(name: str) -> np.ndarray:
+        shape, kind = (engine.inputs | engine.outputs)[name]
+        pointer = ctypes.cast(_cuda.softgpuHost(addresses[name]), ctypes.POINTER(ctypes.c_uint8))
+        return np.ctypeslib.as_array(pointer, (_bytes(shape, kind),)).view(nptype(kind)).reshape(shape)
+
+    try:
+        results = engine.session.run(list(engine.outputs), {name: tensor(name) for name in engine.inputs})
+        for name, result in zip(engine.outputs, results, strict=True):
+            tensor(name)[...] = result
+    except BaseException as error:  # it can't be raised in a thread of the driver
+        print(f"SOFTGPU: the network failed: {error!r}"[:300], flush=True)
+
+
+def _bytes(shape: tuple[int, ...], kind: DataType) -> int:
+    return int(np.prod(shape)) * nptype(kind).itemsize
+
+
+class _Context:
+    _runs = 0
+
+    def __init__(self, engine: _Engine, scratch: int) -> None:
+        self._engine, self._scratch = engine, scratch
+        self._addresses: dict[str, int] = {}
+
+    def __del__(self) -> None:
+        _cuda.cuMemFree_v2(ctypes.c_ulong(self._scratch))
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        if not isinstance(address, int):
+            raise TypeError(f"set_tensor_address: {address!r}")
+        self._addresses[name] = address
+        return True
+
+    def execute_async_v3(self, stream_handle: int) -> bool:
+        stream = ctypes.c_void_p(stream_handle)
+        _Context._runs += 1
+        if set(self._addresses) != {*self._engine.inputs, *self._engine.outputs}:
+            return self._fail("Address is not set")
+        if _Context._runs == int(os.environ.get("SOFTGPU_FAIL_ENQUEUE", 0)):
+            return self._fail("IExecutionContext::enqueueV3: Error Code 1: Cuda Runtime (made up)")
+        if not self._may_be_captured(stream):
+            return self._fail("Cuda Runtime (operation not permitted when stream is capturing)")
+        time.sleep(float(os.environ.get("SOFTGPU_HOST_MS", 0)) / 1e3)
+        with _lock:
+            job = len(_jobs)
+            _jobs.append((self._engine, dict(self._addresses)))
+        arrays: list[Any] = []
+        for tensors in (self._engine.inputs, self._engine.outputs):
+            arrays += [(ctypes.c_ulong * len(tensors))(*(self._addresses[name] for name in tensors)),
+                       (ctypes.c_size_t * len(tensors))(*(_bytes(*facts) for facts in tensors.values())), len(tensors)]
+        return _cuda.softgpuLaunchNetwork(stream, _run_job, ctypes.c_long(job), ctypes.c_ulong(self._scratch),
+                                          *arrays) == 0
+
+    def _fail(self, message: str) -> bool:
+        self._engine.log.log(ILogger.Severity.ERROR, message)
+        return False
+
+    @staticmethod
+    def _may_be_captured(stream: ctypes.c_void_p) -> bool:
+        """False where stream capture is on and TensorRT refuses it; SOFTGPU_CAPTURE=spoil spoils it without a word."""
+        capturing, wanted = ctypes.c_int(), os.environ.get("SOFTGPU_CAPTURE")
+        _cuda.cuStreamIsCapturing(stream, ctypes.byref(capturing))
+        if not capturing.value or wanted not in ("refuse", "spoil"):
+            return True
+        _cuda.cuStreamSynchronize(stream)
+        return wanted == "spoil"
