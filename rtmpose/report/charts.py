@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
-_WIDTH = 480
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 16, 30, 46  # margins of charts with two axes
-_ROW, _LABELS, _ROWS_TOP = 26, 196, 12  # height of a row, room for its label, margin above the first row
+# Pixels: a chart and a small chart, the margins, a row, its bar and the room for its label.
+_WIDTH, _HEIGHT, _SMALL_WIDTH, _SMALL_HEIGHT = 480, 300, 318, 250
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 20, 30, 46
+_ROW, _BAR, _LABEL, _ROWS_TOP = 26, 16, 196, 12
 _MARKERS = {"fp32": "M-4.5 0a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0-9 0", "fp16": "M-4-4h8v8h-8z", "int8": "M0-5.5l5 9h-10z"}
 _OFFSETS = {"fp32": -5, "fp16": 0, "int8": 5}
 
@@ -22,19 +23,19 @@ class Series:
     style: str  # requested precision
     label: str  # precision for people
     points: Sequence[tuple[float, float]]
-    tops: Sequence[float] = ()  # where a thin line up from each point ends
 
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis from its first to its last tick; ``start`` and ``end`` are pixels."""
+    """An axis that shows its first to its last tick."""
 
     title: str
     ticks: Sequence[float]
-    start: float
-    end: float
+    start: float  # pixel
+    end: float  # pixel
     inset: float = 0  # pixels between the ends of the axis and the outermost ticks
     log: bool = False
+    names: Sequence[str] = ()  # of the ticks, in place of numbers
 
     def __call__(self, value: float) -> float:
         """The pixel of a value."""
@@ -42,44 +43,47 @@ class Axis:
         share = (value - low) / (high - low) if high > low else 0.5
         return self.start + self.inset + (self.end - self.start - 2 * self.inset) * share
 
+    def labels(self) -> list[tuple[float, str]]:
+        """Pixel and text of each tick."""
+        return [(self(tick), name or f"{tick:g}") for tick, name in zip_longest(self.ticks, self.names)]
+
 
 def marker(style: str, x: float, y: float, tip: str = "") -> Markup:
     """A precision's marker with a tooltip."""
-    return _tag("path", _tag("title", tip), d=_MARKERS[style], class_=f"marker {style}",
-                transform=f"translate({x:.1f} {y:.1f})")
+    return Markup('<path class="marker {}" d="{}" transform="translate({:.1f} {:.1f})"><title>{}</title></path>').format(
+        style, _MARKERS[style], x, y, tip)
 
 
-def over_batches(series: Sequence[Series], title: str, unit: str, log: bool = False) -> Markup:
-    """Lines over the batch size, with the markers of one batch size side by side."""
-    height = 300
-    batches = sorted({batch for one in series for batch, _ in one.points})
-    values = [value for one in series for value in (*one.tops, *(y for _, y in one.points))]
+def over_batches(series: Sequence[Series], title: str, unit: str, log: bool = False, tops: Sequence[Series] = ()
+                 ) -> Markup:
+    """Lines over the batch size, with the markers of one batch size side by side and thin lines from them to ``tops``."""
+    values = [value for one in (*series, *tops) for _, value in one.points]
     ticks = log_ticks(min(values), max(values)) if log else linear_ticks(0, max(values))
+    batches = sorted({batch for one in series for batch, _ in one.points})
     x = Axis("batch size, logarithmic", batches, _LEFT, _WIDTH - _RIGHT, inset=24, log=True)
-    y = Axis(title, ticks, height - _BOTTOM, _TOP, log=log)
+    y = Axis(title, ticks, _HEIGHT - _BOTTOM, _TOP, log=log)
     marks = []
-    for one in series:
-        offset = _OFFSETS[one.style]
-        marks.append(_path(one.style, [(x(batch) + offset, y(value)) for batch, value in one.points]))
-        for (batch, value), top in zip_longest(one.points, one.tops):
-            left = x(batch) + offset
-            if top is not None:
-                marks.append(_line(left, y(value), left, y(top), f"line {one.style}"))
-            marks.append(marker(one.style, left, y(value), f"{one.label}, batch {batch:g}: {value:.4g} {unit}"))
-    return _chart(_WIDTH, height, x, y, marks)
+    for one, top in zip_longest(series, tops):
+        style, offset = f"line {one.style}", _OFFSETS[one.style]
+        placed = [(x(batch) + offset, y(value)) for batch, value in one.points]
+        marks.append(_line(style, *placed))
+        marks += [_line(style, at, (at[0], y(value))) for at, (_, value) in zip(placed, top.points if top else ())]
+        marks += [marker(one.style, *at, f"{one.label}, batch {batch:g}: {value:.4g} {unit}")
+                  for at, (batch, value) in zip(placed, one.points, strict=True)]
+    return _chart(x, y, marks)
 
 
-def distributions(series: Sequence[Series], x_title: str, y_title: str) -> Markup:
-    """Curves of percentages over milliseconds, with a marker at the median."""
-    width, height = 318, 250
-    x = Axis(x_title, linear_ticks(0, max(ms for one in series for ms, _ in one.points), 4), _LEFT, width - _RIGHT)
-    y = Axis(y_title, [0, 25, 50, 75, 100], height - _BOTTOM, _TOP)
+def distribution(series: Sequence[Series]) -> Markup:
+    """Percentage of batches over the milliseconds that they took, with a marker at the median."""
+    longest = max(ms for one in series for ms, _ in one.points)
+    x = Axis("ms a batch", linear_ticks(0, longest, 4), _LEFT, _SMALL_WIDTH - _RIGHT)
+    y = Axis("% of batches", [0, 25, 50, 75, 100], _SMALL_HEIGHT - _BOTTOM, _TOP)
     marks = []
     for one in series:
-        marks.append(_path(one.style, [(x(ms), y(share)) for ms, share in one.points]))
+        marks.append(_line(f"line {one.style}", *((x(ms), y(share)) for ms, share in one.points)))
         marks += [marker(one.style, x(ms), y(share), f"{one.label}: median {ms:.4g} ms")
                   for ms, share in one.points if share == 50]
-    return _chart(width, height, x, y, marks)
+    return _chart(x, y, marks)
 
 
 def dots(series: Sequence[Series], title: str, least_span: float) -> Markup:
@@ -87,17 +91,19 @@ def dots(series: Sequence[Series], title: str, least_span: float) -> Markup:
     values = [value for one in series for _, value in one.points]
     middle = (min(values) + max(values)) / 2
     ticks = linear_ticks(min(*values, middle - least_span / 2), max(*values, middle + least_span / 2))
-    x = Axis(title, ticks, _LABELS, _WIDTH - 24)
-    return _rows(x, [(one.label, [marker(one.style, x(value), 0, f"{one.label}, batch {batch:g}: {value:.4f}")
-                                  for batch, value in one.points]) for one in series])
+    x, y = Axis(title, ticks, _LABEL, _WIDTH - _RIGHT), _rows([one.label for one in series])
+    return _chart(x, y, [marker(one.style, x(value), y(row), f"{one.label}, batch {batch:g}: {value:.4f}")
+                         for row, one in enumerate(series) for batch, value in one.points])
 
 
 def bars(rows: Sequence[tuple[str, str, Sequence[float]]], title: str) -> Markup:
     """A row per ``(style, label, percentages)``: bars from 0 on top of each other, the first one palest."""
-    x = Axis(title, linear_ticks(0, max(value for _, _, values in rows for value in values)), _LABELS, _WIDTH - 24)
-    return _rows(x, [(label, [_tag("rect", _tag("title", f"{label}: {value:.3g} %"), x=x(0), width=x(value) - x(0),
-                                   y=5 - _ROW / 2, height=_ROW - 10, class_=f"bar depth{depth} {style}")
-                              for depth, value in enumerate(values)]) for style, label, values in rows])
+    ticks = linear_ticks(0, max(value for _, _, values in rows for value in values))
+    x, y = Axis(title, ticks, _LABEL, _WIDTH - _RIGHT), _rows([label for _, label, _ in rows])
+    bar = Markup('<rect class="bar depth{} {}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{}"><title>{}: {:.3g} %</title>'
+                 '</rect>')
+    return _chart(x, y, [bar.format(depth, style, x(0), y(row) - _BAR / 2, x(value) - x(0), _BAR, label, value)
+                         for row, (style, label, values) in enumerate(rows) for depth, value in enumerate(values)])
 
 
 def linear_ticks(low: float, high: float, number: int = 5) -> list[float]:
@@ -118,47 +124,28 @@ def log_ticks(low: float, high: float) -> list[float]:
     return values[first:max(last, first + 1) + 1]
 
 
-def _rows(x: Axis, rows: Sequence[tuple[str, Sequence[Markup]]]) -> Markup:
-    """Rows of marks, each mark placed relative to the middle of its row."""
-    groups = [_tag("g", _text(x.start - 8, 4, label, "end"), *marks,
-                   transform=f"translate(0 {_ROWS_TOP + (index + 0.5) * _ROW})")
-              for index, (label, marks) in enumerate(rows)]
-    return _chart(_WIDTH, _ROWS_TOP + len(rows) * _ROW + _BOTTOM, x, None, groups)
+def _rows(names: Sequence[str]) -> Axis:
+    return Axis("", range(len(names)), _ROWS_TOP, _ROWS_TOP + len(names) * _ROW, inset=_ROW / 2, names=names)
 
 
-def _chart(width: int, height: int, x: Axis, y: Axis | None, marks: Sequence[Markup]) -> Markup:
-    """Axes and grid, and the marks above them."""
-    top, bottom = _TOP if y else _ROWS_TOP, height - _BOTTOM
-    frame = [_line(x(tick), top, x(tick), bottom, "grid") for tick in x.ticks]
-    frame += [_text(x(tick), bottom + 16, f"{tick:g}", "middle") for tick in x.ticks]
-    if y:
-        frame += [_line(x.start, y(tick), x.end, y(tick), "grid") for tick in y.ticks]
-        frame += [_text(x.start - 8, y(tick) + 4, f"{tick:g}", "end") for tick in y.ticks]
-        frame.append(_text(4, 14, y.title, "start", "title"))
-    frame += [_line(x.start, bottom, x.end, bottom, "axis"),
-              _text((x.start + x.end) / 2, height - 8, x.title, "middle", "title")]
-    return _tag("svg", *frame, *marks, viewBox=f"0 0 {width} {height}", width=width, height=height, role="img",
-                aria_label=y.title if y else x.title)
+def _chart(x: Axis, y: Axis, marks: Sequence[Markup]) -> Markup:
+    """Grid, axes with their titles, and the marks on top."""
+    bottom = max(y.start, y.end)
+    parts = [_text(4, 14, y.title, "start", "title"),
+             _text((x.start + x.end) / 2, bottom + _BOTTOM - 8, x.title, "middle", "title")]
+    for at, label in x.labels():
+        parts += [_line("grid", (at, y.start), (at, y.end)), _text(at, bottom + 16, label, "middle")]
+    for at, label in y.labels():
+        parts += [_line("grid", (x.start, at), (x.end, at)), _text(x.start - 8, at + 4, label, "end")]
+    parts.append(_line("axis", (x.start, bottom), (x.end, bottom)))
+    return Markup('<svg viewBox="0 0 {0} {1}" width="{0}" height="{1}" role="img" aria-label="{2}">{3}</svg>').format(
+        x.end + _RIGHT, bottom + _BOTTOM, y.title or x.title, Markup().join([*parts, *marks]))
 
 
-def _path(style: str, points: Sequence[tuple[float, float]]) -> Markup:
-    return _tag("path", d="M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points), class_=f"line {style}")
-
-
-def _line(x1: float, y1: float, x2: float, y2: float, style: str) -> Markup:
-    return _tag("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=style)
+def _line(style: str, *points: tuple[float, float]) -> Markup:
+    path = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+    return Markup('<path class="{}" d="M{}"></path>').format(style, path)
 
 
 def _text(x: float, y: float, text: str, anchor: str, style: str = "tick") -> Markup:
-    return _tag("text", text, x=x, y=y, text_anchor=anchor, class_=style)
-
-
-def _tag(name: str, *content: str, **attributes: str | float) -> Markup:
-    """An element; ``class_`` stands for class, another ``_`` for ``-``."""
-    given = Markup().join(Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), _short(value))
-                          for key, value in attributes.items())
-    return Markup("<{0}{1}>{2}</{0}>").format(name, given, Markup().join(content))
-
-
-def _short(value: str | float) -> str:
-    return f"{value:.1f}" if isinstance(value, float) else str(value)
+    return Markup('<text class="{}" x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(style, x, y, anchor, text)

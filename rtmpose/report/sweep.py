@@ -58,14 +58,6 @@ class Cell:
         return {**self.accuracy, **self.throughput}
 
 
-def plan_cells(settings: Settings) -> list[Cell]:
-    """The cells in the order in which they run: FP32 first, because the others are compared with it."""
-    engines, cells = make_folder(settings.output / "engines"), settings.output / "cells"
-    return [Cell(precision, batch, make_folder(cells / f"{precision}_bs{batch}"),
-                 engines / f"{precision}_bs{batch}.engine")
-            for precision in sorted(settings.precisions, key=lambda name: name != "fp32") for batch in settings.batches]
-
-
 def run_sweep(settings: Settings) -> list[Cell]:
     """Run every cell and print the progress. A failure is reported, and the sweep continues with the next cell.
 
@@ -93,8 +85,16 @@ def run_sweep(settings: Settings) -> list[Cell]:
     return cells
 
 
+def plan_cells(settings: Settings) -> list[Cell]:
+    """The cells in the order in which they run: FP32 first, because the others are compared with it."""
+    engines, cells = make_folder(settings.output / "engines"), settings.output / "cells"
+    return [Cell(precision, batch, make_folder(cells / f"{precision}_bs{batch}"),
+                 engines / f"{precision}_bs{batch}.engine")
+            for precision in sorted(settings.precisions, key=lambda name: name != "fp32") for batch in settings.batches]
+
+
 def build_cell(cell: Cell, settings: Settings, input_name: str, shape: tuple[int, int, int, int]) -> None:
-    """Build a cell's engine unless it is up to date; ``build.txt`` describes it. Raises KitError if that fails."""
+    """Build a cell's engine unless it is up to date; ``build.txt`` describes it."""
     calibration = settings.calibration if cell.precision == "int8" else None
     build = plan_build(settings.model, cell.engine, input_name, shape, cell.precision, settings.backend, calibration)
     if not is_built(build):
@@ -102,32 +102,35 @@ def build_cell(cell: Cell, settings: Settings, input_name: str, shape: tuple[int
 
 
 def measure_cell(cell: Cell, settings: Settings, reference: Path | None, progress: str) -> None:
-    """Measure a cell's engine, and compare it with the FP32 engine ``reference`` of its batch size.
-
-    What is up to date is not measured again. Raises KitError if a step fails.
-    """
-    measure = [*settings.extra, "--engine", str(cell.engine), "--datasets", settings.datasets]
+    """Measure a cell's engine, and compare it with the FP32 engine ``reference`` of the same batch size."""
+    arguments = [*settings.extra, "--engine", str(cell.engine), "--datasets", settings.datasets]
     compare = ["--reference", str(reference)] if reference else []
     cell.accuracy = run_inference(cell.folder / "accuracy", f"{progress}: accuracy",
-                                  [*measure, "--visualize", str(_PICTURES), *compare])
+                                  [*arguments, "--visualize", str(_PICTURES), *compare])
     cell.throughput = run_inference(cell.folder / "throughput", f"{progress}: throughput",
-                                    [*measure, "--perf_only", "True"])
+                                    [*arguments, "--perf_only", "True"])
 
 
 def run_inference(folder: Path, progress: str, arguments: Sequence[str]) -> dict[str, Any]:
-    """Run inference.py unless the ``summary.json`` in ``folder`` is up to date, and return that summary."""
-    summary, arguments = folder / "summary.json", [*arguments, "--output", str(folder)]
+    """Run inference.py in its own process unless ``folder/summary.json`` is up to date, and return that summary.
+
+    Its output is appended to ``folder.txt``. Raises KitError if inference.py fails.
+    """
+    summary, log, arguments = folder / "summary.json", Path(f"{folder}.txt"), [*arguments, "--output", str(folder)]
     if is_current(summary, arguments):
         print(f"{progress}: kept, nothing that it depends on has changed", flush=True)
-    else:
-        print(progress, flush=True)
-        # A failed run must leave no summary: neither an old one nor its own.
-        summary.unlink(missing_ok=True)
-        try:
-            run_script(arguments, folder.with_suffix(".txt"))
-        except KitError:
-            summary.unlink(missing_ok=True)
-            raise
+        return read_json(summary, "a summary.json")
+    print(progress, flush=True)
+    summary.unlink(missing_ok=True)
+    start = time.perf_counter()
+    with open(log, "a", encoding="utf-8") as output:
+        code = subprocess.run([sys.executable, os.path.relpath(_INFERENCE), *arguments], stdout=output,
+                              stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False).returncode
+    if code:
+        summary.unlink(missing_ok=True)  # a missed target writes one, too
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["inference.py"]
+        raise KitError(f"{lines[-1]} (exit code {code} of inference.py; its output is in {log})")
+    print(f"  {time.perf_counter() - start:.0f} s; {log}", flush=True)
     return read_json(summary, "a summary.json")
 
 
@@ -140,15 +143,3 @@ def is_current(summary: Path, arguments: Sequence[str]) -> bool:
                 and all(sha256(path) == digest for path, digest in found["inputs"].items()))
     except (KitError, KeyError, TypeError):
         return False
-
-
-def run_script(arguments: Sequence[str], log: Path) -> None:
-    """Run inference.py in its own process and append its output to ``log``. Raises KitError if it fails."""
-    start = time.perf_counter()
-    with open(log, "a", encoding="utf-8") as output:
-        code = subprocess.run([sys.executable, os.path.relpath(_INFERENCE), *arguments], stdout=output,
-                              stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False).returncode
-    if code:
-        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["inference.py"]
-        raise KitError(f"{lines[-1]} (exit code {code} of inference.py; its output is in {log})")
-    print(f"  {time.perf_counter() - start:.0f} s; {log}", flush=True)
