@@ -4,7 +4,6 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 
 from markupsafe import Markup
 
@@ -22,7 +21,7 @@ class Series:
 
     style: str  # requested precision
     label: str  # precision for people
-    points: Sequence[tuple[float, float]]
+    points: Sequence[tuple[float, ...]]  # x, y, and in over_batches the end of a thin line up from there
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Axis:
     end: float  # pixel
     inset: float = 0  # pixels between the ends of the axis and the outermost ticks
     log: bool = False
-    names: Sequence[str] = ()  # of the ticks, in place of numbers
+    names: Sequence[str] = ()  # texts of the ticks, if not their numbers
 
     def __call__(self, value: float) -> float:
         """The pixel of a value."""
@@ -45,31 +44,31 @@ class Axis:
 
     def labels(self) -> list[tuple[float, str]]:
         """Pixel and text of each tick."""
-        return [(self(tick), name or f"{tick:g}") for tick, name in zip_longest(self.ticks, self.names)]
+        names = self.names or [f"{tick:g}" for tick in self.ticks]
+        return [(self(tick), name) for tick, name in zip(self.ticks, names, strict=True)]
 
 
 def marker(style: str, x: float, y: float, tip: str = "") -> Markup:
     """A precision's marker with a tooltip."""
-    return Markup('<path class="marker {}" d="{}" transform="translate({:.1f} {:.1f})"><title>{}</title></path>').format(
-        style, _MARKERS[style], x, y, tip)
+    mark = Markup('<path class="marker {}" d="{}" transform="translate({:.1f} {:.1f})"><title>{}</title></path>')
+    return mark.format(style, _MARKERS[style], x, y, tip)
 
 
-def over_batches(series: Sequence[Series], title: str, unit: str, log: bool = False, tops: Sequence[Series] = ()
-                 ) -> Markup:
-    """Lines over the batch size, with the markers of one batch size side by side and thin lines from them to ``tops``."""
-    values = [value for one in (*series, *tops) for _, value in one.points]
+def over_batches(series: Sequence[Series], title: str, unit: str, log: bool = False) -> Markup:
+    """Lines over the batch size, with the markers of one batch size side by side."""
+    values = [value for one in series for _, *pair in one.points for value in pair]
     ticks = log_ticks(min(values), max(values)) if log else linear_ticks(0, max(values))
-    batches = sorted({batch for one in series for batch, _ in one.points})
+    batches = sorted({batch for one in series for batch, *_ in one.points})
     x = Axis("batch size, logarithmic", batches, _LEFT, _WIDTH - _RIGHT, inset=24, log=True)
     y = Axis(title, ticks, _HEIGHT - _BOTTOM, _TOP, log=log)
     marks = []
-    for one, top in zip_longest(series, tops):
+    for one in series:
         style, offset = f"line {one.style}", _OFFSETS[one.style]
-        placed = [(x(batch) + offset, y(value)) for batch, value in one.points]
-        marks.append(_line(style, *placed))
-        marks += [_line(style, at, (at[0], y(value))) for at, (_, value) in zip(placed, top.points if top else ())]
-        marks += [marker(one.style, *at, f"{one.label}, batch {batch:g}: {value:.4g} {unit}")
-                  for at, (batch, value) in zip(placed, one.points, strict=True)]
+        marks.append(_line(style, *((x(batch) + offset, y(value)) for batch, value, *_ in one.points)))
+        for batch, value, *top in one.points:
+            left = x(batch) + offset
+            marks += [_line(style, (left, y(value)), (left, y(end))) for end in top]
+            marks.append(marker(one.style, left, y(value), f"{one.label}, batch {batch:g}: {value:.4g} {unit}"))
     return _chart(x, y, marks)
 
 
@@ -98,11 +97,11 @@ def dots(series: Sequence[Series], title: str, least_span: float) -> Markup:
 
 def bars(rows: Sequence[tuple[str, str, Sequence[float]]], title: str) -> Markup:
     """A row per ``(style, label, percentages)``: bars from 0 on top of each other, the first one palest."""
+    bar = Markup('<rect class="bar depth{} {}" x="{:g}" y="{:g}" width="{:.1f}" height="{}"><title>{}</title></rect>')
     ticks = linear_ticks(0, max(value for _, _, values in rows for value in values))
     x, y = Axis(title, ticks, _LABEL, _WIDTH - _RIGHT), _rows([label for _, label, _ in rows])
-    bar = Markup('<rect class="bar depth{} {}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{}"><title>{}: {:.3g} %</title>'
-                 '</rect>')
-    return _chart(x, y, [bar.format(depth, style, x(0), y(row) - _BAR / 2, x(value) - x(0), _BAR, label, value)
+    return _chart(x, y, [bar.format(depth, style, x(0), y(row) - _BAR / 2, x(value) - x(0), _BAR,
+                                    f"{label}: {value:.3g} %")
                          for row, (style, label, values) in enumerate(rows) for depth, value in enumerate(values)])
 
 
@@ -138,13 +137,12 @@ def _chart(x: Axis, y: Axis, marks: Sequence[Markup]) -> Markup:
     for at, label in y.labels():
         parts += [_line("grid", (x.start, at), (x.end, at)), _text(x.start - 8, at + 4, label, "end")]
     parts.append(_line("axis", (x.start, bottom), (x.end, bottom)))
-    return Markup('<svg viewBox="0 0 {0} {1}" width="{0}" height="{1}" role="img" aria-label="{2}">{3}</svg>').format(
-        x.end + _RIGHT, bottom + _BOTTOM, y.title or x.title, Markup().join([*parts, *marks]))
+    svg = Markup('<svg viewBox="0 0 {0} {1}" width="{0}" height="{1}" role="img" aria-label="{2}">{3}</svg>')
+    return svg.format(x.end + _RIGHT, bottom + _BOTTOM, y.title or x.title, Markup().join([*parts, *marks]))
 
 
 def _line(style: str, *points: tuple[float, float]) -> Markup:
-    path = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
-    return Markup('<path class="{}" d="M{}"></path>').format(style, path)
+    return Markup('<path class="{}" d="M{}"></path>').format(style, "L".join(f"{x:.1f} {y:.1f}" for x, y in points))
 
 
 def _text(x: float, y: float, text: str, anchor: str, style: str = "tick") -> Markup:

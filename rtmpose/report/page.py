@@ -26,8 +26,8 @@ def draw_page(cells: Sequence[Cell]) -> str:
                 if cell.accuracy.get("agreement", {}).get("counted")]
     first = measured[0].accuracy
 
-    def series(value: Callable[[Cell], float]) -> list[Series]:
-        return [Series(precision, _precision(group), [(cell.batch, value(cell)) for cell in group])
+    def series(point: Callable[[Cell], tuple[float, ...]]) -> list[Series]:
+        return [Series(precision, _precision(group), list(map(point, group)))
                 for precision, group in by_precision.items()]
 
     return _TEMPLATES.get_template("page.html").render(
@@ -39,14 +39,14 @@ def draw_page(cells: Sequence[Cell]) -> str:
         rows=[summary.row(cell.summary) for cell in measured],
         label=_label,
         markers=[(charts.marker(precision, 8, 8), _precision(group)) for precision, group in by_precision.items()],
-        fps_chart=charts.over_batches(series(lambda cell: cell.throughput["fps"]), "persons a second",
-                                      "persons a second"),
-        latency_chart=charts.over_batches(series(lambda cell: cell.throughput["latency_ms"]["median"]),
-                                          "ms a batch, logarithmic", "ms", log=True,
-                                          tops=series(lambda cell: cell.throughput["latency_ms"]["p99"])),
+        fps_chart=charts.over_batches(series(lambda cell: (cell.batch, cell.throughput["fps"])),
+                                      "persons a second", "persons a second"),
+        latency_chart=charts.over_batches(series(lambda cell: (
+            cell.batch, cell.throughput["latency_ms"]["median"], cell.throughput["latency_ms"]["p99"])),
+            "ms a batch, logarithmic", "ms", log=True),
         distributions={batch: charts.distribution([_distribution(cell) for cell in measured if cell.batch == batch])
                        for batch in sorted({cell.batch for cell in measured})},
-        ap_chart=charts.dots(series(lambda cell: cell.accuracy["AP"]), "AP@0.5:0.95", _LEAST_AP_SPAN),
+        ap_chart=charts.dots(series(lambda cell: (cell.batch, cell.accuracy["AP"])), "AP@0.5:0.95", _LEAST_AP_SPAN),
         agreement_chart=compared and charts.bars(
             [(cell.precision, _label(cell), [100 * (1 - agreement[key]) for key in _SHARES])
              for cell, agreement in compared], "% of keypoints"),

@@ -95,7 +95,7 @@ def throughput_lines(measured: dict[str, Any], batch_size: int) -> str:
     lines = [f"* Mean inference time: {headline['mean']:.3f} ms, Mean fps: {headline['fps']:.2f}"]
     for name, timed in ({measured["fps_of"]: headline} | measured["other_timings"]).items():
         lines.append(f"  {name}: {_latency(timed)}, spread {timed['spread']:.1%}, {timed['fps']:.2f} persons a second")
-    lines.append(f"  timed: {measured['iterations']} batches of {batch_size} after {measured['warmup']} warm-up batches; "
+    lines.append(f"  timed: {measured['iterations']} batches of {batch_size} after a warm-up of {measured['warmup']}; "
                  f"input: {measured['input']}; reading, cropping and decoding not included")
     return "\n".join(lines)
 
@@ -118,8 +118,8 @@ def loadgen_start_lines(plan: loadgen.Plan, batch_size: int) -> str:
     # A query may have to wait for one batch and is in the next.
     if config.scenario == "server" and 2 * plan.batch_ms > config.target_latency:
         line += (f"\nA batch of {batch_size} takes {plan.batch_ms:.3g} ms, and a query may wait for one and be in the "
-                 f"next: {config.target_latency:g} ms are too few at any rate; build the engine for a smaller batch, or "
-                 "see --target_latency")
+                 f"next: {config.target_latency:g} ms are too few at any rate; build the engine for a smaller batch, "
+                 "or see --target_latency")
     return line
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,11 @@ class Scene:
     image: Image
     predictions: Predictions
     ground_truth: list[dict[str, Any]]
-    oks: float  # mean of the annotated persons
+
+    @cached_property
+    def oks(self) -> float:
+        """Mean of the annotated persons."""
+        return float(np.mean([ground_truth_oks(self.predictions.keypoints, person) for person in self.ground_truth]))
 
 
 def ground_truth_oks(keypoints: np.ndarray, annotation: dict[str, Any]) -> float:
@@ -60,13 +65,12 @@ def write_pictures(folder: Path, number: int, predictions: Predictions, persons:
         raise KitError(f"{persons.annotations.path}: has no keypoints for these {len(persons.images)} images, expected "
                        "ground truth to draw; leave out --visualize, or raise --limit")
     number = min(number, (len(scenes) + 1) // 2)
-    named = [(f"worst {i}", scene) for i, scene in enumerate(scenes[:number], 1)]
-    named += [(f"best {i}", scene) for i, scene in enumerate(scenes[::-1][:number], 1)]
     make_folder(folder)
     pictures = []
-    for name, scene in named:
-        pictures.append(_draw(name, scene))
-        _write(folder / f"{name.replace(' ', '_')}.jpg", pictures[-1])
+    for kind, ranked in (("worst", scenes[:number]), ("best", scenes[::-1][:number])):
+        for rank, scene in enumerate(ranked, 1):
+            pictures.append(_draw(f"{kind} {rank}", scene))
+            _write(folder / f"{kind}_{rank}.jpg", pictures[-1])
     return _write(folder / "overview.jpg", _tile(pictures, columns=2, width=960))
 
 
@@ -92,13 +96,8 @@ def _scenes(predictions: Predictions, persons: PersonSet) -> list[Scene]:
     for annotation in persons.annotations.annotations:
         if annotation.get("num_keypoints") and not annotation["iscrowd"]:
             ground_truth.setdefault(annotation["image_id"], []).append(annotation)
-    scenes = []
-    for image in persons.images:
-        if image.id in ground_truth:
-            found, expected = predictions.take(rows[image.id]), ground_truth[image.id]
-            oks = float(np.mean([ground_truth_oks(found.keypoints, annotation) for annotation in expected]))
-            scenes.append(Scene(image, found, expected, oks))
-    return scenes
+    return [Scene(image, predictions.take(rows[image.id]), ground_truth[image.id])
+            for image in persons.images if image.id in ground_truth]
 
 
 def _draw(name: str, scene: Scene) -> np.ndarray:
