@@ -2,7 +2,7 @@
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -42,10 +42,9 @@ class Axis:
         share = (value - low) / (high - low) if high > low else 0.5
         return self.start + self.inset + (self.end - self.start - 2 * self.inset) * share
 
-    def labels(self) -> list[tuple[float, str]]:
+    def labels(self) -> Iterator[tuple[float, str]]:
         """Pixel and text of each tick."""
-        names = self.names or [f"{tick:g}" for tick in self.ticks]
-        return [(self(tick), name) for tick, name in zip(self.ticks, names, strict=True)]
+        return zip(map(self, self.ticks), self.names or [f"{tick:g}" for tick in self.ticks], strict=True)
 
 
 def marker(style: str, x: float, y: float, tip: str = "") -> Markup:

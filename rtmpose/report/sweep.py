@@ -73,9 +73,8 @@ def run_sweep(settings: Settings) -> list[Cell]:
     for number, cell in enumerate(cells, 1):
         progress = f"cell {number}/{len(cells)}: {cell.name}"
         try:
-            print(f"{progress}: build", flush=True)
-            build_cell(cell, settings, input_name, (cell.batch, channels, height, width))
-            measure_cell(cell, settings, references.get(cell.batch), progress)
+            run_cell(cell, settings, input_name, (cell.batch, channels, height, width), references.get(cell.batch),
+                     progress)
         except KitError as error:
             cell.failure = str(error)
             print(f"{progress}: failed: {error}", flush=True)
@@ -93,16 +92,17 @@ def plan_cells(settings: Settings) -> list[Cell]:
             for precision in sorted(settings.precisions, key=lambda name: name != "fp32") for batch in settings.batches]
 
 
-def build_cell(cell: Cell, settings: Settings, input_name: str, shape: tuple[int, int, int, int]) -> None:
-    """Build a cell's engine unless it is up to date; ``build.txt`` describes it."""
+def run_cell(cell: Cell, settings: Settings, input_name: str, shape: tuple[int, int, int, int],
+             reference: Path | None, progress: str) -> None:
+    """Build a cell's engine, unless it is up to date, and measure it; ``build.txt`` describes it.
+
+    ``reference`` is the FP32 engine of the same batch size, to compare with. Raises KitError if a step fails.
+    """
+    print(f"{progress}: build", flush=True)
     calibration = settings.calibration if cell.precision == "int8" else None
     build = plan_build(settings.model, cell.engine, input_name, shape, cell.precision, settings.backend, calibration)
     if not is_built(build):
         write_bytes(cell.folder / "build.txt", f"{text.build_lines(build, build_engine(build))}\n".encode())
-
-
-def measure_cell(cell: Cell, settings: Settings, reference: Path | None, progress: str) -> None:
-    """Measure a cell's engine, and compare it with the FP32 engine ``reference`` of the same batch size."""
     arguments = [*settings.extra, "--engine", str(cell.engine), "--datasets", settings.datasets]
     compare = ["--reference", str(reference)] if reference else []
     cell.accuracy = run_inference(cell.folder / "accuracy", f"{progress}: accuracy",

@@ -1,10 +1,8 @@
 """Keypoints drawn on people: predictions beside ground truth, and two engines side by side."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -27,18 +25,13 @@ _GROUND_TRUTH = [(255, 0, 255)] * 17
 _CAPTION = 18  # pixels above a picture
 
 
-@dataclass(frozen=True)
-class Scene:
-    """An image with predictions and annotated persons."""
+class Scene(NamedTuple):
+    """An image with predictions and annotated persons, and their mean OKS."""
 
     image: Image
     predictions: Predictions
     ground_truth: list[dict[str, Any]]
-
-    @cached_property
-    def oks(self) -> float:
-        """Mean of the annotated persons."""
-        return float(np.mean([ground_truth_oks(self.predictions.keypoints, person) for person in self.ground_truth]))
+    oks: float
 
 
 def ground_truth_oks(keypoints: np.ndarray, annotation: dict[str, Any]) -> float:
@@ -60,7 +53,7 @@ def write_pictures(folder: Path, number: int, predictions: Predictions, persons:
     Writes ``worst_1.jpg``, ``best_1.jpg`` and so on, fewer if there are fewer images, and ``overview.jpg`` with all of
     them, whose path is returned. Raises KitError if no image has ground truth or the folder can't be written.
     """
-    scenes = sorted(_scenes(predictions, persons), key=lambda scene: scene.oks)
+    scenes = _scenes(predictions, persons)
     if not scenes:
         raise KitError(f"{persons.annotations.path}: has no keypoints for these {len(persons.images)} images, expected "
                        "ground truth to draw; leave out --visualize, or raise --limit")
@@ -88,7 +81,7 @@ def write_crops(folder: Path, rows: Sequence[int], predictions: Predictions, ref
 
 
 def _scenes(predictions: Predictions, persons: PersonSet) -> list[Scene]:
-    """The images that have ground truth."""
+    """The images that have ground truth, worst first."""
     rows: dict[int, list[int]] = {}
     for row, person in enumerate(predictions.persons):
         rows.setdefault(person.image_id, []).append(row)
@@ -96,8 +89,13 @@ def _scenes(predictions: Predictions, persons: PersonSet) -> list[Scene]:
     for annotation in persons.annotations.annotations:
         if annotation.get("num_keypoints") and not annotation["iscrowd"]:
             ground_truth.setdefault(annotation["image_id"], []).append(annotation)
-    return [Scene(image, predictions.take(rows[image.id]), ground_truth[image.id])
-            for image in persons.images if image.id in ground_truth]
+    scenes = []
+    for image in persons.images:
+        if expected := ground_truth.get(image.id):
+            found = predictions.take(rows[image.id])
+            oks = float(np.mean([ground_truth_oks(found.keypoints, annotation) for annotation in expected]))
+            scenes.append(Scene(image, found, expected, oks))
+    return sorted(scenes, key=lambda scene: scene.oks)
 
 
 def _draw(name: str, scene: Scene) -> np.ndarray:
