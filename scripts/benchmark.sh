@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Every precision and batch size: build, accuracy, throughput. Writes table.md, results.csv, results.json and report.html.
-# The same command again goes on where it was stopped: what is measured is not measured again, unless its inputs changed.
+# Builds and measures every precision at every batch size. Writes table.md, results.csv, results.json and report.html.
+# Re-run to resume: results are kept unless their inputs changed. Failures are reported, and the other cells still run.
 #
 #   bash scripts/benchmark.sh [options] [-- options of inference.py]
 #
-#   --model FILE        ONNX graph (default: $MODEL, else rtmpose_opt.onnx)
-#   --datasets DIR      the set that AP is measured on (default: $DATASETS_DIR)
-#   --calibration DIR   the set that INT8 is calibrated with; not the one that AP is measured on
-#   --precisions LIST   (default: "fp32 fp16", and int8 where --calibration is given)
+#   --model FILE        ONNX file (default: $MODEL, else rtmpose_opt.onnx)
+#   --datasets DIR      data set that AP is measured on (default: $DATASETS_DIR)
+#   --calibration DIR   data set for INT8 calibration; not the one that AP is measured on
+#   --precisions LIST   (default: "fp32 fp16", and int8 if --calibration is given)
 #   --batches LIST      (default: "1 8 32")
-#   --backend NAME      as build_engine.py takes it (default: auto)
+#   --backend NAME      see build_engine.py (default: auto)
 #   --output DIR        folder to write (default: benchmark)
 #
-# Exit codes: 0 done, 1 a cell failed, 2 a mistake, 130 interrupted.
+# Exit codes: 0 done, 1 a cell failed, 2 user error, 130 interrupted.
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
