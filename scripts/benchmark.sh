@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
 # Every precision and batch size: build, accuracy, throughput. Writes table.md, results.csv, results.json and report.html.
-# The same command again goes on where it was stopped: what is measured is not measured again, unless its inputs changed.
+# Re-run to resume: a result is measured again only if its inputs changed.
 #
 #   bash scripts/benchmark.sh [options] [-- options of inference.py]
 #
 #   --model FILE        ONNX graph (default: $MODEL, else rtmpose_opt.onnx)
-#   --datasets DIR      the set that AP is measured on (default: $DATASETS_DIR)
-#   --calibration DIR   the set that INT8 is calibrated with; not the one that AP is measured on
-#   --precisions LIST   (default: "fp32 fp16", and int8 where --calibration is given)
+#   --datasets DIR      data set for AP (default: $DATASETS_DIR)
+#   --calibration DIR   data set for INT8 calibration; must not be the one for AP
+#   --precisions LIST   (default: "fp32 fp16", with --calibration also int8)
 #   --batches LIST      (default: "1 8 32")
-#   --backend NAME      as build_engine.py takes it (default: auto)
-#   --output DIR        folder to write (default: benchmark)
+#   --backend NAME      see build_engine.py --help (default: auto)
+#   --output DIR        output folder (default: benchmark)
 #
-# Exit codes: 0 done, 1 a cell failed, 2 a mistake, 130 interrupted.
+# Exit codes: 0 done, 1 a measurement failed, 2 user error, 130 interrupted.
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -23,7 +23,7 @@ while [ $# -gt 0 ]; do
     -h | --help) usage; exit ;;
     --) extra=("$@"); break ;;
   esac
-  [ $# -ge 2 ] || die "$1: expected a value after it, or it is no option (see --help)"
+  [ $# -ge 2 ] || die "$1: expected an option with a value (see --help)"
   case $1 in
     --model) model=$2 ;;
     --datasets) datasets=$2 ;;

@@ -1,8 +1,8 @@
 # shellcheck shell=bash
-# What the scripts beside this one share. To be sourced: they use what seems unused here.
+# Shared by the scripts in this folder, which source it and use the variables that seem unused here.
 # shellcheck disable=SC2034
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 script=$(basename "$0")
 venv=$(realpath -m "${VENV:-$root/.venv}")
 python=python3
@@ -10,7 +10,7 @@ if [ -x "$venv/bin/python" ]; then python=$venv/bin/python; fi
 
 say() { echo "$script: $*"; }
 
-# die MESSAGE [EXIT_CODE]: 2, the default, is for a user's mistake.
+# die MESSAGE [EXIT_CODE]: the default, 2, means a user error.
 die() {
   echo "$script: $1" >&2
   exit "${2:-2}"
@@ -19,7 +19,14 @@ die() {
 # Prints the comment at the top of the script.
 usage() { sed -n '2,/^set /s/^# \{0,1\}//p' "$0"; }
 
-# install_once FILE [PIP_OPTION...]: installs a requirements file, unless it was installed as it is now.
+# pip_install FILE [PIP_OPTION...]: FILE is named in the error message. pip would warn about the dependencies of mmpose
+# that requirements-mmpose.txt leaves out.
+pip_install() {
+  "$venv/bin/python" -m pip install --disable-pip-version-check --no-input --no-warn-conflicts "${@:2}" ||
+    die "$1: pip could not install it (see above); fix that and re-run" 1
+}
+
+# install_once FILE [PIP_OPTION...]: installs a requirements file unless this version of it is already installed.
 install_once() {
   local file=$1 stamp=$venv/.installed-$1 state
   shift
@@ -29,14 +36,12 @@ install_once() {
     return
   fi
   say "$file: installing: $(sed -n '1s/^# //p' "$root/$file")"
-  # pip would warn of what mmpose asks for and requirements-mmpose.txt leaves out.
-  "$venv/bin/python" -m pip install --disable-pip-version-check --no-input --no-warn-conflicts "$@" -r "$root/$file" ||
-    die "$file: pip could not install it, for the reason above; put that right and run this again" 1
+  pip_install "$file" "$@" -r "$root/$file"
   echo "$state" >"$stamp"
 }
 
 check_model() {
-  [ -f "$model" ] || die "$model: no such file, expected the ONNX graph; make it with: python3 export.py --weight CHECKPOINT.pth --cfg rtmpose-m_8xb256-420e_coco-256x192.py --output rtmpose.onnx && onnxsim rtmpose.onnx $model"
+  [ -f "$model" ] || die "$model: no such file, expected the ONNX graph; create it with: python3 export.py --weight CHECKPOINT.pth --cfg rtmpose-m_8xb256-420e_coco-256x192.py --output rtmpose.onnx && onnxsim rtmpose.onnx $model"
 }
 
 check_datasets() {
@@ -44,7 +49,7 @@ check_datasets() {
   [ -d "$datasets" ] || die "$datasets: no such folder, expected COCO's; set DATASETS_DIR or --datasets to it (scripts/download.sh fetches COCO val2017)"
 }
 
-# The options of the two infer_*.sh scripts, into bs, model, engine, input, datasets and extra.
+# Parses the options of the two infer_*.sh scripts into bs, model, engine, input, datasets and extra.
 parse_infer_options() {
   bs=32 model=${MODEL:-rtmpose_opt.onnx} engine='' input='' datasets=${DATASETS_DIR:-} extra=()
   while [ $# -gt 0 ]; do
@@ -52,7 +57,7 @@ parse_infer_options() {
       -h | --help) usage; exit ;;
       --) extra+=("${@:2}"); break ;;
     esac
-    [ $# -ge 2 ] || die "$1: expected a value after it, or it is no option (see --help)"
+    [ $# -ge 2 ] || die "$1: expected an option with a value (see --help)"
     case $1 in
       --bs) bs=$2 ;;
       --model) model=$2 ;;

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# COCO keypoint AP in FP16. Builds the engine, unless the same one is there, and runs it over COCO val2017.
+# Measures COCO keypoint AP in FP16: builds the engine if needed, and runs it on COCO val2017.
 #
 #   bash scripts/infer_rtmpose_fp16_accuracy.sh [options] [-- options of inference.py]
 #
@@ -8,7 +8,7 @@
 #   --acc_target AP     fail below this AP
 #   --model FILE        ONNX graph (default: $MODEL, else rtmpose_opt.onnx)
 #   --engine FILE       engine (default: rtmpose_bs_N_fp16.engine)
-#   --input NAME:N,3,H,W   input of the graph (default: input:N,3,256,192); its N counts, not --bs
+#   --input NAME:N,3,H,W   input of the graph (default: input:N,3,256,192); its N overrides --bs
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Throughput in FP16. Builds the engine, unless the same one is there, and times it; needs no dataset.
+# Measures throughput in FP16: builds the engine if needed, and times it. Needs no data set.
 #
 #   bash scripts/infer_rtmpose_fp16_performance.sh [options] [-- options of inference.py]
 #
 #   --bs N              batch size (default: 32)
-#   --datasets DIR      COCO's folder, for real crops (default: $DATASETS_DIR; else random data)
-#   --fps_target N      fail below this many persons a second
+#   --datasets DIR      COCO's folder, for real crops (default: $DATASETS_DIR; if that is not set, random input)
+#   --fps_target N      fail below N persons per second
 #   --model FILE        ONNX graph (default: $MODEL, else rtmpose_opt.onnx)
 #   --engine FILE       engine (default: rtmpose_bs_N_fp16.engine)
-#   --input NAME:N,3,H,W   input of the graph (default: input:N,3,256,192); its N counts, not --bs
+#   --input NAME:N,3,H,W   input of the graph (default: input:N,3,256,192); its N overrides --bs
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"

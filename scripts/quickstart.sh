@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The whole kit at work, with no download beyond packages: draws people, exports a network that was trained on such
-# people, builds its engine, and measures AP and throughput.
+# Runs the whole kit without any download beyond packages: draws people, exports a network trained on drawn people,
+# builds an engine, and measures AP and throughput.
 #
 #   bash scripts/quickstart.sh [DIR]      (default: quickstart, in the current folder)
 set -euo pipefail
@@ -9,22 +9,33 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 case ${1:-} in -h | --help) usage; exit ;; esac
 out=${1:-quickstart}
 weights=("$root"/demo/rtmpose-t_drawn-people-256x192-*.pth)
-config=$root/demo/rtmpose-t_drawn-people-256x192.py
+onnx=$out/rtmpose-t.onnx
+engine=$out/rtmpose-t_bs_32_fp16.engine
 
+say "1/6 Set up the environment $venv"
 bash "$root/scripts/setup.sh"
 python=$venv/bin/python
+
+say "2/6 Draw 200 pictures of people into $out/people"
 mkdir -p "$out"
-"$python" "$root/scripts/make_demo_dataset.py" --output "$out/people" --images 200 --seed 1
-"$python" "$root/export.py" --weight "${weights[0]}" --cfg "$config" --output "$out/rtmpose-t.onnx" --simplify
-"$python" "$root/build_engine.py" --model_path "$out/rtmpose-t.onnx" --input input:32,3,256,192 --precision fp16 \
-  --engine_path "$out/rtmpose-t_bs_32_fp16.engine"
-"$python" "$root/inference.py" --engine "$out/rtmpose-t_bs_32_fp16.engine" --datasets "$out/people" \
-  --output "$out/accuracy" --visualize 4
-"$python" "$root/inference.py" --engine "$out/rtmpose-t_bs_32_fp16.engine" --datasets "$out/people" \
-  --output "$out/throughput" --perf_only True
+"$python" "$root/demo/make_dataset.py" --output "$out/people" --images 200 --seed 1
+
+say "3/6 Export the demo's RTMPose-t to $onnx"
+"$python" "$root/export.py" --weight "${weights[0]}" --cfg "$root/demo/rtmpose-t_drawn-people-256x192.py" \
+  --output "$onnx" --simplify
+
+say "4/6 Build an FP16 engine for batch size 32"
+"$python" "$root/build_engine.py" --model_path "$onnx" --input input:32,3,256,192 --precision fp16 \
+  --engine_path "$engine"
+
+say "5/6 Measure AP on the drawn people"
+"$python" "$root/inference.py" --engine "$engine" --datasets "$out/people" --output "$out/accuracy" --visualize 4
+
+say "6/6 Measure throughput"
+"$python" "$root/inference.py" --engine "$engine" --datasets "$out/people" --output "$out/throughput" --perf_only True
 
 echo
 "$python" "$root/table.py" "$out/accuracy/summary.json" "$out/throughput/summary.json"
 echo
-echo "Estimated beside true: $out/accuracy/pictures/overview.jpg"
-echo "This AP is of drawn people, with a network trained on drawn people. It is not COCO's: for that, see README.md."
+echo "The AP is for drawn people and a network trained on them; README.md describes how to measure it on COCO."
+echo "Predictions beside ground truth: $out/accuracy/pictures/overview.jpg"

@@ -1,29 +1,43 @@
 #!/usr/bin/env bash
-# Sets up if needed, then runs ruff and all tests.
+# Sets up if needed, then runs the linters and the tests.
 #
-#   bash scripts/test.sh [options of pytest]
+#   bash scripts/test.sh [--all] [options of pytest]
+#
+#   --all    also run the tests marked "slow", and fail if xtcocotools can't be built
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+case ${1:-} in -h | --help) usage; exit ;; esac
+all=false selection=(-m "not slow")
+if [ "${1:-}" = --all ]; then
+  all=true selection=()
+  shift
+fi
 export VENV=$venv
 
 bash "$root/scripts/setup.sh"
 install_once requirements-test.txt
 install_once requirements-compare.txt --no-deps
 
-# Only built here: its wheels were made for NumPy 1.
+# Built from source, because its wheels need NumPy 1.
 xtcocotools_works() { "$venv/bin/python" -c 'import xtcocotools._mask' 2>/dev/null; }
 if ! xtcocotools_works; then
   say "xtcocotools: building it, for the tests against mmpose's CocoDataset and CocoMetric"
   "$venv/bin/python" -m pip install --disable-pip-version-check --no-input --no-deps --no-build-isolation \
     --no-binary xtcocotools xtcocotools==1.14.3 >"$venv/xtcocotools.log" 2>&1 || true
-  xtcocotools_works ||
-    say "xtcocotools: could not be built (it needs a C compiler and Python's headers; see $venv/xtcocotools.log): the tests that need it skip"
+fi
+if ! xtcocotools_works; then
+  failure="xtcocotools: could not be built (it needs a C compiler and Python's headers; see $venv/xtcocotools.log)"
+  if $all; then die "$failure" 1; fi
+  say "$failure; the tests that need it are skipped"
 fi
 
 cd "$root"
 "$venv/bin/python" -m ruff check .
+"$venv/bin/python" -m mypy
+"$venv/bin/lint-imports"
+"$venv/bin/python" -m codespell_lib
 code=0
-"$venv/bin/python" -m pytest -q "$@" || code=$?
-[ "$code" != 5 ] || die "pytest found no test to run; expected some in tests/ that the options given here select" 1
+"$venv/bin/python" -m pytest -q "${selection[@]}" "$@" || code=$?
+[ "$code" != 5 ] || die "pytest selected no test; expected options that select some of tests/" 1
 exit "$code"

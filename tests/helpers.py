@@ -77,7 +77,7 @@ def save_random_checkpoint(config: Path, path: Path, seed: int = 0) -> Path:
 
 def draw_people(folder: Path, images: int, seed: int) -> Path:
     """Pictures of people as the demo's checkpoint knows them, in COCO's layout."""
-    done = run_script("scripts/make_demo_dataset.py", "--output", folder, "--images", images, "--seed", seed)
+    done = run_script("demo/make_dataset.py", "--output", folder, "--images", images, "--seed", seed)
     assert done.returncode == 0, done.stderr
     return folder
 

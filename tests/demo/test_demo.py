@@ -1,4 +1,4 @@
-"""The drawn people and what is trained on them: same seed, same bytes; labels that hold; errors of one line."""
+"""Drawn people and the training on them: same seed, same bytes; correct labels; one-line errors."""
 
 import hashlib
 import sys
@@ -11,24 +11,20 @@ import judge
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, run_script
+from helpers import run_script
 from pycocotools.coco import COCO
 
+import train
+from drawing.body import KEYPOINT_NAMES
+from drawing.camera import IMAGE_HEIGHT, IMAGE_WIDTH
 from rtmpose.data.dataset import ANNOTATIONS, load_persons
 from rtmpose.data.loader import read_image
 from rtmpose.model.checkpoint import load_network
+from training.crops import INPUT_SIZE, draw_round, draw_rounds, rotated_warp_matrix
+from training.learner import Learner, cell_loss
 
-# Where Python finds them when it runs a script of this folder.
-sys.path.insert(1, str(ROOT / "scripts"))
-
-import train_demo
-from demo.body import KEYPOINT_NAMES
-from demo.camera import IMAGE_HEIGHT, IMAGE_WIDTH
-from demo.crops import INPUT_SIZE, draw_round, draw_rounds, turned_warp_matrix
-from demo.learner import Learner, cell_loss
-
-DRAW = "scripts/make_demo_dataset.py"
-TRAIN = "scripts/train_demo.py"
+DRAW = "demo/make_dataset.py"
+TRAIN = "demo/train.py"
 SEED, IMAGES = 4, 24
 NOSE, LEFT_EYE, RIGHT_EYE, LEFT_SHOULDER, RIGHT_SHOULDER = 0, 1, 2, 5, 6
 
@@ -43,30 +39,30 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def truth(people: Path) -> COCO:
-    """Its annotations, as pycocotools reads them."""
+def ground_truth(people: Path) -> COCO:
+    """Its annotations, read by pycocotools."""
     return COCO(str(people / ANNOTATIONS))
 
 
 @pytest.fixture(scope="module")
-def annotations(truth: COCO) -> list[dict[str, Any]]:
-    """One a person."""
-    return list(truth.anns.values())
+def annotations(ground_truth: COCO) -> list[dict[str, Any]]:
+    """One per person."""
+    return list(ground_truth.anns.values())
 
 
 @pytest.fixture(scope="module")
 def keypoints(annotations: list[dict[str, Any]]) -> np.ndarray:
-    """All persons' keypoints, float64 (N, 17, 3)."""
+    """Keypoints of all persons, float64 (N, 17, 3)."""
     return np.array([annotation["keypoints"] for annotation in annotations], np.float64).reshape(-1, 17, 3)
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of each file of a folder, by its path."""
+    """SHA-256 of each file in a folder, by its path."""
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
             for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-# ------------------------------------------------------------------------------------------------------ the files
+# Files
 
 
 def test_same_seed_same_bytes(people: Path, tmp_path: Path) -> None:
@@ -75,7 +71,7 @@ def test_same_seed_same_bytes(people: Path, tmp_path: Path) -> None:
     assert len(digests(people)) == IMAGES + 1
 
 
-def test_other_seed_other_bytes_and_more_images_begin_with_the_same(people: Path, tmp_path: Path) -> None:
+def test_other_seed_gives_other_images_and_fewer_images_are_a_prefix(people: Path, tmp_path: Path) -> None:
     for name, images, seed in (("other", 3, SEED + 1), ("fewer", 3, SEED)):
         assert run_script(DRAW, "--output", tmp_path / name, "--images", images, "--seed", seed).returncode == 0
     drawn = {name: value for name, value in digests(people).items() if name.endswith(".jpg")}
@@ -84,14 +80,14 @@ def test_other_seed_other_bytes_and_more_images_begin_with_the_same(people: Path
     assert all(drawn[name] == value for name, value in fewer.items() if name.endswith(".jpg"))
 
 
-def test_again_with_the_same_arguments_is_harmless(tmp_path: Path) -> None:
+def test_rerun_restores_the_same_files(tmp_path: Path) -> None:
     arguments = (DRAW, "--output", tmp_path / "set", "--images", 3)
     assert run_script(*arguments).returncode == 0
     before = digests(tmp_path / "set")
     (tmp_path / "set/images/val2017/000000000002.jpg").unlink()
     assert run_script(*arguments).returncode == 0
     assert digests(tmp_path / "set") == before
-    # What an interrupted run leaves: images, no annotations.
+    # An interrupted run leaves images without annotations.
     (tmp_path / "set" / ANNOTATIONS).unlink()
     assert run_script(*arguments).returncode == 0
     assert digests(tmp_path / "set") == before
@@ -104,10 +100,10 @@ def test_contact_sheet(tmp_path: Path, suffix: str) -> None:
     assert cv2.imread(str(sheet)).shape == (3 * IMAGE_HEIGHT // 2, 4 * IMAGE_WIDTH // 2, 3)
 
 
-# ----------------------------------------------------------------------------------------------------- who reads it
+# Readers
 
 
-def test_the_kit_reads_every_person(people: Path, annotations: list[dict[str, Any]]) -> None:
+def test_kit_reads_every_person(people: Path, annotations: list[dict[str, Any]]) -> None:
     persons = load_persons(people)
     assert (len(persons), persons.skipped, len(persons.images)) == (len(annotations), 0, IMAGES)
     assert all(read_image(image).shape == (IMAGE_HEIGHT, IMAGE_WIDTH, 3) for image in persons.images)
@@ -124,13 +120,13 @@ def test_mmpose_reads_every_person(people: Path, annotations: list[dict[str, Any
     assert dataset[0]["inputs"].shape == (3, 256, 192)
 
 
-def test_categories_are_those_of_coco(truth: COCO) -> None:
-    (category,) = truth.cats.values()
+def test_categories_are_those_of_coco(ground_truth: COCO) -> None:
+    (category,) = ground_truth.cats.values()
     assert (category["id"], category["name"], category["keypoints"]) == (1, "person", list(KEYPOINT_NAMES))
     assert np.array(category["skeleton"]).shape == (19, 2)
 
 
-# ------------------------------------------------------------------------------------------------------- the labels
+# Labels
 
 
 def test_visibility(keypoints: np.ndarray, annotations: list[dict[str, Any]]) -> None:
@@ -142,18 +138,18 @@ def test_visibility(keypoints: np.ndarray, annotations: list[dict[str, Any]]) ->
     assert ((v == 2).sum(axis=1) >= 5).all()
 
 
-def test_visible_keypoints_lie_on_the_person(truth: COCO, keypoints: np.ndarray, annotations: list[dict[str, Any]]
-                                             ) -> None:
+def test_visible_keypoints_lie_on_the_person(ground_truth: COCO, keypoints: np.ndarray,
+                                             annotations: list[dict[str, Any]]) -> None:
     on_person = []
     for person, annotation in zip(keypoints, annotations, strict=True):
         seen = np.rint(person[person[:, 2] == 2]).astype(int)
-        # A polygon runs through the middle of the outermost pixels, so a mask made of it lacks half of them.
-        mask = cv2.dilate(truth.annToMask(annotation), np.ones((3, 3), np.uint8))
+        # A polygon runs through the centres of the outermost pixels, so its mask lacks half of them.
+        mask = cv2.dilate(ground_truth.annToMask(annotation), np.ones((3, 3), np.uint8))
         on_person += mask[seen[:, 1], seen[:, 0]].tolist()
     assert np.mean(on_person) > 0.99
 
 
-def test_boxes_areas_and_segmentations_fit_each_other(truth: COCO, annotations: list[dict[str, Any]]) -> None:
+def test_boxes_areas_and_segmentations_match(ground_truth: COCO, annotations: list[dict[str, Any]]) -> None:
     differences = []
     for annotation in annotations:
         x, y, width, height = annotation["bbox"]
@@ -166,22 +162,22 @@ def test_boxes_areas_and_segmentations_fit_each_other(truth: COCO, annotations: 
                                    [x, y, x + width - 1, y + height - 1], atol=5)
         length = sum(np.hypot(*(b - a)) for polygon in polygons for a, b in pairwise([*polygon, polygon[0]]))
         # The polygons lack half a pixel along the outline.
-        filled = truth.annToMask(annotation).sum() + 0.5 * length
+        filled = ground_truth.annToMask(annotation).sum() + 0.5 * length
         differences.append(abs(filled - annotation["area"]) / annotation["area"])
-    # They include what shines through between the limbs, which the area does not.
+    # Polygons include the gaps between limbs, the area does not.
     assert np.median(differences) < 0.02 and max(differences) < 0.3
 
 
-def test_sizes_and_numbers(truth: COCO, annotations: list[dict[str, Any]]) -> None:
+def test_heights_and_people_per_image(ground_truth: COCO, annotations: list[dict[str, Any]]) -> None:
     heights = np.array([annotation["bbox"][3] for annotation in annotations])
-    # Upright they are 45 to 400 pixels high; who crouches or is half hidden is less, who raises an arm is more.
+    # Standing people are 45 to 400 pixels high. Crouching or half hidden ones are lower, raised arms add height.
     assert 35 <= heights.min() < 80 and 300 < heights.max() <= 450
-    numbers = {len(truth.imgToAnns[image_id]) for image_id in truth.imgs}
+    numbers = {len(ground_truth.imgToAnns[image_id]) for image_id in ground_truth.imgs}
     assert numbers == {1, 2, 3, 4, 5}
 
 
-def test_left_and_right(keypoints: np.ndarray) -> None:
-    """Who shows nose and eyes has the left shoulder to the picture's right; who hides them, to its left."""
+def test_left_and_right_are_the_persons_own(keypoints: np.ndarray) -> None:
+    """People seen from the front have their left shoulder on the picture's right, from behind on its left."""
     shoulders = (keypoints[:, [LEFT_SHOULDER, RIGHT_SHOULDER], 2] > 0).all(axis=1)
     face = keypoints[:, [NOSE, LEFT_EYE, RIGHT_EYE], 2]
     left_is_right = keypoints[:, LEFT_SHOULDER, 0] > keypoints[:, RIGHT_SHOULDER, 0]
@@ -190,11 +186,11 @@ def test_left_and_right(keypoints: np.ndarray) -> None:
     assert back.sum() >= 5 and left_is_right[back].mean() <= 0.2
 
 
-# ------------------------------------------------------------------------------------------------------- mistakes
+# Errors
 
 
 def assert_refused(done: Any, script: str, *said: str) -> None:
-    """Exit code 2 and one line that says all this."""
+    """Check for exit code 2 and one line that contains all of this."""
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
@@ -214,13 +210,13 @@ def test_wrong_arguments(tmp_path: Path, arguments: tuple[str, ...], said: str) 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
+def test_folder_with_other_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     assert_refused(run_script(DRAW, "--output", tmp_path, "--images", 1), DRAW, str(tmp_path), "notes.txt")
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_another_drawn_set_is_refused(tmp_path: Path) -> None:
+def test_folder_with_another_data_set_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "set"
     assert run_script(DRAW, "--output", folder, "--images", 2).returncode == 0
     before = digests(folder)
@@ -230,20 +226,20 @@ def test_another_drawn_set_is_refused(tmp_path: Path) -> None:
     assert digests(folder) == before
 
 
-def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
+def test_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     assert_refused(run_script(DRAW, "--output", tmp_path / "file"), DRAW, str(tmp_path / "file"))
     assert_refused(run_script(DRAW, "--output", tmp_path / "file/set"), DRAW, str(tmp_path / "file/set"))
 
 
-# ------------------------------------------------------------------------------------------------------- training
+# Training
 
 
 @pytest.mark.parametrize("degrees", [0.0, -23.5, 30.0])
-def test_turned_crops_are_those_of_mmpose(degrees: float) -> None:
+def test_rotated_warp_matrix_equals_mmpose(degrees: float) -> None:
     center, scale = np.array([211.7, 93.2], np.float32), np.array([61.3, 81.73], np.float32)
     expected = judge.mmpose("structures.bbox").get_warp_matrix(center, scale, degrees, INPUT_SIZE)
-    np.testing.assert_array_equal(turned_warp_matrix(center, scale, degrees), expected)
+    np.testing.assert_array_equal(rotated_warp_matrix(center, scale, degrees), expected)
 
 
 def test_rounds_of_crops() -> None:
@@ -260,7 +256,7 @@ def test_rounds_of_crops() -> None:
 def test_cell_loss_falls_when_the_map_peaks_at_the_keypoint() -> None:
     keypoints = torch.zeros(1, 17, 3)
     keypoints[0, 0] = torch.tensor([96 + 16.0, 128 + 16.0, 2])  # the middle of column 3 and row 4
-    keypoints[0, 1] = torch.tensor([-20.0, 128, 2])  # outside: does not count
+    keypoints[0, 1] = torch.tensor([-20.0, 128, 2])  # outside: is ignored
     losses = []
     for column in (2, 3):
         maps = torch.zeros(1, 17, 8, 6)
@@ -271,19 +267,19 @@ def test_cell_loss_falls_when_the_map_peaks_at_the_keypoint() -> None:
 
 @pytest.fixture
 def threads() -> Any:
-    """The training sets how many threads torch has; put it back."""
+    """The training sets the number of torch threads; restore it."""
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
 
 
-def test_a_training_is_reproducible_and_resumable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, threads: None,
+def test_training_is_reproducible_and_resumable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, threads: None,
                                                   capsys: pytest.CaptureFixture) -> None:
     def checkpoint(name: str) -> Path:
-        monkeypatch.setattr("demo.training.VALIDATION_IMAGES", 2)
+        monkeypatch.setattr("training.loop.VALIDATION_IMAGES", 2)
         monkeypatch.setattr(sys, "argv", [TRAIN, "--output", str(tmp_path / name), "--crops", "16", "--round", "8",
                                           "--batch", "4", "--device", "cpu"])
-        assert train_demo.main() == 0
+        assert train.main() == 0
         (path,) = (tmp_path / name).glob("rtmpose-t_drawn-people-256x192-*.pth")
         return path
 
@@ -302,17 +298,17 @@ def test_a_training_is_reproducible_and_resumable(monkeypatch: pytest.MonkeyPatc
         checkpoint("resumed")
     monkeypatch.setattr(Learner, "save", save)
     resumed = checkpoint("resumed")
-    assert "Going on after 8 crops" in capsys.readouterr().out
+    assert "Resuming after 8 crops" in capsys.readouterr().out
     assert resumed.read_bytes() == whole.read_bytes()
 
     assert whole.stem.endswith(hashlib.sha256(whole.read_bytes()).hexdigest()[:8])
     assert whole.stat().st_size < 8e6
-    assert load_network(train_demo.CONFIG, whole).num_keypoints == 17
-    # A training that is over only writes its checkpoint again.
+    assert load_network(train.CONFIG, whole).num_keypoints == 17
+    # A finished training only writes its checkpoint again.
     assert checkpoint("whole").name == whole.name
 
 
-def test_mistakes_of_a_training(tmp_path: Path) -> None:
+def test_training_errors(tmp_path: Path) -> None:
     done = run_script(TRAIN, "--output", tmp_path, "--round", 10, "--batch", 4)
     assert_refused(done, TRAIN, "--round 10", "--batch 4")
     (tmp_path / "state.pth").write_bytes(b"no state")

@@ -1,4 +1,4 @@
-"""scripts/download.sh against a server of our own, with tiny files in the official layout."""
+"""scripts/download.sh against a local server, with tiny files in the official layout."""
 
 import hashlib
 import io
@@ -32,20 +32,21 @@ def zipped(files: dict[str, bytes]) -> bytes:
 
 
 def annotations(content: bytes | None = None) -> bytes:
-    """annotations_trainval2017.zip with the given person_keypoints_val2017.json, by default a right one."""
-    right = {"images": [{"file_name": name} for name in IMAGES], "annotations": [{"id": 1}]}
-    return zipped({"annotations/person_keypoints_val2017.json": content or json.dumps(right).encode(),
+    """annotations_trainval2017.zip with this person_keypoints_val2017.json, by default a valid one."""
+    valid = {"images": [{"file_name": name} for name in IMAGES], "annotations": [{"id": 1}]}
+    return zipped({"annotations/person_keypoints_val2017.json": content or json.dumps(valid).encode(),
                    "annotations/captions_val2017.json": b"{}"})
 
 
 class Server(ThreadingHTTPServer):
-    """Serves ``files`` with Range support, notes requests, breaks off the next answer to ``breaks``."""
+    """Serve ``files`` with Range support, record requests, and break off the next answer to each of ``breaks``."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         images = zipped({f"val2017/{name}": content for name, content in IMAGES.items()})
         self.files = {CHECKPOINT_URL: WEIGHTS, ANNOTATIONS_URL: annotations(), IMAGES_URL: images}
         self.breaks: set[str] = set()
+        self.ranges = True
         self.requests: list[tuple[str, int]] = []
         self.url = f"http://127.0.0.1:{self.server_port}"
 
@@ -58,7 +59,7 @@ class Handler(BaseHTTPRequestHandler):
         if content is None:
             self.send_error(404)
             return
-        found = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        found = self.server.ranges and re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         start = int(found[1]) if found else 0
         self.server.requests.append((self.path, start))
         if start >= len(content):
@@ -92,8 +93,8 @@ def download(server: Server, tmp_path: Path) -> Callable[..., subprocess.Complet
     environment = {**os.environ, "OPENMMLAB_URL": server.url, "COCO_URL": server.url,
                    "CHECKPOINT": CHECKPOINT, "DATASETS_DIR": "data", "no_proxy": "*"}
 
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(["bash", str(SCRIPT), *arguments], cwd=tmp_path, env=environment, text=True,
+    def run(*arguments: str, **changed: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["bash", str(SCRIPT), *arguments], cwd=tmp_path, env=environment | changed, text=True,
                               capture_output=True, timeout=60, stdin=subprocess.DEVNULL)
 
     return run
@@ -112,7 +113,7 @@ def one_line(text: str) -> str:
     return text
 
 
-def test_leaves_the_layout_that_the_kit_reads(download, server, tmp_path):
+def test_writes_the_layout_that_the_kit_reads(download, server, tmp_path):
     result = download()
     assert result.returncode == 0, result.stderr
     assert files(tmp_path) == COMPLETE
@@ -121,7 +122,7 @@ def test_leaves_the_layout_that_the_kit_reads(download, server, tmp_path):
         assert (tmp_path / "data/images/val2017" / name).read_bytes() == content
 
 
-def test_a_second_time_asks_for_nothing(download, server, tmp_path):
+def test_rerun_requests_nothing(download, server, tmp_path):
     download()
     server.requests.clear()
     assert download().returncode == 0
@@ -129,7 +130,7 @@ def test_a_second_time_asks_for_nothing(download, server, tmp_path):
     assert files(tmp_path) == COMPLETE
 
 
-def test_takes_images_in_the_other_layout(download, server, tmp_path):
+def test_accepts_images_in_the_other_layout(download, server, tmp_path):
     download("coco")
     (tmp_path / "data/images/val2017").rename(tmp_path / "data/val2017")
     server.requests.clear()
@@ -146,14 +147,50 @@ def test_resumes_where_the_server_broke_off(download, server, tmp_path):
     assert files(tmp_path) == COMPLETE
 
 
-def test_resumes_what_an_earlier_run_left(download, server, tmp_path):
+def test_resumes_an_earlier_run(download, server, tmp_path):
     (tmp_path / f"{CHECKPOINT}.part").write_bytes(WEIGHTS[:1000])
     assert download("checkpoint").returncode == 0
     assert server.requests == [(CHECKPOINT_URL, 1000)]
     assert (tmp_path / CHECKPOINT).read_bytes() == WEIGHTS
 
 
-def test_takes_a_whole_part_without_asking(download, server, tmp_path):
+def test_starts_again_if_the_server_cannot_resume(download, server, tmp_path):
+    server.ranges = False
+    (tmp_path / f"{CHECKPOINT}.part").write_bytes(WEIGHTS[:1000])
+    assert download("checkpoint").returncode == 0
+    assert (tmp_path / CHECKPOINT).read_bytes() == WEIGHTS
+
+
+def test_part_longer_than_the_file(download, server, tmp_path):
+    part = tmp_path / f"{CHECKPOINT}.part"
+    part.write_bytes(WEIGHTS + b"!")
+    result = download("checkpoint")
+    assert result.returncode == 1
+    assert "416" in one_line(result.stderr) and f"remove {part.name}" in result.stderr
+
+
+def test_checkpoint_name_without_a_digest(download, server):
+    result = download("checkpoint", CHECKPOINT="rtmpose-m.pth")
+    assert result.returncode == 2
+    assert "CHECKPOINT=rtmpose-m.pth" in one_line(result.stderr)
+    assert server.requests == []
+
+
+def test_ignores_modules_in_the_current_folder(download, server, tmp_path):
+    for name in ("json", "zipfile"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')")
+    result = download()
+    assert result.returncode == 0, result.stderr
+
+
+def test_unwritable_folder(download, server, tmp_path):
+    (tmp_path / "data").write_text("a file")
+    result = download("coco")
+    assert result.returncode == 1
+    assert "data" in one_line(result.stderr)
+
+
+def test_takes_a_complete_part_without_a_request(download, server, tmp_path):
     (tmp_path / f"{CHECKPOINT}.part").write_bytes(WEIGHTS)
     assert download("checkpoint").returncode == 0
     assert server.requests == []
@@ -185,7 +222,7 @@ def test_refuses_a_damaged_zip(download, server, tmp_path):
     assert files(tmp_path) == {"data/annotations/person_keypoints_val2017.json"}
 
 
-def test_says_which_image_the_zip_lacks(download, server, tmp_path):
+def test_names_the_image_that_the_zip_lacks(download, server, tmp_path):
     *kept, missing = IMAGES
     server.files[IMAGES_URL] = zipped({f"val2017/{name}": IMAGES[name] for name in kept})
     result = download("coco")
@@ -210,7 +247,7 @@ def test_refuses_broken_annotations(download, server, tmp_path, content):
     assert "data/annotations/person_keypoints_val2017.json" not in files(tmp_path)
 
 
-def test_says_what_could_not_be_fetched(download, server, tmp_path):
+def test_names_the_url_that_fails(download, server, tmp_path):
     del server.files[CHECKPOINT_URL]
     result = download("checkpoint")
     assert result.returncode == 1
@@ -218,7 +255,7 @@ def test_says_what_could_not_be_fetched(download, server, tmp_path):
     assert files(tmp_path) == set()
 
 
-def test_says_that_no_server_answers(download, server):
+def test_no_server(download, server):
     server.server_close()
     server.shutdown()
     result = download("checkpoint")
@@ -226,7 +263,7 @@ def test_says_that_no_server_answers(download, server):
     assert server.url in one_line(result.stderr)
 
 
-def test_an_unknown_part_is_a_users_mistake(download, server):
+def test_unknown_part_is_a_user_error(download, server):
     result = download("imagenet")
     assert result.returncode == 2
     assert "imagenet" in one_line(result.stderr)

@@ -1,4 +1,4 @@
-"""The bash scripts, without an environment: a stand-in for Python notes what they would run."""
+"""The bash scripts, without an environment: a stand-in for Python records what they would run."""
 
 import os
 import subprocess
@@ -14,22 +14,32 @@ ACCURACY, PERFORMANCE = "infer_rtmpose_fp16_accuracy.sh", "infer_rtmpose_fp16_pe
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
+STAND_IN = """#!/bin/bash
+command=$*
+if [ "${0##*/}" != python ]; then command="${0##*/} $*"; fi
+if [ "$command" = --version ]; then echo Python 3.11.0; exit; fi
+echo "$command" >>"$CALLS"
+if [[ -n ${FAIL:-} && $command = *$FAIL* ]]; then exit "${CODE:-1}"; fi
+if [[ $command = *"import common, rtmpose"* ]]; then cat "$VENV/kit"; fi
+if [[ $command = *"pip install"*"--editable"* ]]; then echo "${*: -1}/common.py ${*: -1}/rtmpose" >"$VENV/kit"; fi
+"""
+
+
 @pytest.fixture
 def venv(tmp_path: Path) -> Path:
-    """An environment whose Python notes its arguments in ``calls``, and fails where $FAIL is among them."""
-    python = tmp_path / "venv/bin/python"
-    python.parent.mkdir(parents=True)
-    python.write_text('#!/bin/bash\n'
-                      'if [ "$1" = --version ]; then echo Python 3.11.0; exit; fi\n'
-                      'echo "$*" >>"$CALLS"\n'
-                      'if [[ -n ${FAIL:-} && $* = *$FAIL* ]]; then exit "${CODE:-1}"; fi\n')
-    python.chmod(0o755)
-    return python.parents[1]
+    """An environment whose commands record their arguments in ``calls``, and fail if $FAIL is among them."""
+    folder = tmp_path / "venv"
+    (folder / "bin").mkdir(parents=True)
+    for name in ("python", "lint-imports"):
+        (folder / "bin" / name).write_text(STAND_IN)
+        (folder / "bin" / name).chmod(0o755)
+    (folder / "kit").touch()
+    return folder
 
 
 @pytest.fixture
 def run(tmp_path: Path, venv: Path) -> Run:
-    """Runs a script in an empty folder."""
+    """Run a script in an empty folder."""
     folder = tmp_path / "work"
     folder.mkdir()
     clean = {name: value for name, value in os.environ.items()
@@ -45,7 +55,7 @@ def run(tmp_path: Path, venv: Path) -> Run:
 
 @pytest.fixture
 def calls(tmp_path: Path) -> Callable[[], list[str]]:
-    """What the stand-in was called with since the last time this was asked."""
+    """Commands that the stand-in recorded since the last call."""
     def calls() -> list[str]:
         path = tmp_path / "calls"
         lines = path.read_text().splitlines() if path.exists() else []
@@ -57,7 +67,7 @@ def calls(tmp_path: Path) -> Callable[[], list[str]]:
 
 @pytest.fixture
 def work(tmp_path: Path, run: Run) -> Path:
-    """The folder in which scripts run, with a model and a data set."""
+    """The folder in which the scripts run, with a model and a data set."""
     (tmp_path / "work/rtmpose_opt.onnx").touch()
     (tmp_path / "work/coco").mkdir()
     return tmp_path / "work"
@@ -75,7 +85,8 @@ def test_is_bash(script):
     subprocess.run(["bash", "-n", str(script)], check=True)
 
 
-@pytest.mark.parametrize("script", ["setup.sh", "download.sh", "benchmark.sh", ACCURACY, PERFORMANCE])
+@pytest.mark.parametrize("script", ["setup.sh", "download.sh", "benchmark.sh", "quickstart.sh", "test.sh", ACCURACY,
+                                    PERFORMANCE])
 def test_help(run, calls, script):
     result = run(script, "--help")
     assert result.returncode == 0
@@ -99,11 +110,17 @@ def test_missing_dataset(run, work, calls):
     assert calls() == []
 
 
-@pytest.mark.parametrize("arguments", [["--bs"], ["--bs", "0"], ["--bs", "many"], ["--frobnicate", "1"],
-                                       ["--input", "input"], ["--input", "input:N,3,256,192"]])
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--bs"], "--bs: expected an option with a value"),
+    (["--bs", "0"], "batch size '0': expected a whole number"),
+    (["--bs", "many"], "batch size 'many': expected a whole number"),
+    (["--frobnicate", "1"], "--frobnicate: no such option"),
+    (["--input", "input"], "batch size 'input': expected a whole number"),
+    (["--input", "input:N,3,256,192"], "batch size 'N': expected a whole number"),
+])
 @pytest.mark.parametrize("script", [ACCURACY, PERFORMANCE])
-def test_wrong_options(run, work, calls, script, arguments):
-    assert arguments[-1] in refusal(run(script, *arguments, DATASETS_DIR="coco")) or arguments[0] == "--input"
+def test_wrong_options(run, work, calls, script, arguments, message):
+    assert message in refusal(run(script, *arguments, DATASETS_DIR="coco"))
     assert calls() == []
 
 
@@ -137,7 +154,7 @@ def test_options_reach_the_kit(run, work, calls):
 
 
 @pytest.mark.parametrize("stage", ["build_engine.py", "inference.py"])
-def test_exit_code_is_the_kits(run, work, calls, stage):
+def test_exit_code_is_that_of_the_kit(run, work, calls, stage):
     assert run(ACCURACY, "--datasets", "coco", FAIL=stage, CODE="3").returncode == 3
     assert calls()[-1].startswith(f"{ROOT}/{stage}")
 
@@ -187,14 +204,23 @@ def test_setup_installs_once(run, calls):
     first = run("setup.sh")
     assert first.returncode == 0
     assert "download.sh" in first.stdout and "bin/activate" in first.stdout
-    assert installed() == ["requirements.txt", "requirements-mmpose.txt"]
+    assert installed() == ["requirements.txt", "requirements-mmpose.txt", ROOT.name]
     assert run("setup.sh").returncode == 0
     assert installed() == []
     assert run("setup.sh", "--gpu").returncode == 0
     assert installed() == ["requirements-gpu.txt"]
 
 
-def test_setup_that_failed_is_tried_again(run, calls):
+def test_setup_replaces_the_kit_of_another_checkout(run, venv, calls):
+    run("setup.sh")
+    calls()
+    (venv / "kit").write_text("/elsewhere/common.py /elsewhere/rtmpose\n")
+    assert run("setup.sh").returncode == 0
+    (install,) = [call for call in calls() if "pip install" in call]
+    assert install.endswith(f"--no-deps --no-build-isolation --editable {ROOT}")
+
+
+def test_setup_retries_after_a_failure(run, calls):
     message = refusal(run("setup.sh", FAIL="requirements-mmpose.txt"), code=1)
     assert "requirements-mmpose.txt: pip could not install it" in message
     calls()
@@ -207,22 +233,57 @@ def test_setup_with_an_unknown_option(run, calls):
     assert calls() == []
 
 
-def test_test_runs_everything(run, calls):
+CHECKS = ["-m ruff check .", "-m mypy", "lint-imports ", "-m codespell_lib"]
+
+
+def test_test_runs_every_check(run, calls):
     assert run("test.sh", "-k", "crop").returncode == 0
     made = calls()
-    assert made[-2:] == ["-m ruff check .", "-m pytest -q -k crop"]
-    assert any(call.endswith("requirements-test.txt") for call in made)
+    assert made[-5:] == [*CHECKS, "-m pytest -q -m not slow -k crop"]
+    assert [Path(call.split()[-1]).name for call in made if "pip install" in call] == [
+        "requirements.txt", "requirements-mmpose.txt", ROOT.name, "requirements-test.txt", "requirements-compare.txt"]
 
 
-@pytest.mark.parametrize(("code", "expected"), [("1", 1), ("5", 1)])
-def test_test_fails_as_pytest_does(run, code, expected):
+def test_test_all(run, calls):
+    assert run("test.sh", "--all", "-k", "crop").returncode == 0
+    assert calls()[-5:] == [*CHECKS, "-m pytest -q -k crop"]
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_test_fails_if_a_check_fails(run, calls, check):
+    assert run("test.sh", FAIL=check, CODE="3").returncode == 3
+    assert calls()[-1] == check
+
+
+@pytest.mark.parametrize("code", ["1", "5"])
+def test_test_fails_if_pytest_fails(run, code):
     result = run("test.sh", FAIL="-m pytest", CODE=code)
-    assert result.returncode == expected
-    assert ("no test to run" in result.stderr) == (code == "5")
+    assert result.returncode == 1
+    assert ("selected no test" in result.stderr) == (code == "5")
 
 
-def test_test_carries_on_without_xtcocotools(run, calls):
+def test_test_continues_without_xtcocotools(run, calls):
     result = run("test.sh", FAIL="xtcocotools")
     assert result.returncode == 0
     assert "xtcocotools: could not be built" in result.stdout
+    assert calls()[-1] == "-m pytest -q -m not slow"
+
+
+def test_test_all_needs_xtcocotools(run, calls):
+    assert "xtcocotools: could not be built" in refusal(run("test.sh", "--all", FAIL="xtcocotools"), code=1)
+    assert not any("pytest" in call for call in calls())
+
+
+def test_ci_runs_all_tests(run, calls):
+    assert run("../.ci/run").returncode == 0
     assert calls()[-1] == "-m pytest -q"
+
+
+def test_quickstart(run, calls):
+    result = run("quickstart.sh", "out")
+    assert result.returncode == 0
+    scripts = ["demo/make_dataset.py", "export.py", "build_engine.py", "inference.py", "inference.py", "table.py"]
+    assert [call.split()[0] for call in calls()[-6:]] == [f"{ROOT}/{script}" for script in scripts]
+    assert [line.split()[1] for line in result.stdout.splitlines() if line.startswith("quickstart.sh: ")] == [
+        f"{step}/6" for step in range(1, 7)]
+    assert result.stdout.splitlines()[-1].endswith("out/accuracy/pictures/overview.jpg")

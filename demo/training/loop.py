@@ -1,4 +1,4 @@
-"""The whole training: rounds of crops through the learner, a validation now and then, the checkpoint at the end."""
+"""Training loop: rounds of crops, regular validation, the checkpoint at the end."""
 
 import hashlib
 import io
@@ -10,27 +10,27 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from demo.crops import INPUT_SIZE, draw_rounds
-from demo.dataset import make_dataset
-from demo.learner import Learner
+from drawing.dataset import make_dataset
 from rtmpose.data.dataset import PersonSet, load_persons
 from rtmpose.data.loader import Batch, iterate_batches
 from rtmpose.evaluate import coco_eval
 from rtmpose.evaluate.predictions import Predictions, decode, join, to_predictions
 from rtmpose.files import write_bytes
+from training.crops import INPUT_SIZE, draw_rounds
+from training.learner import Learner
 
 VALIDATION_SEED, VALIDATION_IMAGES = 987_654, 60
 _VALIDATION_BATCH = 64
 
 
 def train(learner: Learner, folder: Path, seed: int, round_crops: int, validate_every: int) -> None:
-    """Train to the schedule's number of crops, drawing the next round meanwhile.
+    """Train for the scheduled number of crops; the next round is drawn meanwhile.
 
     Args:
-        learner: new, or loaded after a whole number of rounds.
-        folder: gets the state, ``state.pth``, after each round, and the validation's data set.
-        seed: of the training's crops.
-        round_crops: crops a round, a multiple of the batch.
+        learner: new, or resumed after a whole number of rounds.
+        folder: for ``state.pth``, saved after each round, and the validation set.
+        seed: of the training crops.
+        round_crops: crops per round, a multiple of the batch size.
         validate_every: rounds between validations.
     """
     first, rounds = learner.crops_seen // round_crops, math.ceil(learner.schedule.crops / round_crops)
@@ -49,7 +49,7 @@ def train(learner: Learner, folder: Path, seed: int, round_crops: int, validate_
 
 
 def _round_settings(progress: float) -> tuple[float, float]:
-    """Difficulty of the drawn people and strength of the augmentation at a share of the training."""
+    """Difficulty of the pictures and strength of the augmentation; progress is 0 to 1."""
     return min(0.25 + 2.5 * progress, 1.0), 1.0 if progress < 0.7 else 0.6
 
 
@@ -62,14 +62,14 @@ def _train_round(learner: Learner, crops: np.ndarray, keypoints: np.ndarray, bar
 
 
 def _draw_validation(folder: Path) -> tuple[PersonSet, list[Batch]]:
-    """The fixed validation set, a data set of a seed of its own, and its crops."""
+    """Draw the fixed validation set, and load its crops."""
     make_dataset(folder, VALIDATION_IMAGES, VALIDATION_SEED)
     persons = load_persons(folder)
     return persons, list(iterate_batches(persons.images, INPUT_SIZE, _VALIDATION_BATCH))
 
 
 def validate(learner: Learner, persons: PersonSet, batches: list[Batch]) -> str:
-    """A line with AP, AP at OKS 0.5 and the median error in crop pixels of the average weights."""
+    """Evaluate the averaged weights; return AP, AP50 and the median error in crop pixels, as text."""
     predictions = _predict(learner, batches)
     metrics, _ = coco_eval.evaluate(coco_eval.to_results(predictions), persons)
     annotations = persons.annotations.annotations
@@ -82,7 +82,7 @@ def validate(learner: Learner, persons: PersonSet, batches: list[Batch]) -> str:
 
 @torch.no_grad()
 def _predict(learner: Learner, batches: list[Batch]) -> Predictions:
-    """Keypoints in the image by the average weights."""
+    """Predict with the averaged weights."""
     parts = []
     with learner.averaged() as model:
         for batch in batches:
@@ -93,13 +93,9 @@ def _predict(learner: Learner, batches: list[Batch]) -> Predictions:
 
 
 def write_checkpoint(learner: Learner, folder: Path, name: str, meta: dict[str, Any]) -> Path:
-    """Write the average weights in FP16 as the official checkpoints are written: ``{name}-{start of SHA-256}.pth``.
+    """Write the averaged weights in FP16, in the format of the official checkpoints, and return the path.
 
-    Args:
-        learner: whose weights.
-        folder: where to.
-        name: what the file's name begins with.
-        meta: what the file says of the training.
+    The file is ``{name}-{first 8 digits of its SHA-256}.pth``; ``meta`` is stored in it.
     """
     state = {key: value.cpu().half() if value.is_floating_point() else value.cpu()
              for key, value in learner.average.items()}

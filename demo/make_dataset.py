@@ -1,4 +1,4 @@
-"""A seed -> a keypoint data set in COCO's layout: drawn people, no downloads."""
+"""Draw a keypoint data set in COCO's layout from a seed, without any download."""
 
 from common import Parser, positive, run
 
@@ -6,13 +6,13 @@ import argparse
 from pathlib import Path
 
 import cv2
-from demo.dataset import contact_sheet, make_dataset
 
+from drawing.dataset import contact_sheet, make_dataset
 from rtmpose.errors import KitError
 from rtmpose.files import write_bytes
 
 
-def whole(text: str) -> int:
+def non_negative(text: str) -> int:
     """A whole number from zero on, as an argparse type."""
     number = int(text)
     if number < 0:
@@ -21,19 +21,19 @@ def whole(text: str) -> int:
 
 
 def main() -> int:
-    """Draw, write, and say where it lies."""
+    """Draw the data set and write it."""
     parser = Parser(description="Draw a keypoint data set in COCO's layout: 640x480 pictures of one to five people. "
                                 "The same seed gives the same bytes.")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR",
-                        help="folder to write: a new one, an empty one, or one with this very data set")
+                        help="output folder: new, empty, or with this same data set")
     parser.add_argument("--images", type=positive, default=200, metavar="N", help="default: %(default)s")
-    parser.add_argument("--seed", type=whole, default=0, metavar="S", help="default: %(default)s")
-    parser.add_argument("--contact-sheet", type=Path, metavar="FILE", help="also write the first twelve pictures of "
-                                                                           "this seed as one .png or .jpg")
+    parser.add_argument("--seed", type=non_negative, default=0, metavar="S", help="default: %(default)s")
+    parser.add_argument("--contact-sheet", type=Path, metavar="FILE",
+                        help="also write the first twelve pictures of this seed as one .png or .jpg")
     args = parser.parse_args()
     sheet = args.contact_sheet
     if sheet and sheet.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        raise KitError(f"--contact-sheet {sheet}: is no name of a picture, expected one that ends in .png or .jpg")
+        raise KitError(f"--contact-sheet {sheet}: expected a file name that ends in .png or .jpg")
     make_dataset(args.output, args.images, args.seed)
     print(f"Wrote {args.output}: {args.images} images")
     if sheet:

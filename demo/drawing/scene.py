@@ -1,7 +1,7 @@
-"""People in their surroundings: who stands where, the painting, and what of each person can be seen.
+"""Place people in a picture, paint them, and annotate what is visible of each.
 
-Parts are painted from far to near into the picture and, with the same polygons, into an id map, so that masks, boxes,
-areas and the visibility of each keypoint follow from what was really painted.
+Parts are painted from far to near into the picture and, with the same polygons, into an id map. Masks, boxes, areas and
+the visibility of keypoints are read from that map, so they match the picture.
 """
 
 from dataclasses import dataclass, replace
@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from demo.body import KEYPOINT_NAMES, Body, Pose, build_skeleton, sample_body, sample_pose
-from demo.camera import IMAGE_HEIGHT, IMAGE_WIDTH, View, projection, sample_view
-from demo.dress import PART_NAMES, THING, Figure, make_figure
-from demo.outfit import sample_outfit
-from demo.shapes import fill
-from demo.surroundings import THING_ID, light_and_lens, paint_background, paint_thing
+from drawing.body import KEYPOINT_NAMES, Body, Pose, build_skeleton, sample_body, sample_pose
+from drawing.camera import IMAGE_HEIGHT, IMAGE_WIDTH, View, projection, sample_view
+from drawing.dress import OBJECT, PART_NAMES, Figure, make_figure
+from drawing.outfit import sample_outfit
+from drawing.shapes import fill
+from drawing.surroundings import OBJECT_ID, light_and_blur, paint_background, paint_object
 
 _IDS_PER_PERSON = 20
 _MINIMUM_VISIBLE_SHARE = 0.5
@@ -23,23 +23,16 @@ _MINIMUM_VISIBLE_KEYPOINTS = 5
 
 @dataclass
 class DrawnPerson:
-    """An annotated person.
+    """An annotated person."""
 
-    Attributes:
-        keypoints: float64 (17, 3), x and y in pixels, and COCO's v: 2 seen, 1 hidden, 0 (with x = y = 0) outside.
-        bbox: x, y, width and height of what can be seen, in pixels.
-        area: of what can be seen, in pixels.
-        mask: uint8 (height, width) of the box, 255 where the person can be seen.
-    """
-
-    keypoints: np.ndarray
-    bbox: tuple[int, int, int, int]
-    area: int
-    mask: np.ndarray
+    keypoints: np.ndarray  # float64 (17, 3): x, y in pixels; v: 2 visible, 1 hidden, 0 (with x = y = 0) outside
+    bbox: tuple[int, int, int, int]  # x, y, width, height of the visible part, in pixels
+    area: int  # of the visible part, in pixels
+    mask: np.ndarray  # uint8 (height, width) of the box, 255 where the person is visible
 
 
 def _allowed_parts(name: str) -> tuple[int, ...]:
-    """Parts (indices) that may be on top of a keypoint without hiding it."""
+    """Indices of the parts that may cover a keypoint without hiding it."""
     side, _, joint = name.partition("_")
     around = {
         "shoulder": ("torso", "upper_arm"),
@@ -57,14 +50,14 @@ _ALLOWED_PARTS = [_allowed_parts(name) for name in KEYPOINT_NAMES]
 
 
 def _first_id(number: int) -> int:
-    """Id of a person's first part in an id map."""
+    """Value of a person's first part in an id map."""
     return 1 + number * _IDS_PER_PERSON
 
 
 def _paint_figure(image: np.ndarray, ids: np.ndarray, figure: Figure, number: int) -> None:
-    """Paints a person into the picture (H x W x 3) and its parts into the id map (H x W)."""
+    """Paint a person into the picture (H x W x 3) and the id map (H x W)."""
     for part in figure.parts:
-        value = THING_ID if part.name == THING else _first_id(number) + PART_NAMES.index(part.name)
+        value = OBJECT_ID if part.name == OBJECT else _first_id(number) + PART_NAMES.index(part.name)
         for polygon, colour in part.polygons:
             fill(image, polygon, colour, smooth=True)
             fill(ids, polygon, value, smooth=False)
@@ -77,7 +70,7 @@ def _person_mask(ids: np.ndarray, number: int) -> np.ndarray:
 
 
 def _annotate(ids: np.ndarray, figure: Figure, number: int) -> DrawnPerson:
-    """Keypoints with visibility, box, area and mask of a painted person."""
+    """Annotate a painted person from the id map."""
     mask = _person_mask(ids, number)
     x, y, w, h = cv2.boundingRect(mask)
     keypoints = np.zeros((len(KEYPOINT_NAMES), 3), dtype=np.float64)
@@ -92,27 +85,27 @@ def _annotate(ids: np.ndarray, figure: Figure, number: int) -> DrawnPerson:
 
 
 def _extent(pose: Pose, body: Body, view: View) -> np.ndarray:
-    """Box x1 y1 x2 y2 of a body's joints with room around them, pixels."""
+    """Box x1 y1 x2 y2 around a body's joints, with a margin, in pixels."""
     joints = np.stack(list(build_skeleton(pose, body).joints.values())) @ projection(view).T
     margin = 0.05 * view.height
     return np.concatenate([joints.min(axis=0)[:2] - margin, joints.max(axis=0)[:2] + margin])
 
 
 def _sample_place(rng: np.random.Generator, box: np.ndarray, horizon: int, slack: float) -> np.ndarray:
-    """Where (x, y) to put a body with a box about the origin: feet on the floor, at most a slack outside."""
+    """A random place (x, y) for a body; the box is relative to it. Feet are on the floor, at most ``slack`` outside."""
     low = np.array([-box[0] - slack, max(-box[1] - slack, horizon - box[3])])
     high = np.array([IMAGE_WIDTH - box[2] + slack, IMAGE_HEIGHT - box[3] + slack])
     return rng.uniform(np.minimum(low, high), np.maximum(low, high))
 
 
 def _overlap(box: np.ndarray, other: np.ndarray) -> float:
-    """Share of a box that another one covers."""
+    """Share of a box that the other one covers."""
     size = np.minimum(box[2:], other[2:]) - np.maximum(box[:2], other[:2])
     return float(np.clip(size, 0, None).prod() / (box[2:] - box[:2]).prod())
 
 
 def _sample_figures(rng: np.random.Generator, horizon: int, difficulty: float) -> list[Figure]:
-    """One to five people, from far (small) to near (big), that don't cover each other much."""
+    """One to five people who overlap little, from far (small) to near (big)."""
     wanted = 1 + int(rng.integers(0, 1 + round(4 * difficulty)))
     boxes: list[np.ndarray] = []
     figures: list[Figure] = []
@@ -132,15 +125,15 @@ def _sample_figures(rng: np.random.Generator, horizon: int, difficulty: float) -
 
 
 def _paint_occluder(rng: np.random.Generator, image: np.ndarray, ids: np.ndarray, figure: Figure) -> None:
-    """A thing in front of a part of a person."""
+    """Paint an object in front of a part of a person."""
     (x1, y1), (x2, y2) = figure.keypoints.min(axis=0), figure.keypoints.max(axis=0)
     size = rng.uniform(0.1, 0.3) * figure.height
-    paint_thing(rng, image, ids, rng.uniform(x1, x2), rng.uniform(y1 + 0.2 * (y2 - y1), y2), size)
+    paint_object(rng, image, ids, rng.uniform(x1, x2), rng.uniform(y1 + 0.2 * (y2 - y1), y2), size)
 
 
 def _paint_scene(rng: np.random.Generator, background: np.ndarray, figures: list[Figure], difficulty: float
                  ) -> tuple[np.ndarray, list[DrawnPerson], list[float]]:
-    """Paints people and occluders; returns the picture, the annotations and each person's visible share."""
+    """Paint people and occluders; return the picture, the annotations and each person's visible share."""
     image, ids = background.copy(), np.zeros((IMAGE_HEIGHT, IMAGE_WIDTH), dtype=np.uint8)
     full = []
     for number, figure in enumerate(figures):
@@ -154,14 +147,10 @@ def _paint_scene(rng: np.random.Generator, background: np.ndarray, figures: list
 
 
 def draw_scene(rng: np.random.Generator, difficulty: float = 1.0) -> tuple[np.ndarray, list[DrawnPerson]]:
-    """Draws a picture with people.
+    """Draw a picture (480 x 640 x 3, uint8, BGR) and annotate its people.
 
-    Args:
-        rng: source of all randomness.
-        difficulty: 0 (one big person, plain) to 1 (the demo set: up to five, 45 pixels and more, occlusion).
-
-    Returns:
-        The picture (480 x 640 x 3, uint8, BGR) and its annotated people.
+    Difficulty runs from 0 (one big person, little clutter) to 1 (the data set: up to five people from 45 pixels on,
+    with occlusion).
     """
     while True:
         horizon = int(rng.uniform(0.3, 0.75) * IMAGE_HEIGHT)
@@ -170,4 +159,4 @@ def draw_scene(rng: np.random.Generator, difficulty: float = 1.0) -> tuple[np.nd
         image, people, shares = _paint_scene(rng, background, figures, difficulty)
         seen = [int((person.keypoints[:, 2] == 2).sum()) for person in people]
         if min(shares) >= _MINIMUM_VISIBLE_SHARE and min(seen) >= _MINIMUM_VISIBLE_KEYPOINTS:
-            return light_and_lens(rng, image, difficulty), people
+            return light_and_blur(rng, image, difficulty), people

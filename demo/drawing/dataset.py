@@ -1,4 +1,4 @@
-"""Drawn pictures as files in COCO's layout; the same seed gives the same bytes."""
+"""Write drawn pictures in COCO's layout; the same seed gives the same bytes."""
 
 import json
 from collections.abc import Iterator
@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from demo.body import KEYPOINT_NAMES
-from demo.camera import IMAGE_HEIGHT, IMAGE_WIDTH
-from demo.scene import DrawnPerson, draw_scene
+from drawing.body import KEYPOINT_NAMES
+from drawing.camera import IMAGE_HEIGHT, IMAGE_WIDTH
+from drawing.scene import DrawnPerson, draw_scene
 from rtmpose.data.dataset import ANNOTATIONS, IMAGE_FOLDERS
 from rtmpose.errors import KitError
 from rtmpose.files import read_json, write_bytes
@@ -19,24 +19,22 @@ from rtmpose.files import read_json, write_bytes
 _IMAGES = IMAGE_FOLDERS[0]
 _JPEG_QUALITY = 92
 
-# As COCO's own files have it: pairs of keypoints, counted from 1.
+# As in COCO's own files: pairs of keypoints, counted from 1.
 _SKELETON = [[16, 14], [14, 12], [17, 15], [15, 13], [12, 13], [6, 12], [7, 13], [6, 7], [6, 8], [7, 9], [8, 10],
              [9, 11], [2, 3], [1, 2], [1, 3], [2, 4], [3, 5], [4, 6], [5, 7]]
 
 
 def draw_scenes(seed: int, count: int) -> Iterator[tuple[np.ndarray, list[DrawnPerson]]]:
-    """Yields pictures (480 x 640 x 3, BGR) with their people; picture i depends on the seed and i only."""
+    """Yield pictures (480 x 640 x 3, BGR) and their people; picture i depends only on the seed and i."""
     for index in range(count):
         yield draw_scene(np.random.default_rng([seed, index]))
 
 
 def make_dataset(output: Path, images: int, seed: int) -> None:
-    """Write the data set below a folder, which is made; the annotations come last.
+    """Write the data set to a folder, the annotations last.
 
-    A folder that holds nothing else than this data set, whole or broken off, is written again.
-
-    Raises:
-        KitError: the folder holds something else, or can't be written.
+    If the folder holds this same data set, complete or not, write it again. Raises KitError if the folder holds
+    anything else, or can't be written.
     """
     records = [_image_record(image_id) for image_id in range(1, images + 1)]
     content = {
@@ -57,31 +55,31 @@ def make_dataset(output: Path, images: int, seed: int) -> None:
 
 
 def encode_jpeg(image: np.ndarray) -> bytes:
-    """A picture (H x W x 3, uint8, BGR) as the content of its file."""
+    """Encode a picture (H x W x 3, uint8, BGR) as JPEG."""
     return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].tobytes()
 
 
 def contact_sheet(seed: int, rows: int = 3, columns: int = 4) -> np.ndarray:
-    """The first pictures of a seed at half size, side by side (BGR)."""
+    """The first pictures of a seed at half size, in a grid (BGR)."""
     pictures = [cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
                 for image, _ in draw_scenes(seed, rows * columns)]
     return np.vstack([np.hstack(pictures[row * columns:(row + 1) * columns]) for row in range(rows)])
 
 
 def _prepare(output: Path, content: dict[str, Any]) -> None:
-    """Make the folders, and take away older annotations, which must not lie beside newer images."""
+    """Make the folders, and remove old annotations so that they never lie beside new images."""
     ours = {ANNOTATIONS, *(_IMAGES / record["file_name"] for record in content["images"])}
     try:
         for path in output.rglob("*") if output.is_dir() else ():
             if not path.is_dir() and path.relative_to(output) not in ours:
-                raise KitError(f"{output}: holds {path.relative_to(output)}, which is not of this data set; choose "
-                               "another folder, or remove this one")
+                raise KitError(f"{output}: holds {path.relative_to(output)}, which is not part of this data set; "
+                               "choose another folder, or remove this one")
         annotations = output / ANNOTATIONS
         if annotations.exists():
             older = read_json(annotations, "a drawn data set's annotations")
             if not isinstance(older, dict) or any(older.get(key) != content[key] for key in ("info", "images")):
-                raise KitError(f"{output}: holds another data set, expected none or one of the same number of images "
-                               "and the same seed; choose another folder, or remove this one")
+                raise KitError(f"{output}: holds another data set, expected none, or one with the same seed and number "
+                               "of images; choose another folder, or remove this one")
             annotations.unlink()
         for folder in (annotations.parent, output / _IMAGES):
             folder.mkdir(parents=True, exist_ok=True)

@@ -1,16 +1,16 @@
-"""A skeleton gets dressed: coloured parts, each a few polygons at a depth, ready to paint."""
+"""Dress a skeleton: coloured parts, each a few polygons at one depth, ready to paint."""
 
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from demo.body import KEYPOINT_NAMES, Body, Pose, Skeleton, build_skeleton, head_point
-from demo.camera import View, projection
-from demo.outfit import Outfit
-from demo.shapes import UNIT_CIRCLE, Colour, box_corners, capsule, disc, hull, shade
+from drawing.body import KEYPOINT_NAMES, Body, Pose, Skeleton, build_skeleton, head_point
+from drawing.camera import View, projection
+from drawing.outfit import Outfit
+from drawing.shapes import UNIT_CIRCLE, Colour, box_corners, capsule, disc, hull, shade
 
-THING = "thing"
-"""Name of a part that is not of the person."""
+OBJECT = "object"
+"""Name of a part that is not part of the person."""
 
 PART_NAMES = (
     "head", "torso", "pelvis", "skirt",
@@ -25,26 +25,25 @@ PELVIS_RINGS = np.array([[0.045, 0.095, 0.068], [0.0, 0.100, 0.072], [-0.055, 0.
 
 @dataclass
 class Part:
-    """Polygons (points x 2, pixels) in painting order, with colours, at one depth."""
+    """A part of a person, or an object, at one depth."""
 
     name: str
-    depth: float
-    polygons: list[tuple[np.ndarray, Colour]] = field(default_factory=list)
+    depth: float  # pixels
+    polygons: list[tuple[np.ndarray, Colour]] = field(default_factory=list)  # n x 2, pixels, in painting order
 
 
 @dataclass
 class Figure:
-    """A person ready to paint: parts from far to near, keypoints (17 x 2, pixels), which of them face the camera (17),
-    and the height of the body when it stands upright, in pixels."""
+    """A person ready to paint."""
 
-    parts: list[Part]
-    keypoints: np.ndarray
-    faces_camera: np.ndarray
-    height: float
+    parts: list[Part]  # from far to near
+    keypoints: np.ndarray  # 17 x 2, pixels
+    faces_camera: np.ndarray  # bool (17,)
+    height: float  # pixels, of the body when it stands upright
 
 
 class Dresser:
-    """Turns one skeleton into painted parts; all points it makes are in pixels."""
+    """Turn one skeleton into coloured parts; all their points are in pixels."""
 
     def __init__(self, skeleton: Skeleton, pose: Pose, body: Body, outfit: Outfit, view: View) -> None:
         self.skeleton, self.pose, self.body, self.outfit, self.view = skeleton, pose, body, outfit, view
@@ -54,22 +53,22 @@ class Dresser:
         self.parts: list[Part] = []
 
     def project(self, points: np.ndarray) -> np.ndarray:
-        """Body points (... x 3) to x, y, depth in pixels."""
+        """Points (... x 3) from body axes to picture axes."""
         return points @ self.matrix.T + self.offset
 
     def facing(self, normals: np.ndarray) -> np.ndarray:
-        """How much body directions (... x 3) point to the camera, -1 to 1."""
+        """Cosine between directions (... x 3, body axes) and the direction to the camera."""
         return -(normals @ self.matrix[2]) / self.view.height
 
     def add(self, name: str, depth: float) -> Part:
-        """Starts a part at a depth in pixels."""
+        """Start a part at a depth in pixels."""
         part = Part(name, depth)
         self.parts.append(part)
         return part
 
     def rounded(self, part: Part, start: np.ndarray, end: np.ndarray, radii: tuple[float, float], colour: Colour
                 ) -> None:
-        """Adds a tapered limb with a dark edge and a light stripe; radii in body heights."""
+        """Add a tapered limb with a dark edge and a light stripe; radii are in body heights."""
         r1, r2 = radii[0] * self.view.height, radii[1] * self.view.height
         part.polygons.append((capsule(start, end, r1, r2), shade(colour, 0.66)))
         part.polygons.append((capsule(start, end, r1 * 0.86, r2 * 0.86), colour))
@@ -78,12 +77,12 @@ class Dresser:
         part.polygons.append((light, shade(colour, 1.13)))
 
     def ring(self, up: float, half_width: float, half_depth: float) -> np.ndarray:
-        """Body points (14 x 3) around the upright trunk at a height."""
+        """Points (14 x 3, body axes) around the upright trunk at a height."""
         left = half_width * self.body.width * UNIT_CIRCLE[:, 0]
         return np.stack([left, np.full(len(left), up), half_depth * self.body.width**0.5 * UNIT_CIRCLE[:, 1]], axis=1)
 
     def trunk(self, name: str, rings: np.ndarray, turn: np.ndarray, colour: Colour, bias: float) -> Part:
-        """Adds a trunk part: hulls between neighbouring rings, dark outline first."""
+        """Add a part of the trunk: hulls between neighbouring rings, after their dark outlines."""
         points = [self.project(self.ring(*row) @ turn.T) for row in rings]
         depth = float(np.mean([p[:, 2].mean() for p in points])) + bias * self.view.height
         part = self.add(name, depth)
@@ -97,7 +96,7 @@ class Dresser:
         return part
 
     def surface(self, angle: float, ups: np.ndarray, turn: np.ndarray) -> np.ndarray:
-        """Projected points (n x 3) on the torso at heights; angle in degrees from the front to the left."""
+        """Projected points (n x 3) on the torso; the angle is in degrees from the front to the left."""
         widths = np.interp(ups, TORSO_RINGS[::-1, 0], TORSO_RINGS[::-1, 1]) * self.body.width
         depths = np.interp(ups, TORSO_RINGS[::-1, 0], TORSO_RINGS[::-1, 2]) * self.body.width**0.5
         a = np.radians(angle)
@@ -105,7 +104,7 @@ class Dresser:
         return self.project(points @ turn.T)
 
     def torso(self) -> None:
-        """Shirt with its pattern; buttons, zip, print or tie in front, a seam or a backpack behind."""
+        """Add the shirt with its pattern, the details in front, the seam and the backpack behind."""
         outfit, upper = self.outfit, self.skeleton.upper
         part = self.trunk("torso", TORSO_RINGS, upper, outfit.shirt, 0.0)
         self.pattern(part)
@@ -119,7 +118,7 @@ class Dresser:
         self.backpack(part, front)
 
     def pattern(self, part: Part) -> None:
-        """Stripes, a band or dots on the shirt, all round the body."""
+        """Add stripes, a band or dots all round the shirt."""
         outfit, upper, h = self.outfit, self.skeleton.upper, self.view.height
         if outfit.pattern in ("stripes", "band"):
             rows = np.linspace(0.05, 0.25, 6) if outfit.pattern == "stripes" else np.array([0.17])
@@ -135,7 +134,7 @@ class Dresser:
                     part.polygons += [(disc(dot, 0.011 * h), outfit.shirt_trim) for dot in dots]
 
     def front_details(self, part: Part) -> None:
-        """Open collar and what marks the front of the shirt."""
+        """Add the open collar, and buttons, a zip, a tie or a print."""
         outfit, upper, h = self.outfit, self.skeleton.upper, self.view.height
         collar = np.concatenate([self.surface(angle, np.array([up]), upper)
                                  for angle, up in ((-38, 0.295), (38, 0.295), (0, 0.25))])
@@ -154,7 +153,7 @@ class Dresser:
             part.polygons.append((hull(np.concatenate(points)), mark))
 
     def backpack(self, torso: Part, front: float) -> None:
-        """A backpack: bag behind, straps in front, on the torso."""
+        """Add a backpack: the bag behind, the straps in front."""
         outfit, upper, h = self.outfit, self.skeleton.upper, self.view.height
         if outfit.backpack is None:
             return
@@ -170,7 +169,7 @@ class Dresser:
                 torso.polygons.append((capsule(strap[0], strap[1], 0.011 * h, 0.011 * h), outfit.backpack))
 
     def pelvis(self) -> None:
-        """Hips in the colour of the lower clothes, and a skirt where one is worn."""
+        """Add the hips in the colour of the lower clothes, and a skirt if there is one."""
         outfit = self.outfit
         self.trunk("pelvis", PELVIS_RINGS, np.eye(3), outfit.lower_colour, 0.02)
         if outfit.lower != "skirt":
@@ -188,7 +187,7 @@ class Dresser:
                           (centre + 0.95 * (outline - centre), outfit.lower_colour)]
 
     def arm(self, side: str) -> None:
-        """Upper arm, forearm and hand with the sleeve's length of the shirt."""
+        """Add upper arm, forearm and hand; the sleeve may be missing, short or long."""
         outfit, w = self.outfit, self.body.limb_width
         shoulder, elbow, wrist, finger = (self.joints[f"{side}_{j}"] for j in ("shoulder", "elbow", "wrist", "finger"))
         bias = -0.02 * self.view.height
@@ -205,7 +204,7 @@ class Dresser:
         self.rounded(hand, wrist, self.project(thumb), (0.010 * w, 0.008 * w), outfit.skin)
 
     def leg(self, side: str) -> None:
-        """Thigh, shin and shoe; trousers, shorts or bare legs."""
+        """Add thigh, shin and shoe, with trousers, shorts or bare legs."""
         outfit, w = self.outfit, self.body.limb_width
         hip, knee, ankle, heel, toe = (self.joints[f"{side}_{j}"] for j in ("hip", "knee", "ankle", "heel", "toe"))
         cloth = outfit.lower_colour
@@ -223,14 +222,14 @@ class Dresser:
         foot.polygons.append((sole_outline, (235.0, 235.0, 235.0)))
 
     def patch(self, azimuths: np.ndarray, elevations: np.ndarray) -> np.ndarray | None:
-        """Outline of the camera's side of a patch of the head, or None where none of it faces the camera."""
+        """Outline of the visible side of a patch of the head, or None if none of it faces the camera."""
         grid = np.stack(np.meshgrid(azimuths, elevations), axis=-1).reshape(-1, 2)
         points, normals = head_point(self.skeleton, self.body, grid[:, 0], grid[:, 1])
         seen = self.facing(normals) > -0.08
         return hull(self.project(points[seen])) if seen.sum() >= 5 else None
 
     def head(self) -> None:
-        """Neck, skull with hair, face, ears and hat."""
+        """Add neck, skull with hair, face, ears and hat."""
         outfit, h = self.outfit, self.view.height
         centre = self.joints["head"]
         neck = self.add("head", self.joints["neck"][2] - 0.02 * h)
@@ -247,7 +246,7 @@ class Dresser:
         self.hat(part)
 
     def hanging_hair(self) -> None:
-        """Long hair down the back, or a tail."""
+        """Add long hair down the back, or a ponytail."""
         outfit, h = self.outfit, self.view.height
         if outfit.hair_style not in ("long", "tail"):
             return
@@ -259,7 +258,7 @@ class Dresser:
         self.rounded(part, p, q, (0.062, 0.058) if long else (0.02, 0.014), outfit.hair)
 
     def face(self, part: Part) -> None:
-        """Skin, eyes, brows, nose and mouth, each as far as it faces the camera."""
+        """Add skin, eyes, brows, nose and mouth where they face the camera."""
         outfit, h = self.outfit, self.view.height
         skin = self.patch(np.arange(-72, 73, 18), np.array([-85, -60, -35, -10, 15, 32]))
         if skin is None:
@@ -282,12 +281,12 @@ class Dresser:
         self.nose(part)
 
     def nose_tip(self) -> np.ndarray:
-        """Nose in body axes (3)."""
+        """Tip of the nose (3,), in body axes."""
         bridge = head_point(self.skeleton, self.body, 0, -12)[0][0]
         return bridge + self.skeleton.head[:, 2] * 0.014 * self.body.head_size
 
     def nose(self, part: Part) -> None:
-        """A wedge from between the eyes to the nose's tip."""
+        """Add a wedge from between the eyes to the tip of the nose."""
         if float(self.facing(self.skeleton.head[:, 2])) < -0.05:
             return
         size = self.body.head_size * self.view.height
@@ -296,7 +295,7 @@ class Dresser:
         part.polygons.append((capsule(root, tip, 0.006 * size, 0.012 * size), shade(self.outfit.skin, 0.8)))
 
     def ears(self, part: Part) -> None:
-        """Ears, on the camera's side; long hair covers them."""
+        """Add the visible ears; long hair covers them."""
         if self.outfit.hair_style == "long":
             return
         size = self.body.head_size * self.view.height
@@ -308,7 +307,7 @@ class Dresser:
                 part.polygons.append((disc(ear, 0.012 * size), shade(self.outfit.skin, 0.95)))
 
     def hat(self, part: Part) -> None:
-        """A cap with its peak to the front."""
+        """Add a cap with its peak in front."""
         if self.outfit.hat is None:
             return
         size = self.body.head_size * self.view.height
@@ -327,15 +326,15 @@ class Dresser:
         part.polygons.append((disc(button, 0.008 * size), shade(self.outfit.hat, 0.6)))
 
     def seat(self) -> None:
-        """A stool under a seated person; painted as a thing, not as the person."""
+        """Add a stool under a seated person, as an object."""
         corners = box_corners((-0.13, 0.13), (-0.06, -0.27), (-0.1, 0.1))
         points = self.project(corners)
-        part = self.add(THING, float(points[:, 2].mean()) + 0.12 * self.view.height)
+        part = self.add(OBJECT, float(points[:, 2].mean()) + 0.12 * self.view.height)
         part.polygons.append((hull(points), shade(self.outfit.shirt_trim, 0.5)))
         part.polygons.append((hull(points[[0, 1, 4, 5]]), shade(self.outfit.shirt_trim, 0.8)))
 
     def dress(self) -> list[Part]:
-        """All parts, from far to near."""
+        """Add all parts, and sort them from far to near."""
         if self.pose.seated:
             self.seat()
         self.torso()

@@ -1,9 +1,9 @@
-"""The network as it learns: losses, optimiser, average weights, and what a resumed training needs of them.
+"""The network in training: losses, optimizer, averaged weights, and the saved state.
 
-Model, SimCC codec and loss are mmpose's own. Beside the loss there are two dense auxiliary ones: the head's final
-convolution gives an 8 x 6 map for each keypoint, a 1 x 1 convolution (not kept) after the backbone's last stage but one
-a 16 x 12 map, and their cross-entropy against the cells around the keypoint (bilinear shares) takes the training off
-the plateau where SimCC alone starts.
+Model, SimCC codec and loss are mmpose's. SimCC alone starts on a plateau; two dense auxiliary losses take the training
+off it. One is on the 8 x 6 maps of the head's final convolution, the other on the 16 x 12 maps of a 1 x 1 convolution
+(not kept) on the backbone's second last stage. Both are the cross-entropy with the cells around the keypoint, weighted
+bilinearly.
 """
 
 import contextlib
@@ -18,44 +18,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from demo.crops import INPUT_SIZE
 from rtmpose.data.annotations import NUM_KEYPOINTS
 from rtmpose.data.preprocess import normalize
 from rtmpose.errors import KitError
 from rtmpose.files import atomic_write
 from rtmpose.model.checkpoint import build_estimator, read_config
+from training.crops import INPUT_SIZE
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How it learns.
-
-    Attributes:
-        crops: length of the training.
-        batch: crops a step.
-        lr: learning rate at its highest.
-        warmup: crops over which the learning rate rises.
-        decay_from: share of the training from which the learning rate falls.
-        ema: what the average weights keep at each step.
-    """
+    """Length of the training, learning rate and weight averaging."""
 
     crops: int
-    batch: int
-    lr: float
-    warmup: int
-    decay_from: float
-    ema: float
+    batch: int  # crops per step
+    lr: float  # at its peak
+    warmup: int  # crops over which the learning rate rises
+    decay_from: float  # share of the training after which the learning rate falls
+    ema: float  # decay of the averaged weights per step
 
 
 class Learner:
-    """Model, its average, optimiser and schedule; ``crops_seen`` counts the training's progress."""
+    """Model, averaged weights, optimizer and schedule; ``crops_seen`` counts the progress."""
 
     def __init__(self, config: Path, schedule: Schedule, device: str) -> None:
         self.schedule = schedule
         self.device = torch.device(device)
         self.crops_seen = 0
         model = read_config(config)
-        # The head takes the last stage, an auxiliary loss the one before.
+        # The head takes the last stage; one auxiliary loss takes the stage before it.
         model["backbone"]["out_indices"] = (3, 4)
         self.model = build_estimator(model, config)
         for layer in (self.model.head.cls_x, self.model.head.cls_y):
@@ -71,14 +62,11 @@ class Learner:
         self.model.head.final_layer.register_forward_hook(self._keep_maps)
 
     def step(self, crops: np.ndarray, keypoints: np.ndarray) -> float:
-        """One step of the optimiser.
+        """Take one optimizer step and return the SimCC loss: nats per keypoint, summed over both axes.
 
         Args:
             crops: uint8 (N, 256, 192, 3), BGR.
-            keypoints: float32 (N, 17, 3), x and y in crop pixels, v.
-
-        Returns:
-            The SimCC loss, nats a keypoint, both axes together.
+            keypoints: float32 (N, 17, 3): x and y in crop pixels, v.
         """
         self.model.train()
         for group in self.optimizer.param_groups:
@@ -102,12 +90,12 @@ class Learner:
         return float(simcc_loss.detach())
 
     def to_input(self, pixels: np.ndarray) -> Tensor:
-        """Normalised crops, float32 (N, 3, 256, 192), where and as the model wants them."""
+        """Move preprocessed crops, float32 (N, 3, 256, 192), to the model's device and memory format."""
         return torch.from_numpy(pixels).to(self.device, memory_format=torch.channels_last)
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[nn.Module]:
-        """The model in evaluation mode with the average weights; the current ones come back afterwards."""
+        """Give the model in evaluation mode with the averaged weights; restore the current ones afterwards."""
         current = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.model.load_state_dict(self.average)
         self.model.eval()
@@ -117,7 +105,7 @@ class Learner:
             self.model.load_state_dict(current)
 
     def save(self, path: Path) -> None:
-        """Write what a resumed training needs, in one step."""
+        """Save the state for resuming, atomically."""
         state = {
             "model": self.model.state_dict(),
             "middle": self.middle.state_dict(),
@@ -129,38 +117,34 @@ class Learner:
             torch.save(state, temporary)
 
     def load(self, path: Path) -> None:
-        """Go on from what :meth:`save` wrote.
-
-        Raises:
-            KitError: the file is broken or of another training.
-        """
+        """Resume from a state that :meth:`save` wrote; raises KitError if it is broken or from another training."""
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
             self.model.load_state_dict(state["model"])
             self.middle.load_state_dict(state["middle"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.average, self.crops_seen = state["average"], state["crops_seen"]
-        except Exception as error:  # a broken archive fails in many ways
-            raise KitError(f"{path}: is no state of this training or was cut off; remove it to begin anew, or choose "
+        except Exception as error:  # a broken file fails in many ways
+            raise KitError(f"{path}: is broken, or not a state of this training; remove it to start again, or choose "
                            "another folder") from error
 
     def _keep_maps(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
-        """Keep the final convolution's maps of the current batch for the auxiliary loss."""
+        """Keep the final convolution's maps for the auxiliary loss."""
         self.maps = output
 
     def _progress(self) -> float:
-        """Share of the training done, 0 to 1."""
+        """Share of the training that is done, 0 to 1."""
         return min(self.crops_seen / self.schedule.crops, 1.0)
 
     def _learning_rate(self) -> float:
-        """Linear warm-up, constant, then a cosine to 1 %."""
+        """Linear warm-up, then constant, then a cosine down to 1 %."""
         plan = self.schedule
         warm = min((self.crops_seen + plan.batch) / plan.warmup, 1.0)
         falling = max(self._progress() - plan.decay_from, 0.0) / (1 - plan.decay_from)
         return plan.lr * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * falling)))
 
     def _encode(self, keypoints: np.ndarray) -> tuple[tuple[Tensor, Tensor], Tensor]:
-        """mmpose's SimCC labels (N, 17, 384) and (N, 17, 512) and weights (N, 17) of keypoints (N, 17, 3)."""
+        """Encode keypoints (N, 17, 3) as mmpose's SimCC labels (N, 17, 384), (N, 17, 512) and weights (N, 17)."""
         encoded = [self.model.head.decoder.encode(k[None, :, :2], np.minimum(1, k[None, :, 2])) for k in keypoints]
         x, y, weights = (torch.from_numpy(np.concatenate([e[name] for e in encoded])).float().to(self.device)
                          for name in ("keypoint_x_labels", "keypoint_y_labels", "keypoint_weights"))
@@ -168,7 +152,7 @@ class Learner:
 
     @torch.no_grad()
     def _update_average(self) -> None:
-        """Move the average weights towards the current ones."""
+        """Move the averaged weights towards the current ones."""
         step = self.crops_seen / self.schedule.batch
         keep = min(self.schedule.ema, (1 + step) / (10 + step))
         for name, value in self.model.state_dict().items():
@@ -187,7 +171,7 @@ def cell_loss(maps: Tensor, keypoints: Tensor) -> Tensor:
 
 
 def _cell_targets(points: Tensor, rows: int, columns: int) -> Tensor:
-    """Bilinear shares (n, rows * columns) of the cells around points (n, 2), crop pixels."""
+    """Bilinear weights (n, rows * columns) of the cells around points (n, 2) in crop pixels."""
     size = torch.tensor([columns / INPUT_SIZE[0], rows / INPUT_SIZE[1]], device=points.device)
     last = torch.tensor([columns - 1.0, rows - 1.0], device=points.device)
     x, y = (points * size - 0.5).clamp(min=0).minimum(last).unbind(1)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from demo.shapes import Colour, shade
+from drawing.shapes import Colour, shade
 
 _SKIN_TONES: list[Colour] = [
     (180, 205, 240),
@@ -29,7 +29,7 @@ _HAIR_TONES: list[Colour] = [
 
 @dataclass(frozen=True)
 class Outfit:
-    """How a person looks: skin, hair and clothes; ``sleeve`` is a share of the upper arm, above 1 a long sleeve."""
+    """Skin, hair and clothes of a person."""
 
     skin: Colour
     hair: Colour
@@ -37,7 +37,7 @@ class Outfit:
     shirt: Colour
     shirt_trim: Colour
     pattern: str
-    sleeve: float
+    sleeve: float  # share of the upper arm; above 1: a long sleeve
     lower: str
     lower_colour: Colour
     shoe: Colour
@@ -47,13 +47,13 @@ class Outfit:
 
 
 def sample_colour(rng: np.random.Generator, strongest: int = 210) -> Colour:
-    """A colour from muted to strong (saturation, up to 255)."""
+    """A random colour; ``strongest`` limits the saturation, up to 255."""
     hsv = np.array([[[rng.integers(0, 180), rng.integers(10, strongest), rng.integers(50, 245)]]], dtype=np.uint8)
     return tuple(float(channel) for channel in cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0, 0])
 
 
 def _varied(rng: np.random.Generator, tones: list[Colour]) -> Colour:
-    """One of the given tones, slightly changed."""
+    """One of the tones, a little darker or lighter."""
     return shade(tones[rng.integers(len(tones))], rng.uniform(0.88, 1.08))
 
 

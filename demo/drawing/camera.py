@@ -1,6 +1,6 @@
-"""How the camera sees a body: without perspective, mostly from the front, the back or a side.
+"""The camera: no perspective, mostly from the front, the back or a side.
 
-Axes of the picture, in pixels: x to the right, y down, depth away from the camera.
+Picture axes, in pixels: x to the right, y down, depth away from the camera.
 """
 
 from dataclasses import dataclass
@@ -12,25 +12,18 @@ IMAGE_WIDTH, IMAGE_HEIGHT = 640, 480
 
 @dataclass(frozen=True)
 class View:
-    """Camera's view of a body.
+    """The camera's view of a body."""
 
-    Attributes:
-        yaw: radians; 0 is the front, a quarter turn the person's face to the picture's right.
-        elevation, roll: radians; of the camera above the body, and of the body in the picture.
-        height: of the body when it stands upright, in pixels.
-        x, y: of the middle of the hips, in pixels.
-    """
-
-    yaw: float
-    elevation: float
-    roll: float
-    height: float
-    x: float
+    yaw: float  # radians; 0: seen from the front, pi / 2: facing the picture's right
+    elevation: float  # radians, of the camera above the body
+    roll: float  # radians, of the body in the picture
+    height: float  # pixels, of the body when it stands upright
+    x: float  # pixels, of the point between the hips
     y: float
 
 
 def projection(view: View) -> np.ndarray:
-    """3 x 3 matrix from (left, up, forward) in body heights to (x, y, depth) in pixels."""
+    """A 3 x 3 matrix from body axes to picture axes."""
     c, s = np.cos(view.yaw), np.sin(view.yaw)
     turned = np.array([[c, 0, s], [0, -1, 0], [s, 0, -c]])
     ce, se = np.cos(view.elevation), np.sin(view.elevation)
@@ -41,13 +34,13 @@ def projection(view: View) -> np.ndarray:
 
 
 def _sample_yaw(rng: np.random.Generator, difficulty: float) -> float:
-    """Which way a person stands: around the front, the back or a side, in radians."""
+    """A random yaw near the front, the back or a side, in radians."""
     centre, spread = [(0, 28), (180, 25), (90, 22), (-90, 22)][rng.choice(4, p=[0.46, 0.2, 0.17, 0.17])]
     return float(np.radians(centre + np.clip(rng.normal(0, 1), -2, 2) * spread * (0.5 + 0.5 * difficulty)))
 
 
 def sample_view(rng: np.random.Generator, difficulty: float) -> View:
-    """How a person stands and how big; the place is still the picture's corner."""
+    """A random view; x and y are still 0."""
     smallest = 200 - 155 * difficulty
     return View(
         yaw=_sample_yaw(rng, difficulty),

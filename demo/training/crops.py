@@ -1,4 +1,4 @@
-"""Training crops: freshly drawn people, cut out as the kit does it and changed a little."""
+"""Training crops: freshly drawn people, cropped as in the kit and augmented."""
 
 import contextlib
 import multiprocessing
@@ -12,8 +12,8 @@ from multiprocessing.connection import Connection
 import cv2
 import numpy as np
 
-from demo.dataset import encode_jpeg
-from demo.scene import DrawnPerson, draw_scene
+from drawing.dataset import encode_jpeg
+from drawing.scene import DrawnPerson, draw_scene
 from rtmpose.data.annotations import NUM_KEYPOINTS
 from rtmpose.data.postprocess import COCO_FLIP_INDICES
 from rtmpose.data.preprocess import box_to_center_scale
@@ -26,28 +26,28 @@ _USES_PER_PERSON = 6
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Changes to a crop: shift in shares of the region, scale factor, rotation in degrees, mirror, a gain a channel."""
+    """Random changes to a crop."""
 
-    shift: tuple[float, float]
+    shift: tuple[float, float]  # in shares of the region
     scale: float
-    rotation: float
+    rotation: float  # degrees
     flip: bool
-    gain: tuple[float, float, float]
+    gain: tuple[float, float, float]  # one per colour channel
 
 
 def draw_round(seed: int, number: int, count: int, difficulty: float, strength: float
                ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw one round of training crops, a function of the arguments only.
+    """Draw one round of shuffled training crops; the same arguments give the same crops.
 
     Args:
-        seed, number: of the training, and of the round in it.
-        count: how many crops.
-        difficulty: of the drawn people at the most, 0 to 1 (see :func:`demo.scene.draw_scene`).
+        seed: of the training.
+        number: of the round.
+        count: number of crops.
+        difficulty: upper limit, 0 to 1 (see :func:`drawing.scene.draw_scene`).
         strength: of the augmentation, 0 to 1.
 
     Returns:
-        Shuffled crops, uint8 (count, 256, 192, 3), BGR, and keypoints, float32 (count, 17, 3), x and y in crop pixels
-        and v.
+        Crops, uint8 (count, 256, 192, 3), BGR; keypoints, float32 (count, 17, 3): x and y in crop pixels, v.
     """
     rng = np.random.default_rng([seed, number, 1])
     width, height = INPUT_SIZE
@@ -65,8 +65,8 @@ def draw_round(seed: int, number: int, count: int, difficulty: float, strength: 
 
 
 def draw_rounds(rounds: Sequence[tuple[int, int, int, float, float]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """What :func:`draw_round` gives for each of these arguments, drawn by a process of its own, which is one ahead."""
-    # A process that is forked from one with threads (torch, OpenCV) can hang.
+    """Yield :func:`draw_round` for each set of arguments; a separate process draws one round ahead."""
+    # Forking a process that has threads (torch, OpenCV) can hang.
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_send_rounds, args=(sender, rounds), daemon=True)
@@ -81,7 +81,7 @@ def draw_rounds(rounds: Sequence[tuple[int, int, int, float, float]]) -> Iterato
 
 
 def _send_rounds(sender: Connection, rounds: Sequence[tuple[int, int, int, float, float]]) -> None:
-    """The drawing process: it takes one core, leaves interrupts to its parent and ends when that has ended."""
+    """Draw in a child process: on one core, leaving interrupts to the parent, and ending when the parent ends."""
     cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -95,7 +95,7 @@ def _send_rounds(sender: Connection, rounds: Sequence[tuple[int, int, int, float
 
 
 def _through_jpeg(image: np.ndarray) -> np.ndarray:
-    """A picture after JPEG compression, as the data set's pictures are."""
+    """A picture after JPEG compression, like the pictures of the data set."""
     return cv2.imdecode(np.frombuffer(encode_jpeg(image), np.uint8), cv2.IMREAD_COLOR)
 
 
@@ -110,11 +110,11 @@ def _sample_augmentation(rng: np.random.Generator, strength: float) -> Augmentat
 
 
 def _crop(image: np.ndarray, person: DrawnPerson, change: Augmentation) -> tuple[np.ndarray, np.ndarray]:
-    """A crop (256 x 192 x 3, uint8, BGR) and its keypoints (17 x 3: x, y in crop pixels, v)."""
+    """One augmented crop (256 x 192 x 3, uint8, BGR) and its keypoints (17 x 3: x, y in crop pixels, v)."""
     x, y, width, height = person.bbox
     center, scale = box_to_center_scale(np.array([x, y, x + width, y + height], np.float32), INPUT_SIZE)
     center = center + np.array(change.shift, dtype=np.float32) * scale
-    matrix = turned_warp_matrix(center, scale * change.scale, change.rotation)
+    matrix = rotated_warp_matrix(center, scale * change.scale, change.rotation)
     crop = cv2.warpAffine(image, matrix, INPUT_SIZE, flags=cv2.INTER_LINEAR)
     keypoints = person.keypoints.copy()
     keypoints[:, :2] = keypoints[:, :2] @ matrix[:, :2].T + matrix[:, 2]
@@ -126,9 +126,8 @@ def _crop(image: np.ndarray, person: DrawnPerson, change: Augmentation) -> tuple
     return cv2.LUT(np.ascontiguousarray(crop), table[:, None]), keypoints
 
 
-def turned_warp_matrix(center: np.ndarray, scale: np.ndarray, degrees: float) -> np.ndarray:
-    """:func:`rtmpose.data.preprocess.warp_matrix` for a region that is turned about its centre (mmpose
-    ``get_warp_matrix``)."""
+def rotated_warp_matrix(center: np.ndarray, scale: np.ndarray, degrees: float) -> np.ndarray:
+    """:func:`rtmpose.data.preprocess.warp_matrix` for a rotated region (mmpose: ``get_warp_matrix``)."""
     angle, half = np.deg2rad(degrees), scale[0] * -0.5
     middle = np.float32(center)
     left = np.float32(center + np.array([half * np.cos(angle), half * np.sin(angle)]))

@@ -1,55 +1,55 @@
-"""A seed -> RTMPose-t trained from scratch on drawn people, on a CPU or a GPU."""
+"""Train RTMPose-t from scratch on drawn people, on a CPU or a GPU."""
 
 from common import Parser, positive, require, run
 
 import argparse
 from pathlib import Path
 
-from make_demo_dataset import whole
-
+from make_dataset import non_negative
 from rtmpose.errors import KitError
 
-CONFIG = Path(__file__).resolve().parents[1] / "demo/rtmpose-t_drawn-people-256x192.py"
+CONFIG = Path(__file__).resolve().parent / "rtmpose-t_drawn-people-256x192.py"
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = Parser(description="Train RTMPose-t on drawn people. The state is saved after every round of crops, and "
-                                "the same command again resumes. On a CPU the same arguments give the same checkpoint.")
+    """Parse the command line."""
+    parser = Parser(description="Train RTMPose-t on drawn people. The state is saved after every round of crops; "
+                                "re-run to resume. On a CPU the same arguments give the same checkpoint.")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR",
-                        help="folder of the training's state, its validation set and the checkpoint")
+                        help="folder for the saved state, the validation set and the checkpoint")
     parser.add_argument("--crops", type=positive, default=120_000, metavar="N",
                         help="length of the training; default: %(default)s")
-    parser.add_argument("--seed", type=whole, default=0, metavar="S", help="default: %(default)s")
-    parser.add_argument("--batch", type=positive, default=32, metavar="N", help="crops a step; default: %(default)s")
+    parser.add_argument("--seed", type=non_negative, default=0, metavar="S", help="default: %(default)s")
+    parser.add_argument("--batch", type=positive, default=32, metavar="N", help="crops per step; default: %(default)s")
     parser.add_argument("--round", type=positive, default=2048, metavar="N",
                         help="crops drawn at a time, a multiple of --batch; default: %(default)s")
-    parser.add_argument("--lr", type=float, default=2e-3, help="learning rate; default: %(default)s")
+    parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate; default: %(default)s")
     parser.add_argument("--warmup", type=positive, default=6400, metavar="N",
                         help="crops over which the learning rate rises; default: %(default)s")
     parser.add_argument("--decay-from", type=float, default=0.4, metavar="SHARE",
-                        help="share of the training from which the learning rate falls; default: %(default)s")
-    parser.add_argument("--ema", type=float, default=0.998, metavar="SHARE",
-                        help="what the average weights keep at each step; default: %(default)s")
+                        help="share of the training after which the learning rate falls; default: %(default)s")
+    parser.add_argument("--ema", type=float, default=0.998, metavar="DECAY",
+                        help="decay of the averaged weights per step; default: %(default)s")
     parser.add_argument("--validate-every", type=positive, default=4, metavar="N",
                         help="rounds between validations; default: %(default)s")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if there is a GPU, else cpu")
     parser.add_argument("--threads", type=positive, default=1, metavar="N",
-                        help="of the training on a CPU, beside one process that draws; default: %(default)s")
+                        help="CPU threads for the training, besides one process that draws; default: %(default)s")
     args = parser.parse_args()
     if args.round % args.batch:
-        parser.error(f"--round {args.round} is no multiple of --batch {args.batch}")
+        parser.error(f"--round {args.round} is not a multiple of --batch {args.batch}")
     return args
 
 
 def main() -> int:
-    """Train, or go on training, and write the checkpoint."""
+    """Train, or resume a training, and write the checkpoint."""
     args = parse_arguments()
     require("torch", "mmpose", "mmengine", "mmcv")
-    # Only here, so that --help, mistakes and the process that draws don't wait for torch.
+    # Imported here so that --help, wrong arguments and the process that draws don't wait for torch.
     import torch
-    from demo.learner import Learner, Schedule
-    from demo.training import train, write_checkpoint
+
+    from training.learner import Learner, Schedule
+    from training.loop import train, write_checkpoint
 
     if args.device == "cuda" and not torch.cuda.is_available():
         raise KitError("--device cuda: PyTorch finds no GPU; use cpu")
@@ -60,10 +60,10 @@ def main() -> int:
     state = args.output / "state.pth"
     if state.exists():
         learner.load(state)
-        print(f"Going on after {learner.crops_seen} crops", flush=True)
+        print(f"Resuming after {learner.crops_seen} crops", flush=True)
     if learner.crops_seen % args.round:
-        raise KitError(f"{state}: was written after {learner.crops_seen} crops, expected a multiple of --round "
-                       f"{args.round}; give the arguments that it was begun with")
+        raise KitError(f"{state}: was saved after {learner.crops_seen} crops, expected a multiple of --round "
+                       f"{args.round}; resume with the arguments of the first run")
     train(learner, args.output, args.seed, args.round, args.validate_every)
     path = write_checkpoint(learner, args.output, CONFIG.stem,
                             {"dataset": "drawn people", "model": "RTMPose-t 256x192", "crops": learner.crops_seen,

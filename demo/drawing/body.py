@@ -1,6 +1,6 @@
-"""A body in space: its proportions, its pose, and the skeleton that they make.
+"""A body in 3D: proportions and pose, and the skeleton they give.
 
-Axes, in units of the body's height: left (the person's own), up, forward; the middle of the hips is the origin.
+Body axes: the person's left, up, forward, in units of the body's height. The origin is between the hips.
 """
 
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ class Pose:
 
 
 def sample_body(rng: np.random.Generator) -> Body:
-    """Random proportions, of a child's now and then."""
+    """Random proportions; one person in five is a child."""
     child = rng.random() < 0.2
     return Body(
         head_size=rng.uniform(1.15, 1.35) if child else rng.uniform(0.95, 1.15),
@@ -59,13 +59,13 @@ def sample_body(rng: np.random.Generator) -> Body:
 
 
 def _pair(rng: np.random.Generator, low: float, high: float) -> tuple[float, float]:
-    """Two angles between bounds in degrees, as radians."""
+    """Two random angles in radians; the bounds are in degrees."""
     a, b = np.radians(rng.uniform(low, high, 2))
     return float(a), float(b)
 
 
 def _arms(rng: np.random.Generator, kind: str, stride: float) -> dict[str, tuple[float, float]]:
-    """Arm angles: hanging, swinging with the stride, raised, akimbo, or anything within a joint's limits."""
+    """Random arm angles for one kind of arm pose; arms that swing follow the stride."""
     ranges = {
         "hanging": ((-12, 15), (4, 18), (2, 30), (0, 0.6)),
         "swinging": ((-5, 5), (4, 14), (15, 90), (0, 0.4)),
@@ -86,7 +86,7 @@ def _arms(rng: np.random.Generator, kind: str, stride: float) -> dict[str, tuple
 
 
 def _legs(rng: np.random.Generator, kind: str) -> tuple[dict[str, tuple[float, float]], float]:
-    """Leg angles for a kind of stance, and the stride (the left thigh's angle, radians)."""
+    """Random leg angles for one kind of stance, and the stride: the left thigh's angle in radians."""
     stride = 0.0
     if kind == "standing":
         thigh, knee, apart = _pair(rng, -6, 12), _pair(rng, 0, 12), _pair(rng, 1, 16)
@@ -105,7 +105,7 @@ def _legs(rng: np.random.Generator, kind: str) -> tuple[dict[str, tuple[float, f
 
 
 def sample_pose(rng: np.random.Generator, difficulty: float) -> Pose:
-    """A random pose; difficulty (0 to 1) adds the rarer ones."""
+    """A random pose; difficulty (0 to 1) makes the rare ones more likely."""
     rare = 0.35 + 0.65 * difficulty
     leg_odds = np.array([1.0, 0.9, 0.3, 0.45, 0.12]) * [1, 1, rare, rare, rare]
     legs_kind = str(rng.choice(["standing", "walking", "lunging", "sitting", "crouching"], p=leg_odds / leg_odds.sum()))
@@ -129,20 +129,20 @@ def sample_pose(rng: np.random.Generator, difficulty: float) -> Pose:
 
 @dataclass
 class Skeleton:
-    """Points of a body in body axes: joints by name, the upper body's and the head's rotation (3 x 3)."""
+    """A posed body, in body axes."""
 
-    joints: dict[str, np.ndarray]
-    upper: np.ndarray
-    head: np.ndarray
+    joints: dict[str, np.ndarray]  # by name, each (3,)
+    upper: np.ndarray  # rotation of the upper body, 3 x 3
+    head: np.ndarray  # rotation of the head, 3 x 3
 
 
 def _unit(vector: np.ndarray) -> np.ndarray:
-    """Vector (3) scaled to length one."""
+    """A vector (3,) scaled to length 1."""
     return vector / (np.sqrt(vector @ vector) + 1e-9)
 
 
 def _rotation(axis: int, angle: float) -> np.ndarray:
-    """3 x 3 rotation about one of the axes (0 left, 1 up, 2 forward) by an angle in radians."""
+    """A 3 x 3 rotation matrix about an axis (0 left, 1 up, 2 forward); the angle is in radians."""
     c, s = np.cos(angle), np.sin(angle)
     i, j = [(1, 2), (2, 0), (0, 1)][axis]
     matrix = np.eye(3)
@@ -152,19 +152,19 @@ def _rotation(axis: int, angle: float) -> np.ndarray:
 
 
 def _limb_direction(side: int, flexion: float, abduction: float) -> np.ndarray:
-    """Direction of a limb that hangs down at rest; side is +1 for the left."""
+    """Direction of a limb that hangs down at rest; side is +1 on the left, -1 on the right."""
     c = np.cos(abduction)
     return np.array([side * np.sin(abduction), -c * np.cos(flexion), c * np.sin(flexion)])
 
 
 def _bend(direction: np.ndarray, towards: np.ndarray, angle: float) -> np.ndarray:
-    """Direction turned by an angle towards another one."""
+    """A direction turned towards another one by an angle in radians."""
     across = _unit(towards - (towards @ direction) * direction)
     return np.cos(angle) * direction + np.sin(angle) * across
 
 
 def _arm_joints(pose: Pose, body: Body, upper: np.ndarray, index: int) -> dict[str, np.ndarray]:
-    """Shoulder, elbow, wrist and fingertips of the left (0) or right (1) arm."""
+    """Joints of the left (0) or right (1) arm, from the shoulder to the fingertips."""
     side, name = (1, "left") if index == 0 else (-1, "right")
     direction = upper @ _limb_direction(side, pose.arm_flexion[index], pose.arm_abduction[index])
     inward = pose.elbow_inward[index]
@@ -182,7 +182,7 @@ def _arm_joints(pose: Pose, body: Body, upper: np.ndarray, index: int) -> dict[s
 
 
 def _leg_joints(pose: Pose, body: Body, index: int) -> dict[str, np.ndarray]:
-    """Hip, knee, ankle, heel and toe of the left (0) or right (1) leg."""
+    """Joints of the left (0) or right (1) leg, from the hip to the toe."""
     side, name = (1, "left") if index == 0 else (-1, "right")
     direction = _limb_direction(side, pose.thigh_flexion[index], pose.thigh_abduction[index])
     shin = _bend(direction, np.array([0.0, 0.0, -1.0]), pose.knee[index])
@@ -205,7 +205,10 @@ def _leg_joints(pose: Pose, body: Body, index: int) -> dict[str, np.ndarray]:
 def head_point(
         skeleton: Skeleton, body: Body, azimuth: float | np.ndarray, elevation: float | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Points on the head and their normals (n x 3), in body axes; degrees, azimuth from the face to the left ear."""
+    """Points on the head and their normals, each n x 3, in body axes.
+
+    Angles are in degrees; the azimuth runs from the face to the left ear.
+    """
     azimuth, elevation = np.broadcast_arrays(np.atleast_1d(np.radians(azimuth)), np.radians(elevation))
     flat = np.cos(elevation)
     normals = np.stack([flat * np.sin(azimuth), np.sin(elevation), flat * np.cos(azimuth)], axis=1)
@@ -214,7 +217,7 @@ def head_point(
 
 
 def build_skeleton(pose: Pose, body: Body) -> Skeleton:
-    """Joints of a posed body, in body heights, the middle of the hips at the origin."""
+    """Skeleton of a posed body, in body axes."""
     upper = _rotation(2, pose.lean_side) @ _rotation(0, pose.lean_forward) @ _rotation(1, pose.twist)
     head = upper @ _rotation(1, pose.head_yaw) @ _rotation(0, pose.head_pitch)
     neck = upper @ np.array([0.0, 0.30, 0.0])

@@ -1,40 +1,40 @@
-"""What is around the people: background, things, light and lens."""
+"""Surroundings of the people: background, objects, lighting, blur and noise."""
 
 from functools import lru_cache
 
 import cv2
 import numpy as np
 
-from demo.camera import IMAGE_HEIGHT, IMAGE_WIDTH
-from demo.outfit import sample_colour
-from demo.shapes import Colour, capsule, disc, fill, shade
+from drawing.camera import IMAGE_HEIGHT, IMAGE_WIDTH
+from drawing.outfit import sample_colour
+from drawing.shapes import Colour, capsule, disc, fill, shade
 
-THING_ID = 255
-"""What marks a thing in an id map."""
+OBJECT_ID = 255
+"""Value of an object in an id map."""
 
 
 @lru_cache(maxsize=1)
 def _noise_bank() -> np.ndarray:
-    """A fixed field of normal noise (1200 x 1200 x 3, float32) from which windows are taken."""
+    """Fixed normal noise (1200 x 1200 x 3, float32) to take windows from."""
     return np.random.default_rng(17).standard_normal((1200, 1200, 3), dtype=np.float32)
 
 
 def _noise_window(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """A window (height x width x 3) of the noise field at a random place."""
+    """A window (height x width x 3) of the noise at a random place."""
     bank = _noise_bank()
     y, x = rng.integers(0, bank.shape[0] - height), rng.integers(0, bank.shape[1] - width)
     return bank[y:y + height, x:x + width]
 
 
 def _clouds(rng: np.random.Generator, cells: int, strength: float) -> np.ndarray:
-    """Smooth noise (H x W x 3, float32) with about so many cells across."""
+    """Smooth noise (H x W x 3, float32); ``cells`` is roughly the number of blobs across the picture."""
     small = _noise_window(rng, cells * 3 // 4 + 2, cells + 2)
     small = (0.8 * small[:, :, :1] + 0.3 * small) * np.float32(strength)
     return cv2.resize(small, (IMAGE_WIDTH, IMAGE_HEIGHT), interpolation=cv2.INTER_CUBIC)
 
 
 def _tiles(rng: np.random.Generator, image: np.ndarray, top: int, bottom: int) -> None:
-    """Bricks, tiles or planks between two rows, in place."""
+    """Draw bricks, tiles or planks between two rows, in place."""
     colour = tuple(float(c) for c in image[(top + bottom) // 2, IMAGE_WIDTH // 2] * rng.uniform(0.6, 1.3))
     step_y, step_x = int(rng.integers(14, 60)), int(rng.integers(20, 120))
     shift = int(rng.integers(0, step_x)) if rng.random() < 0.5 else 0
@@ -44,9 +44,9 @@ def _tiles(rng: np.random.Generator, image: np.ndarray, top: int, bottom: int) -
             cv2.line(image, (x, y), (x, min(y + step_y, bottom)), colour, 1)
 
 
-def paint_thing(rng: np.random.Generator, image: np.ndarray, ids: np.ndarray | None, x: float, y: float, size: float
+def paint_object(rng: np.random.Generator, image: np.ndarray, ids: np.ndarray | None, x: float, y: float, size: float
                 ) -> None:
-    """A box, ball, post or bush of a size in pixels at a place; marked in the id map where one is given."""
+    """Paint a random box, ball, post or bush at (x, y), in pixels; mark it in the id map if there is one."""
     colour = sample_colour(rng)
     kind = rng.choice(["box", "ball", "post", "bush"])
     centre = np.array([x, y])
@@ -69,11 +69,11 @@ def paint_thing(rng: np.random.Generator, image: np.ndarray, ids: np.ndarray | N
     for polygon, tone in polygons:
         fill(image, polygon, tone, smooth=True)
         if ids is not None:
-            fill(ids, polygon, THING_ID, smooth=False)
+            fill(ids, polygon, OBJECT_ID, smooth=False)
 
 
 def paint_background(rng: np.random.Generator, horizon: int, clutter: float) -> np.ndarray:
-    """A wall or a sky above a floor, textured, with things standing about; returns H x W x 3, uint8."""
+    """A textured wall or sky above a floor, with objects (H x W x 3, uint8)."""
     upper, lower = np.array(sample_colour(rng, 110)), np.array(sample_colour(rng, 110))
     rows = np.linspace(0, 1, IMAGE_HEIGHT, dtype=np.float32)[:, None]
     ramp = 1 + rng.uniform(-0.3, 0.3) * (rows - 0.5)
@@ -87,12 +87,12 @@ def paint_background(rng: np.random.Generator, horizon: int, clutter: float) -> 
     if rng.random() < 0.4:
         _tiles(rng, image, horizon, IMAGE_HEIGHT)
     for _ in range(rng.integers(0, 1 + int(14 * clutter))):
-        paint_thing(rng, image, None, rng.uniform(0, IMAGE_WIDTH), rng.uniform(0, IMAGE_HEIGHT), rng.uniform(15, 130))
+        paint_object(rng, image, None, rng.uniform(0, IMAGE_WIDTH), rng.uniform(0, IMAGE_HEIGHT), rng.uniform(15, 130))
     return image
 
 
-def light_and_lens(rng: np.random.Generator, image: np.ndarray, difficulty: float) -> np.ndarray:
-    """Exposure, tint, light from one side, blur and noise; returns H x W x 3, uint8."""
+def light_and_blur(rng: np.random.Generator, image: np.ndarray, difficulty: float) -> np.ndarray:
+    """The picture with random exposure, tint, side light, blur and noise (H x W x 3, uint8)."""
     gain = rng.uniform(0.75, 1.2) * rng.uniform(0.92, 1.08, 3)
     across = np.linspace(-1, 1, IMAGE_WIDTH, dtype=np.float32) * np.float32(rng.uniform(-0.25, 0.25))
     if rng.random() < 0.6:
