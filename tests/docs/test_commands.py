@@ -31,7 +31,7 @@ def clone(tmp_path: Path) -> Path:
     That environment finds the packages of the one that runs the tests, so scripts/setup.sh has nothing to install, and
     the clone's own code. What a command installs stays in it.
     """
-    folder = tmp_path / "kit"
+    folder = tmp_path.resolve() / "kit"
     listed = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"], cwd=ROOT,
                             capture_output=True, text=True, check=False)
     if listed.returncode:
