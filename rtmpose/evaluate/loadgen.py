@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from itertools import chain, cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from rtmpose.evaluate.accuracy import Score, describe_persons, score
 from rtmpose.evaluate.predictions import decode
 from rtmpose.files import make_folder
 
-SCENARIOS = {"offline": "Offline", "singlestream": "SingleStream", "server": "Server"}  # by LoadGen's names
+SCENARIOS = {"offline": "Offline", "singlestream": "SingleStream", "server": "Server"}  # option: LoadGen's name
 LOADED_SAMPLES = 1024  # normalised crops in memory, MLPerf's number for image classification: 0.6 GB at 256x192
 OFFLINE_SAMPLES = 24576  # MLPerf's minimum for an offline run; the whole set where it is smaller
 SERVER_QUERIES = 662  # the fewest of which one may be late at LoadGen's 99th percentile and 99 % confidence
@@ -55,16 +55,16 @@ class QuerySampleLibrary:
     """MLPerf's QSL: the crops of all samples, uint8 (H, W, 3) BGR, and the loaded ones normalised as well."""
 
     def __init__(self, crops: Sequence[np.ndarray]) -> None:
-        self._crops = crops
+        self.crops = crops
         self._loaded: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
-        return len(self._crops)
+        return len(self.crops)
 
     def load(self, indices: list[int]) -> None:
         """Normalise samples, which LoadGen is about to query."""
         for index in indices:
-            self._loaded[index] = preprocess.normalize(self._crops[index])
+            self._loaded[index] = preprocess.normalize(self.crops[index])
 
     def unload(self, indices: list[int]) -> None:
         """Drop normalised samples."""
@@ -86,7 +86,7 @@ class SystemUnderTest:
 
     def __init__(self, engine: Engine, library: QuerySampleLibrary, bar: tqdm) -> None:
         record = engine.record
-        self.error: Exception | None = None  # LoadGen crashes of an exception, so the thread keeps the first one here
+        self.error: Exception | None = None  # the first; in LoadGen it would crash the process
         self._engine, self._library, self._bar = engine, library, bar
         self._batch = np.empty((record.batch, 3, *record.input_size[::-1]), np.float32)
         self._queue: deque[Any] = deque()
@@ -109,7 +109,7 @@ class SystemUnderTest:
         self._thread.join()
 
     def _answer_queries(self) -> None:
-        """Answer samples until closed. After an error the answers are empty, so that LoadGen can finish."""
+        """Answer samples until closed. After an error the answers are empty, so that LoadGen still finishes."""
         while samples := self._next_samples():
             answers = np.empty((len(samples), 0), np.float32)
             if self.error is None:
@@ -153,7 +153,7 @@ class Plan:
 
 
 def plan_run(engine: Engine, config: LoadGenConfig, persons: PersonSet | None) -> Plan:
-    """Crop the persons, or without any take random input, and measure the engine for a second.
+    """Crop the persons, or take random input if there are none, and measure the engine for a second.
 
     Raises KitError if LoadGen is not installed, an image can't be used, or the engine returns NaN or infinity.
     """
@@ -163,7 +163,7 @@ def plan_run(engine: Engine, config: LoadGenConfig, persons: PersonSet | None) -
     size = engine.record.input_size
     crops = cut_crops(persons, size) if persons else []
     library = QuerySampleLibrary([crop.pixels for crop in crops] if persons else random_crops(LOADED_SAMPLES, size))
-    batch_ms = fastest_batch_ms(engine)
+    batch_ms = fastest_batch_ms(engine, library)
     throughput = engine.record.batch / batch_ms * 1e3
     target_qps = config.target_qps or throughput * (SERVER_LOAD if config.scenario == "server" else HEADROOM)
     return Plan(config, crops, library, batch_ms, target_qps)
@@ -183,9 +183,10 @@ def random_crops(count: int, input_size: tuple[int, int]) -> list[np.ndarray]:
     return list(np.random.default_rng(0).integers(0, 256, (count, height, width, 3), np.uint8))
 
 
-def fastest_batch_ms(engine: Engine) -> float:
+def fastest_batch_ms(engine: Engine, library: QuerySampleLibrary) -> float:
     """Milliseconds of the fastest full batch within a second, and of ten at least."""
-    batch = preprocess.random_input(engine.record.batch, engine.record.input_size)
+    crops = islice(cycle(library.crops), engine.record.batch)
+    batch = np.stack([preprocess.normalize(crop) for crop in crops])
     decode(*engine.infer(batch), engine.record.input_size)  # checks the logits before LoadGen starts
     return float(timing.measure(timing.wall_clock(lambda: engine.infer(batch)), 2, 10, 1.0, "Warming up").min())
 
@@ -211,7 +212,7 @@ def run_scenario(engine: Engine, plan: Plan, persons: PersonSet | None, output: 
 
 
 def run_test(engine: Engine, plan: Plan, logs: Path) -> None:
-    """Run LoadGen's test to its end, with logs in the folder ``logs``. Raises what the SUT met."""
+    """Run LoadGen's test to its end; it writes into the folder ``logs``. Raises the SUT's error, if any."""
     import mlperf_loadgen
     log_settings = mlperf_loadgen.LogSettings()
     log_settings.log_output.outdir = str(logs)
