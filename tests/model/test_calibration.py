@@ -73,7 +73,7 @@ def test_ap_on_the_set_that_was_calibrated_on_is_told_as_such(built: tuple[str, 
                                                               ) -> None:
     done = run_script("inference.py", "--engine", built[1], "--datasets", calibration_folder, "--limit", 2)
     assert done.returncode == 0, done.stderr
-    assert "Note: this engine was calibrated on persons of this very set" in done.stdout
+    assert "Note: this engine was calibrated on this data set" in done.stdout
 
 
 def test_the_same_again_is_not_built_and_another_batch_not_calibrated(built: tuple[str, Path, str], demo_onnx: Path,
