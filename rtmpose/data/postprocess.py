@@ -1,23 +1,22 @@
 """From SimCC logits to keypoints in the image (Li et al., "SimCC", 2022, arXiv:2107.03332).
 
-One classifier an axis: the bin with the largest logit, divided by the split ratio, is the coordinate.
+Each axis has a classifier: the bin with the largest logit, divided by the split ratio, is the coordinate.
 """
 
 import numpy as np
 
 KEYPOINT_SCORE_THRESHOLD = 0.2
-"""Keypoints that score above it count in a person's score (mmpose ``CocoMetric``), in agreement and in pictures."""
+"""Keypoints above it count in a person's score (mmpose ``CocoMetric``), in agreement and in pictures."""
 
 COCO_FLIP_INDICES = (0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15)
-"""For each of COCO's 17 keypoints the one that it becomes in a mirror."""
+"""For each of COCO's 17 keypoints, the keypoint that it becomes in the mirror image."""
 
 
 def decode(simcc_x: np.ndarray, simcc_y: np.ndarray, input_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Keypoints in the crop (mmpose ``SimCCLabel.decode`` and ``get_simcc_maximum``).
 
     Args:
-        simcc_x: float32 (N, K, Wx), logits over the crop's width.
-        simcc_y: float32 (N, K, Wy), logits over the crop's height.
+        simcc_x, simcc_y: float32 (N, K, Wx) and (N, K, Wy), logits over the crop's width and height.
         input_size: width and height of the crop in pixels; ``Wx / width`` is the split ratio.
 
     Returns:
@@ -33,15 +32,11 @@ def decode(simcc_x: np.ndarray, simcc_y: np.ndarray, input_size: tuple[int, int]
 
 
 def fuse_flipped(simcc: np.ndarray, flipped: np.ndarray, mirror_axis: bool) -> np.ndarray:
-    """Average the logits of a crop with those of its mirror image (mmpose ``flip_vectors``).
+    """Average the logits of a crop with those of its mirror image, float32 (N, 17, W) (mmpose ``flip_vectors``).
 
     Args:
-        simcc: float32 (N, 17, W), logits of the crop over one axis.
-        flipped: float32 (N, 17, W), logits of the mirrored crop over the same axis.
-        mirror_axis: whether that axis runs the other way in the mirror (x does, y does not).
-
-    Returns:
-        float32 (N, 17, W).
+        simcc, flipped: float32 (N, 17, W), logits of the crop and of the mirrored crop over the same axis.
+        mirror_axis: whether that axis runs the other way in the mirror image (x does, y does not).
     """
     swapped = flipped[:, COCO_FLIP_INDICES]
     return (simcc + (swapped[..., ::-1] if mirror_axis else swapped)) * np.float32(0.5)
@@ -57,7 +52,7 @@ def crop_to_image(keypoints: np.ndarray, center: np.ndarray, scale: np.ndarray,
         input_size: width and height of the crop in pixels.
 
     Returns:
-        float32 (N, K, 2), in image pixels; computed in float64 and rounded once, as mmpose does.
+        float32 (N, K, 2), in image pixels; computed in float64 and rounded once, as in mmpose.
     """
     center, scale = center[:, None], scale[:, None]
     return (keypoints / np.array(input_size) * scale + center - 0.5 * scale).astype(np.float32)

@@ -7,21 +7,18 @@ The same arithmetic in the same order and precision as mmpose's ``GetBBoxCenterS
 import cv2
 import numpy as np
 
-PADDING = 1.25
-"""Factor by which a box grows before it is cropped (mmpose ``GetBBoxCenterScale``)."""
+PADDING = 1.25  # factor by which a box grows before it is cropped (mmpose GetBBoxCenterScale)
 
+# Of R, G and B, in units of 8-bit pixels (mmpose PoseDataPreprocessor).
 MEAN = np.array([123.675, 116.28, 103.53], np.float32)
-"""Mean of R, G and B in units of 8-bit pixels (mmpose ``PoseDataPreprocessor``)."""
-
 STD = np.array([58.395, 57.12, 57.375], np.float32)
-"""Standard deviation of R, G and B in units of 8-bit pixels (mmpose ``PoseDataPreprocessor``)."""
 
-# Every value that a normalised pixel can have, in the order R, G, B: 8-bit pixels have only 256.
+# A lookup table for each of R, G and B: an 8-bit pixel has only 256 values.
 _NORMALIZED = (np.arange(256, dtype=np.float32) - MEAN[:, None]) / STD[:, None]
 
 
 def box_to_center_scale(bbox: np.ndarray, input_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Centre and size, in image pixels, of the region that is cropped for a box.
+    """Centre and size of the region that is cropped for a box, in image pixels.
 
     Args:
         bbox: float32 (4,), x1 y1 x2 y2 in image pixels.
@@ -44,7 +41,7 @@ def box_to_center_scale(bbox: np.ndarray, input_size: tuple[int, int]) -> tuple[
 def warp_matrix(center: np.ndarray, scale: np.ndarray, input_size: tuple[int, int]) -> np.ndarray:
     """Affine map from image pixels to crop pixels, float64 (2, 3) (mmpose ``get_warp_matrix``).
 
-    Three points fix it: the centre, the middle of the left edge, and the point a quarter turn further.
+    Three points fix it: the centre, the middle of the left edge, and the point at a right angle below that.
     """
     (x, y), (width, height) = center, input_size
     left = np.float32(float(x) - 0.5 * float(scale[0]))
@@ -54,28 +51,17 @@ def warp_matrix(center: np.ndarray, scale: np.ndarray, input_size: tuple[int, in
 
 
 def crop_person(image: np.ndarray, center: np.ndarray, scale: np.ndarray, input_size: tuple[int, int]) -> np.ndarray:
-    """Cut a person out of an image; what lies outside the image is black.
+    """Cut a person out of an image, uint8 (H, W, 3), BGR; what lies outside the image is black.
 
-    Args:
-        image: uint8 (H, W, 3), BGR.
-        center, scale: as :func:`box_to_center_scale` gives them.
-        input_size: width and height of the crop in pixels.
-
-    Returns:
-        uint8 (height, width, 3), BGR.
+    Centre and scale come from :func:`box_to_center_scale`; the input size is width and height of the crop.
     """
     return cv2.warpAffine(image, warp_matrix(center, scale, input_size), input_size, flags=cv2.INTER_LINEAR)
 
 
 def normalize(crop: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-    """Turn a crop into the network's input.
+    """Turn a crop, uint8 (H, W, 3), BGR, into the network's input: float32 (3, H, W), RGB, ``(pixel - MEAN) / STD``.
 
-    Args:
-        crop: uint8 (H, W, 3), BGR.
-        out: where to write it, float32 (3, H, W) and contiguous, e.g. a row of a batch; None: a new array.
-
-    Returns:
-        float32 (3, H, W), RGB, ``(pixel - MEAN) / STD``; ``out`` where it is given.
+    Writes into ``out`` where it is given: contiguous, e.g. a row of a batch.
     """
     if out is None:
         out = np.empty((3, *crop.shape[:2]), np.float32)

@@ -25,20 +25,16 @@ off by about 1, and one that slipped into FP16 by about 1e-3 (2**-11 a rounding)
 
 
 def export(network: "Network", path: str | Path, metadata: dict[str, str], simplify_it: bool) -> dict[str, float]:
-    """Write a network as one ONNX file with a dynamic batch, checked against PyTorch before it is there.
+    """Write a network as one ONNX file with a dynamic batch, after comparing it with PyTorch.
 
     Args:
         network: from :func:`rtmpose.model.checkpoint.load_network`.
         path: the ONNX file to write.
-        metadata: the graph's source; kept in the file.
-        simplify_it: whether onnxsim simplifies it.
+        metadata: source of the graph, kept in the file.
+        simplify_it: whether onnxsim simplifies the graph.
 
     Returns:
-        The largest absolute difference between ONNX Runtime and PyTorch, relative to the largest logit, by
-        ``"simcc_x, batch 1"`` and so on.
-
-    Raises:
-        KitError: the difference exceeds :data:`EXPORT_TOLERANCE`, or the file can't be written.
+        The differences, see :func:`compare_with_torch`. Raises KitError if one exceeds :data:`EXPORT_TOLERANCE`.
     """
     import torch
 
@@ -47,7 +43,7 @@ def export(network: "Network", path: str | Path, metadata: dict[str, str], simpl
     with atomic_write(path) as temporary:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            # The tracing exporter: the graph is smaller than the newer one's, and it needs no onnxscript.
+            # The tracing exporter: its graph is smaller than the newer exporter's, and it needs no onnxscript.
             torch.onnx.export(network.module, (sample,), str(temporary), dynamo=False, opset_version=OPSET,
                               input_names=[INPUT], output_names=list(OUTPUTS),
                               dynamic_axes={name: {0: "batch"} for name in (INPUT, *OUTPUTS)})
@@ -57,7 +53,7 @@ def export(network: "Network", path: str | Path, metadata: dict[str, str], simpl
         onnx.helper.set_model_props(model, metadata)
         onnx.save(model, temporary)
         differences = compare_with_torch(network, temporary)
-        worst = max(differences.values(), key=lambda d: d if np.isfinite(d) else np.inf)
+        worst = float(np.max([*differences.values()]))  # NaN if any is
         if not worst <= EXPORT_TOLERANCE:
             raise KitError(f"{path}: not written, ONNX Runtime differs from PyTorch by {worst:.1e} of the largest "
                            f"logit, expected at most {EXPORT_TOLERANCE:.0e}; check the checkpoint for NaN")
@@ -65,7 +61,8 @@ def export(network: "Network", path: str | Path, metadata: dict[str, str], simpl
 
 
 def compare_with_torch(network: "Network", path: str | Path) -> dict[str, float]:
-    """Run a graph in ONNX Runtime at two batch sizes and measure how far it is from PyTorch (see :func:`export`)."""
+    """Largest absolute difference between ONNX Runtime and PyTorch, relative to the largest logit, for each output at
+    two batch sizes: by ``"simcc_x, batch 1"`` and so on."""
     import onnxruntime
     import torch
 
@@ -83,6 +80,6 @@ def compare_with_torch(network: "Network", path: str | Path) -> dict[str, float]
 
 
 def describe_source(config: str | Path, weights: str | Path) -> dict[str, str]:
-    """Source of an exported graph, to be kept in its metadata."""
+    """Source of an exported graph, for its metadata."""
     return {"config": Path(config).name, "config_sha256": sha256(config),
             "checkpoint": Path(weights).name, "checkpoint_sha256": sha256(weights)}

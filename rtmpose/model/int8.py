@@ -1,11 +1,11 @@
 """INT8 as Q/DQ nodes in the graph: which operators, in which scheme.
 
-Convolutions take INT8 operands: weights signed, symmetric, a scale a channel; activations one scale a tensor. A sum
-that reads the same tensor reads it rounded as well. Biases stay in float, and so does the head behind its convolution,
-whose matrix products are a few percent of the network and end in logits that must not be rounded. ONNX Runtime's
-quantiser writes the nodes: it is installed anyway, it gives plain ONNX, and it lets the scheme be chosen.
+Convolutions have INT8 operands: weights are signed and symmetric with one scale a channel, activations have one scale a
+tensor. A sum that reads the same tensor reads it rounded as well. Biases stay in float. So does the head behind its
+convolution: its matrix products are a few percent of the network and end in logits, which must not be rounded.
 
-Each runtime has its own :class:`Int8Scheme`, with which it is fast and right.
+ONNX Runtime's quantizer writes the nodes: it is installed anyway, gives plain ONNX and lets the scheme be chosen. Each
+runtime has its own :class:`Int8Scheme`, with which it is fast and accurate.
 """
 
 import re
@@ -18,11 +18,10 @@ import onnx.version_converter
 
 from rtmpose.model.fp16 import scale_final_convolutions
 
+# A smaller scale, rounded to FP16, would be further off than INT8 itself.
 _SMALLEST_SCALE = 1e-5
-"""Below, a scale that is rounded to FP16 would be further off than INT8 itself."""
 
-_OPSET = 19
-"""The first in which scales can be FP16."""
+_OPSET = 19  # the first in which scales can be FP16
 
 Ranges = dict[str, tuple[float, float]]
 """Smallest and largest value of a tensor, by its name."""
@@ -30,47 +29,32 @@ Ranges = dict[str, tuple[float, float]]
 
 @dataclass(frozen=True)
 class Int8Scheme:
-    """The INT8 that a runtime takes.
+    """The INT8 of a runtime."""
 
-    Attributes:
-        signed: activations are signed and symmetric; otherwise unsigned with a zero point, which uses the whole range
-            on what is mostly positive, as SiLU's outputs are.
-        outputs: the outputs of convolutions are quantised as well as their inputs.
-        rest_fp16: everything else is typed as for FP16 (:func:`rtmpose.model.fp16.to_fp16`), else it is FP32.
-    """
-
+    # Activations are signed and symmetric; otherwise unsigned with a zero point, which uses the whole range for mostly
+    # positive values such as SiLU's outputs.
     signed: bool
-    outputs: bool
-    rest_fp16: bool
+    outputs: bool  # the outputs of convolutions are quantised as well as their inputs
+    rest_fp16: bool  # everything else is mixed precision (rtmpose.model.fp16.to_fp16), else FP32
 
 
 @dataclass(frozen=True)
 class Block:
-    """Effect of INT8 in one block of the network alone.
+    """Effect of INT8 in one block of the network alone."""
 
-    Attributes:
-        name: as mmpose names it.
-        convolutions: how many it has.
-        macs: its share of the network's multiplications.
-        within_bin, within_4px: shares of the counted keypoints at most one SimCC bin and 4 px off FP32's.
-        int8: whether its convolutions are quantised.
-    """
-
-    name: str
-    convolutions: int
-    macs: float
-    within_bin: float
-    within_4px: float
-    int8: bool
+    name: str  # mmpose's
+    convolutions: int  # their number
+    macs: float  # share of the network's multiplications
+    within_bin: float  # share of counted keypoints at most one SimCC bin off FP32's
+    within_4px: float  # share of counted keypoints at most 4 px off FP32's
+    int8: bool  # whether its convolutions are quantised
 
 
 def quantize(model: onnx.ModelProto, ranges: Ranges, scheme: Int8Scheme, blocks: Iterable[Block]) -> onnx.ModelProto:
-    """Turn a network into its INT8 graph, ready for :func:`rtmpose.model.fp16.to_fp16` where the scheme wants that.
+    """Turn an FP32 network with a fixed batch size into its INT8 graph; the given graph is not changed.
 
-    Args:
-        model: FP32, with a fixed batch size; not changed.
-        ranges, blocks: from :mod:`rtmpose.model.calibration`.
-        scheme: the runtime's.
+    Ranges and blocks come from :mod:`rtmpose.model.calibration`. Where the scheme wants the rest in FP16, the graph is
+    ready for :func:`rtmpose.model.fp16.to_fp16`.
     """
     scaled = scale_final_convolutions(model) if scheme.rest_fp16 else model
     return insert_quantization(scaled, ranges, scheme, kept_nodes(model, blocks))
@@ -78,13 +62,9 @@ def quantize(model: onnx.ModelProto, ranges: Ranges, scheme: Int8Scheme, blocks:
 
 def insert_quantization(model: onnx.ModelProto, ranges: Ranges, scheme: Int8Scheme, kept: Iterable[str] = ()
                         ) -> onnx.ModelProto:
-    """Put Q/DQ nodes around a graph's convolutions.
+    """Put Q/DQ nodes around a graph's convolutions, except those whose names are in ``kept``.
 
-    Args:
-        model: FP32, with a fixed batch size; not changed.
-        ranges: of the same graph with any batch size.
-        scheme: the runtime's.
-        kept: names of convolutions that are left alone.
+    The graph is FP32 with a fixed batch size and is not changed; the ranges are of the same graph with any batch size.
     """
     from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType
     from onnxruntime.quantization.calibrate import TensorData, TensorsData
@@ -106,11 +86,11 @@ def insert_quantization(model: onnx.ModelProto, ranges: Ranges, scheme: Int8Sche
 
 
 def group_by_block(model: onnx.ModelProto) -> dict[str, list[str]]:
-    """Names of a graph's convolutions by block: mmpose's stem, stages and final layer; ``other`` where names differ."""
+    """Names of a graph's convolutions by mmpose's block: stem, stages, final layer; ``other`` if the name says none."""
     blocks: dict[str, list[str]] = {}
     for node in model.graph.node:
         if node.op_type == "Conv":
-            found = re.search(r"(stem|stage\d+|final_layer)", node.name)
+            found = re.search(r"stem|stage\d+|final_layer", node.name)
             blocks.setdefault(found.group() if found else "other", []).append(node.name)
     return blocks
 

@@ -114,15 +114,15 @@ def test_a_cache_is_used_for_its_own_facts_only(model_files: dict[str, Path], fe
     wanted = {"onnx_sha256": "a", **calibration.facts(scheme, few)}
     content = json.loads(written)
     cache.write_text(written)
-    assert calibration._read(cache, wanted) is not None
+    assert calibration.read_cache(cache, wanted) is not None
     for fact in wanted:
         cache.write_text(json.dumps({**content, "facts": {**content["facts"], fact: "other"}}))
-        assert calibration._read(cache, wanted) is None, fact
+        assert calibration.read_cache(cache, wanted) is None, fact
     for text in ("", "[]", "{}", written[:-100], json.dumps({**content, "blocks": [{"name": "stem"}]}),
                  json.dumps({**content, "blocks": None}), json.dumps({**content, "ranges": [1]}),
                  json.dumps({**content, "ranges": {"input": [1]}}), json.dumps({"facts": wanted})):
         cache.write_text(text)
-        assert calibration._read(cache, wanted) is None, text[:50]
+        assert calibration.read_cache(cache, wanted) is None, text[:50]
 
 
 def test_crops_are_drawn_from_the_whole_set_and_the_same_every_time(calibration_folder: Path, people_folder: Path,
