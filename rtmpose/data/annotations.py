@@ -54,7 +54,11 @@ def _drop_segmentation(record: dict[str, Any]) -> dict[str, Any]:
 
 def _check(content: Annotations) -> None:
     for image in content.images:
-        _check_image(image)
+        _check_id("image", image["id"])
+        name = image["file_name"]
+        if not (isinstance(name, str) and "\0" not in name and image["width"] > 0 and image["height"] > 0):
+            raise ValueError(f"image {image['id']} has no name or no size")
+        os.fsencode(name)  # raises a ValueError if no file can have that name
     for category in content.categories:
         _check_id("category", category["id"])
     image_ids = {image["id"] for image in content.images}
@@ -62,14 +66,6 @@ def _check(content: Annotations) -> None:
         _check_annotation(annotation)
         if annotation["image_id"] not in image_ids:
             raise ValueError(f"annotation {annotation['id']} belongs to the unknown image {annotation['image_id']}")
-
-
-def _check_image(image: dict[str, Any]) -> None:
-    _check_id("image", image["id"])
-    name = image["file_name"]
-    if not (isinstance(name, str) and "\0" not in name and image["width"] > 0 and image["height"] > 0):
-        raise ValueError(f"image {image['id']} has no name or no size")
-    os.fsencode(name)  # raises a ValueError if no file can have that name
 
 
 def _check_id(name: str, identity: int | str) -> None:

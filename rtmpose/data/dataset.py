@@ -65,14 +65,14 @@ def load_persons(folder: str | Path | None, detections: str | Path | None = None
     """
     folder = _check_folder(folder)
     annotations = read_annotations(folder / ANNOTATIONS)
-    image_folder = _find_images(folder)
+    image_folder = next((folder / name for name in IMAGE_FOLDERS if (folder / name).is_dir()), None)
+    if image_folder is None:
+        raise KitError(f"{folder}: has neither {IMAGE_FOLDERS[0]}/ nor {IMAGE_FOLDERS[1]}/, expected the images there")
     records = {record["id"]: record for record in annotations.images}
     if detections is None:
-        persons, skipped = _annotated_persons(annotations, records)
-        boxes = "ground-truth boxes"
+        (persons, skipped), boxes = _annotated_persons(annotations, records), "ground-truth boxes"
     else:
-        persons, skipped = _detected_persons(Path(detections), records), 0
-        boxes = f"boxes of {detections}"
+        persons, skipped, boxes = _detected_persons(Path(detections), records), 0, f"boxes of {detections}"
     by_image: dict[int, list[Person]] = {}
     for person in persons:
         by_image.setdefault(person.image_id, []).append(person)
@@ -92,19 +92,13 @@ def _check_folder(folder: str | Path | None) -> Path:
     return Path(folder)
 
 
-def _find_images(folder: Path) -> Path:
-    for candidate in IMAGE_FOLDERS:
-        if (folder / candidate).is_dir():
-            return folder / candidate
-    raise KitError(f"{folder}: has neither {IMAGE_FOLDERS[0]}/ nor {IMAGE_FOLDERS[1]}/, expected the images there")
-
-
 def _annotated_persons(annotations: Annotations, records: dict[int, dict[str, Any]]) -> tuple[list[Person], int]:
     """The ground-truth persons that mmpose's ``BaseCocoStyleDataset`` uses, their boxes clipped as it clips them, and
     the number of persons whose clipped box is empty."""
     persons, skipped = [], 0
     for index, annotation in enumerate(annotations.annotations):
-        if not _is_labelled(annotation):
+        if ("keypoints" not in annotation or annotation["iscrowd"] or not annotation["num_keypoints"]
+                or max(annotation["keypoints"]) <= 0):
             continue
         record = records[annotation["image_id"]]
         x, y, width, height = annotation["bbox"]
@@ -118,11 +112,6 @@ def _annotated_persons(annotations: Annotations, records: dict[int, dict[str, An
         raise KitError(f"{annotations.path}: holds no person with keypoints and a box inside the image, expected COCO "
                        "person keypoints (person_keypoints_val2017.json, not instances_val2017.json)")
     return persons, skipped
-
-
-def _is_labelled(annotation: dict[str, Any]) -> bool:
-    return bool("keypoints" in annotation and not annotation["iscrowd"] and annotation["num_keypoints"]
-                and max(annotation["keypoints"]) > 0)
 
 
 def _detected_persons(path: Path, records: dict[int, dict[str, Any]]) -> list[Person]:

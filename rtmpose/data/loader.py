@@ -18,7 +18,6 @@ from rtmpose.environment import count_cores
 from rtmpose.errors import KitError
 
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
-
 T = TypeVar("T")
 
 
@@ -28,8 +27,8 @@ class Crop:
 
     person: Person
     pixels: np.ndarray  # uint8 (H, W, 3), BGR, as in the image; or normalised, float32 (3, H, W), RGB
-    center: np.ndarray  # float32 (2,), see preprocess.box_to_center_scale
-    scale: np.ndarray  # float32 (2,), likewise
+    center: np.ndarray
+    scale: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -65,11 +64,9 @@ def read_image(image: Image) -> np.ndarray:
 def cut_image(image: Image, input_size: tuple[int, int]) -> list[Crop]:
     """Read an image once and cut out all its persons, uint8 (H, W, 3)."""
     pixels = read_image(image)
-    crops = []
-    for person in image.persons:
-        center, scale = preprocess.box_to_center_scale(person.bbox, input_size)
-        crops.append(Crop(person, preprocess.crop_person(pixels, center, scale, input_size), center, scale))
-    return crops
+    regions = [preprocess.box_to_center_scale(person.bbox, input_size) for person in image.persons]
+    return [Crop(person, preprocess.crop_person(pixels, *region, input_size), *region)
+            for person, region in zip(image.persons, regions, strict=True)]
 
 
 def _fill_rows(image: Image, input_size: tuple[int, int], rows: Sequence[np.ndarray]) -> list[Crop]:
@@ -81,8 +78,8 @@ def _fill_rows(image: Image, input_size: tuple[int, int], rows: Sequence[np.ndar
 def iterate_batches(images: Iterable[Image], input_size: tuple[int, int], batch_size: int) -> Iterator[Batch]:
     """All persons of all images, in order, ``batch_size`` at a time; the last batch may hold fewer.
 
-    As many threads as there are cores prepare the next batch while the caller works on this one. They write crops
-    where the engine reads them. Raises KitError if an image can't be used.
+    Meanwhile, a thread for each core prepares the next batch, and writes crops where the engine reads them. Raises
+    KitError if an image can't be used.
     """
     # The threads share out the images already; OpenCV's own threads would only add overhead.
     cv2.setNumThreads(1)
@@ -109,11 +106,9 @@ def _allocate_rows(arrays: deque[np.ndarray], shape: tuple[int, ...]) -> Iterato
 
 
 def look_ahead(jobs: Iterable[tuple[int, Future[list[T]]]], limit: int) -> Iterator[list[T]]:
-    """Results of jobs in their order, while later jobs run.
+    """Results of jobs in their order, while later jobs run, of at most ``limit`` total size.
 
-    Args:
-        jobs: size and future of each; taking a job from here starts it.
-        limit: total size of the jobs that may wait.
+    Each job is its size and its future; taking it from the iterable starts it.
     """
     waiting: deque[tuple[int, Future[list[T]]]] = deque()
     for job in jobs:
@@ -125,8 +120,7 @@ def look_ahead(jobs: Iterable[tuple[int, Future[list[T]]]], limit: int) -> Itera
 
 
 def _lower_priority() -> None:
-    """Lower this thread's priority a little: an engine waits for the slowest of its threads, so interrupting one of
-    them delays all."""
+    # An engine waits for the slowest of its threads, so interrupting one of them delays all.
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(os.getpriority(os.PRIO_PROCESS, 0) + 5, 19))
 
 

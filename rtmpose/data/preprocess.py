@@ -18,15 +18,9 @@ _NORMALIZED = (np.arange(256, dtype=np.float32) - MEAN[:, None]) / STD[:, None]
 
 
 def box_to_center_scale(bbox: np.ndarray, input_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Centre and size of the region that is cropped for a box, in image pixels.
+    """Centre and scale of the region that is cropped for a box, float32 (4,), x1 y1 x2 y2 in image pixels.
 
-    Args:
-        bbox: float32 (4,), x1 y1 x2 y2 in image pixels.
-        input_size: width and height of the crop in pixels.
-
-    Returns:
-        centre (x, y) and scale (width, height), float32 (2,) each; the scale has the crop's aspect ratio
-        (mmpose ``bbox_xyxy2cs`` and ``TopdownAffine._fix_aspect_ratio``).
+    It has the crop's aspect ratio (mmpose ``bbox_xyxy2cs`` and ``TopdownAffine._fix_aspect_ratio``).
     """
     width, height = (bbox[2:] - bbox[:2]) * PADDING
     center = (bbox[2:] + bbox[:2]) * 0.5
@@ -51,10 +45,7 @@ def warp_matrix(center: np.ndarray, scale: np.ndarray, input_size: tuple[int, in
 
 
 def crop_person(image: np.ndarray, center: np.ndarray, scale: np.ndarray, input_size: tuple[int, int]) -> np.ndarray:
-    """Cut a person out of an image, uint8 (H, W, 3), BGR; what lies outside the image is black.
-
-    Centre and scale come from :func:`box_to_center_scale`; the input size is width and height of the crop.
-    """
+    """Cut a person out of an image, both uint8 (H, W, 3), BGR; what lies outside the image is black."""
     return cv2.warpAffine(image, warp_matrix(center, scale, input_size), input_size, flags=cv2.INTER_LINEAR)
 
 

@@ -1,7 +1,5 @@
 """Calibration of INT8 on real crops: the range of every convolution's operands, and the effect of INT8 on the keypoints
 block by block. A JSON file beside the engine keeps both, with the facts they depend on, so that it is done once.
-
-A scale covers all but one in 100,000 of the numbers that its tensor holds over the calibration crops.
 """
 
 import contextlib
@@ -12,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,20 +29,16 @@ from rtmpose.model.int8 import Block, Int8Scheme, Ranges, group_by_block, insert
 if TYPE_CHECKING:
     import onnxruntime
 
-RECIPE = 1
-"""Increases when the same crops give another calibration, so that old caches are not used."""
+RECIPE = 1  # increases when the same crops give another calibration, so that old caches are not used
 
+# Share of a tensor's numbers that its scale covers. In the demo, 99.99 loses more AP, and 100 moves more keypoints.
 PERCENTILE = 99.999
-"""Share of a tensor's numbers that its scale covers. In the demo's network 99.99 loses more AP, and 100 moves more
-keypoints."""
 
-LEAST_WITHIN_BIN = 0.8
-"""A block stays in higher precision where INT8 in it alone leaves fewer of the counted keypoints at most one bin off."""
-
+LEAST_WITHIN_BIN = 0.8  # share of keypoints at most one bin off, below which a block stays in higher precision
 PERSONS = 128  # number of persons drawn from the calibration set
 SEED = 0  # of the draw
 BATCH = 8
-SENSITIVITY_BATCHES = 8  # the sensitivity is measured on the first batches only
+SENSITIVITY_BATCHES = 8  # number of batches that the sensitivity is measured on
 
 
 @dataclass(frozen=True)
@@ -70,7 +65,7 @@ class Calibration:
 def load_calibration_set(folder: str | Path, input_size: tuple[int, int]) -> CalibrationSet:
     """Draw :data:`PERSONS` persons of a set in COCO's layout, or all if there are fewer, and cut them out.
 
-    The input size is width and height of a crop. Raises KitError if the set is broken or smaller than a batch.
+    Raises KitError if the set is broken or smaller than a batch.
     """
     persons = load_persons(folder)
     if len(persons) < BATCH:
@@ -107,8 +102,7 @@ def calibrate(model: onnx.ModelProto, onnx_sha256: str, scheme: Int8Scheme, crop
     The result is kept in the file ``cache`` and read from there as long as the facts and the ONNX file are the same.
     """
     wanted = {"onnx_sha256": onnx_sha256, **facts(scheme, crops)}
-    known = read_cache(cache, wanted)
-    if known:
+    if known := read_cache(cache, wanted):
         return known
     fixed = simplify(model, crops.batches[0].shape)
     ranges = find_ranges(fixed, scheme, crops.batches)
@@ -130,37 +124,25 @@ def read_cache(cache: Path, wanted: dict[str, Any]) -> Calibration | None:
 
 
 def find_ranges(model: onnx.ModelProto, scheme: Int8Scheme, batches: Sequence[np.ndarray]) -> Ranges:
-    """Run an FP32 graph over batches of its input's shape and record the ranges of its convolutions' inputs and
-    outputs, without the rarest outliers."""
-    from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod
+    """Ranges of the inputs and outputs of an FP32 graph's convolutions on these batches, without the rarest outliers."""
+    from onnxruntime.quantization import CalibrationMethod
     from onnxruntime.quantization.calibrate import create_calibrator
-
-    class OneBatch(CalibrationDataReader):
-        def __init__(self, batch: np.ndarray) -> None:
-            self.left = [{model.graph.input[0].name: batch}]
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            return self.left.pop() if self.left else None
-
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         path = Path(folder) / "model.onnx"
         onnx.save(model, path)
-        calibrator = create_calibrator(path, ["Conv"], str(path.with_name("augmented.onnx")),
-                                       CalibrationMethod.Percentile,
+        calibrator = create_calibrator(path, ["Conv"], str(path.with_name("augmented.onnx")), CalibrationMethod.Percentile,
                                        extra_options={"percentile": PERCENTILE, "symmetric": scheme.signed})
-        # One call a batch: a call keeps all tensors of all its batches in memory.
+        # One reader a batch: the calibrator keeps all tensors of all batches that a reader gives it.
         for batch in tqdm(batches, desc="Calibrating", unit="batch", leave=False, disable=None):
-            calibrator.collect_data(OneBatch(batch))
+            inputs = iter([{model.graph.input[0].name: batch}, None])
+            calibrator.collect_data(SimpleNamespace(get_next=inputs.__next__))
         found = calibrator.compute_data().data
     return {tensor: (np.ravel(data.lowest).item(), np.ravel(data.highest).item()) for tensor, data in found.items()}
 
 
 def measure_sensitivity(model: onnx.ModelProto, ranges: Ranges, scheme: Int8Scheme, batches: Sequence[np.ndarray]
                         ) -> list[Block]:
-    """Quantise each block of an FP32 graph alone, and measure how far that moves its keypoints.
-
-    The batches are float32 of the graph's input shape; the first :data:`SENSITIVITY_BATCHES` are used.
-    """
+    """Quantise each block of an FP32 graph alone, and measure how far that moves its keypoints."""
     blocks, batches = group_by_block(model), batches[:SENSITIVITY_BATCHES]
     pixels_per_bin = batches[0].shape[3] / model.graph.output[0].type.tensor_type.shape.dim[2].dim_value
     macs = count_macs(model)
@@ -177,10 +159,7 @@ def measure_sensitivity(model: onnx.ModelProto, ranges: Ranges, scheme: Int8Sche
 
 
 def keypoints(model: onnx.ModelProto, batches: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Run a graph, exactly as its nodes say, over batches of its input's shape.
-
-    Returns keypoints, float32 (N, K, 2) in pixels of the crop, and scores, float32 (N, K).
-    """
+    """Run a graph exactly as its nodes say, on batches of its input's shape: keypoints in the crop, and scores."""
     runner, name = session(model), model.graph.input[0].name
     logits = [runner.run(list(OUTPUTS), {name: batch}) for batch in batches]
     simcc_x, simcc_y = (np.concatenate(axis) for axis in zip(*logits, strict=True))
@@ -191,7 +170,6 @@ def keypoints(model: onnx.ModelProto, batches: Sequence[np.ndarray]) -> tuple[np
 def session(model: onnx.ModelProto) -> "onnxruntime.InferenceSession":
     """A session that runs a graph exactly as its nodes say."""
     import onnxruntime
-
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3

@@ -28,11 +28,8 @@ _HEAD = "RTMCCHead"
 
 # Objects that mmengine writes into a checkpoint beside the weights: its log buffers and the NumPy values in them.
 _METADATA_GLOBALS = (
-    "mmengine.logging.history_buffer.HistoryBuffer",
-    "builtins.getattr",
+    "mmengine.logging.history_buffer.HistoryBuffer", "builtins.getattr", "numpy.ndarray", "numpy.dtype",
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
-    "numpy.ndarray",
-    "numpy.dtype",
     *(f"numpy.dtypes.{kind}DType" for kind in ("Float64", "Float32", "Int64", "Int32", "UInt8", "Bool")),
 )
 
@@ -41,9 +38,8 @@ _METADATA_GLOBALS = (
 class Network:
     """A network ready to export."""
 
-    # In evaluation mode: float32 (N, 3, H, W) -> simcc_x (N, K, Wx), simcc_y (N, K, Wy).
-    module: torch.nn.Module
-    input_size: tuple[int, int]  # width and height of the crop in pixels
+    module: torch.nn.Module  # in evaluation mode: float32 (N, 3, H, W) -> simcc_x (N, K, Wx), simcc_y (N, K, Wy)
+    input_size: tuple[int, int]
     num_keypoints: int  # K
 
 
@@ -59,13 +55,9 @@ class _SimCC(torch.nn.Module):
 
 
 def load_network(config: str | Path, weights: str | Path) -> Network:
-    """Build RTMPose from a config and load a checkpoint into it.
+    """Build any RTMPose from its mmpose config, which is Python and is run, and load a checkpoint without running code.
 
     Raises KitError if a file is missing or broken, is not RTMPose, or the two don't belong together.
-
-    Args:
-        config: an mmpose config of any RTMPose (mmengine's format). It is Python, and reading it runs it.
-        weights: a checkpoint (mmengine's format), loaded strictly and without running code.
     """
     model = read_config(config)
     state = load_state_dict(weights)
@@ -81,8 +73,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
 
     Raises KitError if the file is missing or broken, is not RTMPose, or normalises crops in another way.
     """
-    path = Path(path)
-    if not path.is_file():
+    if not Path(path).is_file():
         raise KitError(f"{path}: no such config, expected an mmpose RTMPose config (.py)")
     import_mmpose()
     from mmengine.config import Config
@@ -97,8 +88,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
     found = model.get("data_preprocessor", {})
     for key, expected in (("mean", preprocess.MEAN), ("std", preprocess.STD), ("bgr_to_rgb", np.array(True))):
         if not np.array_equal(np.array(found.get(key), expected.dtype), expected):
-            raise KitError(f"{path}: data_preprocessor.{key} is {found.get(key)}, the kit's crops have "
-                           f"{expected.tolist()}")
+            raise KitError(f"{path}: data_preprocessor.{key} is {found.get(key)}, the kit's is {expected.tolist()}")
     return _portable(model.to_dict())
 
 
@@ -114,10 +104,7 @@ def _portable(node: Any) -> Any:
 
 
 def build_estimator(model: dict[str, Any], config: str | Path) -> torch.nn.Module:
-    """Build mmpose's estimator, randomly initialised, from the result of :func:`read_config`.
-
-    Raises KitError, which names the config, if mmpose can't build it.
-    """
+    """Build mmpose's estimator, randomly initialised, from a config's model. Raises KitError if mmpose can't."""
     from mmengine.registry import DefaultScope
     from mmpose.registry import MODELS
     try:
@@ -132,10 +119,8 @@ def load_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
 
     Raises KitError if the file is missing, truncated, holds anything but data, or no weights.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise KitError(f"{path}: no such checkpoint, expected an RTMPose .pth; scripts/download.sh fetches the "
-                       "official one")
+    if not Path(path).is_file():
+        raise KitError(f"{path}: no such checkpoint, expected an RTMPose .pth; scripts/download.sh fetches one")
     try:
         with torch.serialization.safe_globals([(_Inert, name) for name in _METADATA_GLOBALS]):
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -148,18 +133,17 @@ def load_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise KitError(f"{path}: holds no state_dict of tensors, expected an RTMPose checkpoint")
-    # Older checkpoints hold the preprocessor's mean and std too.
+    # mean and std of data_preprocessor are the kit's own, see read_config.
     return {name: tensor for name, tensor in state.items() if not name.startswith("data_preprocessor.")}
 
 
 class _Inert:
-    """Stands for metadata objects of a checkpoint, none of which the kit needs."""
+    """Stands for the metadata objects of a checkpoint, none of which the kit needs."""
 
     def __init__(self, *args: object) -> None:
         pass
 
-    def __setstate__(self, state: object) -> None:
-        pass
+    __setstate__ = __init__
 
 
 def _check_keys(wanted: dict[str, Any], given: dict[str, torch.Tensor], weights: str | Path, config: str | Path
@@ -169,18 +153,14 @@ def _check_keys(wanted: dict[str, Any], given: dict[str, torch.Tensor], weights:
         "unexpected": [key for key in given if key not in wanted],
         "of another shape": [key for key in given if key in wanted and given[key].shape != wanted[key].shape],
     }
-    found = [f"{len(keys)} keys {kind}: {_some(keys)}" for kind, keys in mismatches.items() if keys]
+    found = [f"{len(keys)} keys {kind}: {', '.join(keys[:8])}{', ...' if len(keys) > 8 else ''}"
+             for kind, keys in mismatches.items() if keys]
     if found:
         raise KitError(f"{weights}: does not fit {config}: {'; '.join(found)}; give the config of this checkpoint")
 
 
-def _some(keys: list[str], limit: int = 8) -> str:
-    return ", ".join(keys[:limit]) + (f", and {len(keys) - limit} more" if len(keys) > limit else "")
-
-
 def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def import_mmpose() -> None:
@@ -188,9 +168,8 @@ def import_mmpose() -> None:
     if "mmpose.models" in sys.modules:
         return
     try:
-        missing = [name for name, probe in
-                   (("mmcv.ops", "mmcv._ext"), ("mmdet", "mmdet"), ("xtcocotools", "xtcocotools"))
-                   if importlib.util.find_spec(probe) is None]
+        probes = {"mmcv.ops": "mmcv._ext", "mmdet": "mmdet", "xtcocotools": "xtcocotools"}
+        missing = [name for name, probe in probes.items() if importlib.util.find_spec(probe) is None]
         sys.meta_path.insert(0, _EmptyModules(missing))
         # mmpose was written for older versions of torch, which warns at every call.
         warnings.filterwarnings("ignore", category=FutureWarning, module="mmpose")

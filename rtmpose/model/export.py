@@ -2,50 +2,36 @@
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
+import onnxruntime
+import torch
 
 from rtmpose.errors import KitError
 from rtmpose.files import atomic_write, sha256
+from rtmpose.model.checkpoint import Network
 from rtmpose.model.graph import INPUT, OUTPUTS, simplify
 
-if TYPE_CHECKING:
-    from rtmpose.model.checkpoint import Network
-
-OPSET = 17
-
+# Largest allowed difference between ONNX Runtime and PyTorch, relative to the largest logit. Both compute in float32,
+# but add in another order: at most 1.2e-6 was measured, from RTMPose-t to -x. A wrong graph is off by about 1, one in
+# FP16 by about 1e-3 (2**-11 a rounding).
 EXPORT_TOLERANCE = 1e-4
-"""Largest difference between ONNX Runtime and PyTorch that an export may have, relative to the largest logit.
-
-Both compute in float32 but add in another order: 1.2e-6 at most was measured, from RTMPose-t to -x. A wrong graph is
-off by about 1, and one that slipped into FP16 by about 1e-3 (2**-11 a rounding). The tolerance lies between.
-"""
 
 
-def export(network: "Network", path: str | Path, metadata: dict[str, str], simplify_it: bool) -> dict[str, float]:
+def export(network: Network, path: str | Path, metadata: dict[str, str], simplify_it: bool) -> dict[str, float]:
     """Write a network as one ONNX file with a dynamic batch, after comparing it with PyTorch.
 
-    Args:
-        network: from :func:`rtmpose.model.checkpoint.load_network`.
-        path: the ONNX file to write.
-        metadata: source of the graph, kept in the file.
-        simplify_it: whether onnxsim simplifies the graph.
-
-    Returns:
-        The differences, see :func:`compare_with_torch`. Raises KitError if one exceeds :data:`EXPORT_TOLERANCE`.
+    The file keeps the metadata, and onnxsim simplifies the graph if ``simplify_it``. Returns the differences of
+    :func:`compare_with_torch`; raises KitError, and writes nothing, if one exceeds :data:`EXPORT_TOLERANCE`.
     """
-    import torch
-
     width, height = network.input_size
-    sample = torch.zeros(1, 3, height, width)
     with atomic_write(path) as temporary:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             # The tracing exporter: its graph is smaller than the newer exporter's, and it needs no onnxscript.
-            torch.onnx.export(network.module, (sample,), str(temporary), dynamo=False, opset_version=OPSET,
-                              input_names=[INPUT], output_names=list(OUTPUTS),
+            torch.onnx.export(network.module, (torch.zeros(1, 3, height, width),), str(temporary), dynamo=False,
+                              opset_version=17, input_names=[INPUT], output_names=list(OUTPUTS),
                               dynamic_axes={name: {0: "batch"} for name in (INPUT, *OUTPUTS)})
         model = onnx.load(temporary)
         if simplify_it:
@@ -60,12 +46,9 @@ def export(network: "Network", path: str | Path, metadata: dict[str, str], simpl
     return differences
 
 
-def compare_with_torch(network: "Network", path: str | Path) -> dict[str, float]:
+def compare_with_torch(network: Network, path: str | Path) -> dict[str, float]:
     """Largest absolute difference between ONNX Runtime and PyTorch, relative to the largest logit, for each output at
     two batch sizes: by ``"simcc_x, batch 1"`` and so on."""
-    import onnxruntime
-    import torch
-
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     width, height = network.input_size
     random = np.random.default_rng(0)

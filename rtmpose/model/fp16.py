@@ -8,9 +8,8 @@ FP16 holds magnitudes up to 65504, with 11 significant bits. Nearly all of RTMPo
   to that of squares and values it stays in FP32: one multiplication in 10,000 of the network.
 * The two classifiers give the logits. Near a maximum, neighbouring bins differ by less than FP16's step, so rounded
   logits tie and the first of them wins: the cause of most keypoints that FP16 moved. They stay in FP32.
-* The final convolution feeds only ScaleNorm, which cancels any common factor: its weights and bias are multiplied with
-  the power of two that brings its longest row to about unit length. The result is the same to the last bit, and no
-  checkpoint can push its outputs out of range.
+* The final convolution feeds only ScaleNorm, which cancels any common factor: a power of two brings its longest row of
+  weights to about unit length, and no checkpoint can push its outputs out of range.
 * An operator with a constant that would not fit stays in FP32.
 """
 
@@ -35,15 +34,10 @@ class Kept:
 
 
 def to_fp16(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Kept]]:
-    """Convert a graph to mixed precision: FP32 inputs and outputs, FP16 inside where that is safe.
+    """Convert a simplified FP32 graph to mixed precision: FP32 inputs and outputs, FP16 inside where that is safe.
 
-    A strongly typed TensorRT network computes exactly in the types of this graph.
-
-    Args:
-        model: FP32, simplified, with a fixed batch size; may have Q/DQ nodes, whose scales become FP16. Not changed.
-
-    Returns:
-        The converted graph, and the operators that stay in FP32.
+    A strongly typed TensorRT network computes exactly in its types. Scales of Q/DQ nodes become FP16. Returns a new
+    graph, and the operators that stay in FP32.
     """
     converted = scale_final_convolutions(model)
     graph = converted.graph
@@ -58,13 +52,11 @@ def to_fp16(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Kept]]:
 
 
 def scale_final_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Scale every convolution that feeds only a ScaleNorm by a power of two, so that its longest row of weights has
-    about unit length.
+    """Scale every convolution that feeds only a ScaleNorm by a power of two, to weights of about unit length.
 
-    Returns a copy of the FP32 graph with all constants as initializers. It computes the same to the last bit.
+    Returns a copy of the FP32 graph, with all constants as initializers, that computes the same to the last bit.
     """
-    scaled = onnx.ModelProto()
-    scaled.CopyFrom(model)
+    scaled = deepcopy(model)
     constants_to_initializers(scaled.graph)
     tensors = {tensor.name: tensor for tensor in scaled.graph.initializer}
     readers = _readers(scaled.graph)

@@ -16,11 +16,10 @@ INPUT = "input"
 OUTPUTS = ("simcc_x", "simcc_y")
 PRODUCTS = ("Conv", "MatMul", "Gemm")  # the operators that multiply
 
-RECIPE = 4
-"""Increases when the kit builds another engine from the same ONNX file, so that old engines are rebuilt."""
+RECIPE = 4  # increases when the kit builds another engine from the same ONNX file, so that old engines are rebuilt
 
+# Type (ONNX's number) and shape of tensors, by name; a dynamic size is 0, as in all shapes here.
 Shapes = dict[str, tuple[int, tuple[int, ...]]]
-"""Type (ONNX's number) and shape of tensors, by name; a dynamic size is 0, as in all shapes here."""
 
 _TYPES: dict[int, str] = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16", TensorProto.INT64: "int64",
                           TensorProto.INT8: "int8", TensorProto.UINT8: "int8"}
@@ -37,12 +36,8 @@ class ModelSpec:
 
 
 def simplify(model: onnx.ModelProto, input_shape: Sequence[int] | None = None) -> onnx.ModelProto:
-    """Simplify a graph with onnxsim, with a fixed input shape where one is given.
-
-    Raises KitError if onnxsim fails, or the simplified graph gives other results.
-    """
+    """Simplify a graph, for a fixed input shape if given. Raises KitError if onnxsim fails or changes the results."""
     import onnxsim
-
     shapes = {model.graph.input[0].name: list(input_shape)} if input_shape else None
     try:
         simplified, same = onnxsim.simplify(model, overwrite_input_shapes=shapes)
@@ -111,10 +106,7 @@ def read_metadata(model: onnx.ModelProto) -> dict[str, str]:
 
 
 def count_arithmetic(model: onnx.ModelProto) -> dict[str, int]:
-    """Number of convolutions and matrix products of a graph by the type they compute in, e.g. ``{"fp32": 69}``.
-
-    It is the type of the operands as they reach the operator, whatever precision was asked for.
-    """
+    """Number of convolutions and matrix products of a graph by the type of their operands, e.g. ``{"fp32": 69}``."""
     return dict(Counter(kind for node, kind in _operand_types(model)
                         if re.sub("^(Fused|QLinear)", "", node.op_type) in PRODUCTS))
 
@@ -125,10 +117,7 @@ def count_layers(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def _operand_types(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, str]]:
-    """Each node with the type of its operands.
-
-    ONNX's own inference stops at ONNX Runtime's operators; here an unknown operator's results have its operands' type.
-    """
+    """Each node with the type of its operands. ONNX's own inference stops at ONNX Runtime's operators."""
     types: dict[str, int] = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     types |= {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
     for node in model.graph.node:
@@ -167,5 +156,4 @@ def node_macs(node: onnx.NodeProto, shapes: Shapes) -> int:
     (_, first), (_, second), (_, result) = (shapes[name] for name in (*node.input[:2], node.output[0]))
     if node.op_type == "Conv":
         return math.prod(second[1:]) * math.prod(result)  # input channels of a group, kernel height and width
-    transposed = any(a.name == "transA" and a.i for a in node.attribute)
-    return first[-2 if transposed else -1] * math.prod(result)
+    return first[-1] * math.prod(result)

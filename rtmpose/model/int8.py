@@ -3,13 +3,12 @@
 Convolutions have INT8 operands: weights are signed and symmetric with one scale a channel, activations have one scale a
 tensor. A sum that reads the same tensor reads it rounded as well. Biases stay in float. So does the head behind its
 convolution: its matrix products are a few percent of the network and end in logits, which must not be rounded.
-
-ONNX Runtime's quantizer writes the nodes: it is installed anyway, gives plain ONNX and lets the scheme be chosen. Each
-runtime has its own :class:`Int8Scheme`, with which it is fast and accurate.
+ONNX Runtime's quantizer writes the nodes: it is installed anyway, gives plain ONNX and lets the scheme be chosen.
 """
 
 import re
 from collections.abc import Iterable
+from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,22 +17,17 @@ import onnx.version_converter
 
 from rtmpose.model.fp16 import scale_final_convolutions
 
-# A smaller scale, rounded to FP16, would be further off than INT8 itself.
-_SMALLEST_SCALE = 1e-5
-
+_SMALLEST_SCALE = 1e-5  # rounded to FP16, a smaller scale would be further off than INT8 itself
 _OPSET = 19  # the first in which scales can be FP16
 
-Ranges = dict[str, tuple[float, float]]
-"""Smallest and largest value of a tensor, by its name."""
+Ranges = dict[str, tuple[float, float]]  # smallest and largest value of a tensor, by its name
 
 
 @dataclass(frozen=True)
 class Int8Scheme:
-    """The INT8 of a runtime."""
+    """The INT8 with which a runtime is fast and accurate."""
 
-    # Activations are signed and symmetric; otherwise unsigned with a zero point, which uses the whole range for mostly
-    # positive values such as SiLU's outputs.
-    signed: bool
+    signed: bool  # activations are symmetric; if not, a zero point lets SiLU's mostly positive outputs use all steps
     outputs: bool  # the outputs of convolutions are quantised as well as their inputs
     rest_fp16: bool  # everything else is mixed precision (rtmpose.model.fp16.to_fp16), else FP32
 
@@ -51,10 +45,9 @@ class Block:
 
 
 def quantize(model: onnx.ModelProto, ranges: Ranges, scheme: Int8Scheme, blocks: Iterable[Block]) -> onnx.ModelProto:
-    """Turn an FP32 network with a fixed batch size into its INT8 graph; the given graph is not changed.
+    """A copy in INT8 of an FP32 graph with a fixed batch size, from the ranges and blocks of a calibration.
 
-    Ranges and blocks come from :mod:`rtmpose.model.calibration`. Where the scheme wants the rest in FP16, the graph is
-    ready for :func:`rtmpose.model.fp16.to_fp16`.
+    If the scheme wants the rest in FP16, it is ready for :func:`rtmpose.model.fp16.to_fp16`.
     """
     scaled = scale_final_convolutions(model) if scheme.rest_fp16 else model
     return insert_quantization(scaled, ranges, scheme, kept_nodes(model, blocks))
@@ -62,19 +55,14 @@ def quantize(model: onnx.ModelProto, ranges: Ranges, scheme: Int8Scheme, blocks:
 
 def insert_quantization(model: onnx.ModelProto, ranges: Ranges, scheme: Int8Scheme, kept: Iterable[str] = ()
                         ) -> onnx.ModelProto:
-    """Put Q/DQ nodes around a graph's convolutions, except those whose names are in ``kept``.
-
-    The graph is FP32 with a fixed batch size and is not changed; the ranges are of the same graph with any batch size.
-    """
+    """A copy of an FP32 graph with a fixed batch size and Q/DQ nodes around all convolutions but those in ``kept``."""
     from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType
     from onnxruntime.quantization.calibrate import TensorData, TensorsData
 
     tensors = TensorsData(CalibrationMethod.MinMax, {
         name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()})
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
     quantizer = QDQQuantizer(
-        copy, per_channel=True, reduce_range=False, weight_qType=QuantType.QInt8,
+        deepcopy(model), per_channel=True, reduce_range=False, weight_qType=QuantType.QInt8,
         activation_qType=QuantType.QInt8 if scheme.signed else QuantType.QUInt8, tensors_range=tensors,
         nodes_to_quantize=[], nodes_to_exclude=list(kept), op_types_to_quantize=["Conv"],
         extra_options={"ActivationSymmetric": scheme.signed, "WeightSymmetric": True, "QuantizeBias": False,
