@@ -52,7 +52,7 @@ def crop_person(image: np.ndarray, center: np.ndarray, scale: np.ndarray, input_
 def normalize(crop: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     """Turn a crop, uint8 (H, W, 3), BGR, into the network's input: float32 (3, H, W), RGB, ``(pixel - MEAN) / STD``.
 
-    Writes into ``out`` where it is given: contiguous, e.g. a row of a batch.
+    ``out``, if given, is where to write it: contiguous, e.g. a row of a batch.
     """
     if out is None:
         out = np.empty((3, *crop.shape[:2]), np.float32)

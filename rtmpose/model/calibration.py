@@ -124,13 +124,13 @@ def read_cache(cache: Path, wanted: dict[str, Any]) -> Calibration | None:
 
 
 def find_ranges(model: onnx.ModelProto, scheme: Int8Scheme, batches: Sequence[np.ndarray]) -> Ranges:
-    """Ranges of the inputs and outputs of an FP32 graph's convolutions on these batches, without the rarest outliers."""
+    """Ranges of the inputs and outputs of all convolutions of an FP32 graph on real crops, less the rarest outliers."""
     from onnxruntime.quantization import CalibrationMethod
     from onnxruntime.quantization.calibrate import create_calibrator
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        path = Path(folder) / "model.onnx"
+        path, augmented = Path(folder) / "model.onnx", f"{folder}/augmented.onnx"
         onnx.save(model, path)
-        calibrator = create_calibrator(path, ["Conv"], str(path.with_name("augmented.onnx")), CalibrationMethod.Percentile,
+        calibrator = create_calibrator(path, ["Conv"], augmented, CalibrationMethod.Percentile,
                                        extra_options={"percentile": PERCENTILE, "symmetric": scheme.signed})
         # One reader a batch: the calibrator keeps all tensors of all batches that a reader gives it.
         for batch in tqdm(batches, desc="Calibrating", unit="batch", leave=False, disable=None):

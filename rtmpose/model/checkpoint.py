@@ -24,8 +24,6 @@ import torch
 from rtmpose.data import preprocess
 from rtmpose.errors import KitError
 
-_HEAD = "RTMCCHead"
-
 # Objects that mmengine writes into a checkpoint beside the weights: its log buffers and the NumPy values in them.
 _METADATA_GLOBALS = (
     "mmengine.logging.history_buffer.HistoryBuffer", "builtins.getattr", "numpy.ndarray", "numpy.dtype",
@@ -83,8 +81,8 @@ def read_config(path: str | Path) -> dict[str, Any]:
         raise KitError(f"{path}: can't be read as an mmengine config ({_first_line(error)})") from error
     model = config.get("model")
     head = model.get("head") if isinstance(model, dict) else None
-    if not isinstance(head, dict) or str(head.get("type")).split(".")[-1] != _HEAD:
-        raise KitError(f"{path}: is no RTMPose config, expected a model whose head is an {_HEAD}")
+    if not isinstance(head, dict) or str(head.get("type")).split(".")[-1] != "RTMCCHead":
+        raise KitError(f"{path}: is no RTMPose config, expected a model whose head is an RTMCCHead")
     found = model.get("data_preprocessor", {})
     for key, expected in (("mean", preprocess.MEAN), ("std", preprocess.STD), ("bgr_to_rgb", np.array(True))):
         if not np.array_equal(np.array(found.get(key), expected.dtype), expected):
@@ -133,7 +131,7 @@ def load_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise KitError(f"{path}: holds no state_dict of tensors, expected an RTMPose checkpoint")
-    # mean and std of data_preprocessor are the kit's own, see read_config.
+    # The kit normalises crops itself.
     return {name: tensor for name, tensor in state.items() if not name.startswith("data_preprocessor.")}
 
 
@@ -146,8 +144,7 @@ class _Inert:
     __setstate__ = __init__
 
 
-def _check_keys(wanted: dict[str, Any], given: dict[str, torch.Tensor], weights: str | Path, config: str | Path
-                ) -> None:
+def _check_keys(wanted: dict[str, Any], given: dict[str, Any], weights: str | Path, config: str | Path) -> None:
     mismatches = {
         "missing": [key for key in wanted if key not in given],
         "unexpected": [key for key in given if key not in wanted],

@@ -5,7 +5,7 @@ FP16 holds magnitudes up to 65504, with 11 significant bits. Nearly all of RTMPo
 * ScaleNorm (``x / (|x| * dim**-0.5) * g``, Nguyen and Salazar 2019) sums squares: 255 is the largest integer whose
   square fits. From that sum to the division it stays in FP32, constants included.
 * The gated attention unit squares a ReLU and multiplies the squares with values. From the product of queries and keys
-  to that of squares and values it stays in FP32: one multiplication in 10,000 of the network.
+  to that of squares and values it stays in FP32: 0.05 % of RTMPose-t's multiplications.
 * The two classifiers give the logits. Near a maximum, neighbouring bins differ by less than FP16's step, so rounded
   logits tie and the first of them wins: the cause of most keypoints that FP16 moved. They stay in FP32.
 * The final convolution feeds only ScaleNorm, which cancels any common factor: a power of two brings its longest row of

@@ -96,8 +96,8 @@ def _shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:
 
 
 def _describe(values: dict[str, tuple[int, ...]]) -> str:
-    return ", ".join(f"{name}[{','.join(str(size or '?') for size in shape)}]" for name, shape in values.items()
-                     ) or "none"
+    described = [f"{name}[{','.join(str(size or '?') for size in shape)}]" for name, shape in values.items()]
+    return ", ".join(described) or "none"
 
 
 def read_metadata(model: onnx.ModelProto) -> dict[str, str]:
