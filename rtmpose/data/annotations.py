@@ -16,22 +16,16 @@ _LIMIT = 1e12
 
 @dataclass(frozen=True)
 class Annotations:
-    """Content of an annotation file, as COCO has it but without ``segmentation``.
-
-    Every annotation with ``keypoints`` has ``iscrowd`` and ``num_keypoints`` too.
-    """
+    """Content of an annotation file in COCO's format, without ``segmentation``."""
 
     path: Path
     images: list[dict[str, Any]]  # id, file_name, width, height, ...
-    annotations: list[dict[str, Any]]  # one a person, in the order of the file
+    annotations: list[dict[str, Any]]  # in the order of the file; with keypoints, iscrowd and num_keypoints are there too
     categories: list[dict[str, Any]]  # id, name, ...
 
 
 def read_annotations(path: Path) -> Annotations:
-    """Read an annotation file, and check what the evaluation relies on.
-
-    Raises KitError if the file is missing, broken or contradictory.
-    """
+    """Read and check an annotation file. Raises KitError if it is missing, broken or contradictory."""
     if not path.is_file():
         raise KitError(f"{path}: no such file, expected COCO person keypoints; scripts/download.sh fetches them")
     content = read_json(path, "COCO person keypoints", object_hook=_drop_segmentation)

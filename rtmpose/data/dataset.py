@@ -93,8 +93,7 @@ def _check_folder(folder: str | Path | None) -> Path:
 
 
 def _annotated_persons(annotations: Annotations, records: dict[int, dict[str, Any]]) -> tuple[list[Person], int]:
-    """The ground-truth persons that mmpose's ``BaseCocoStyleDataset`` uses, their boxes clipped as it clips them, and
-    the number of persons whose clipped box is empty."""
+    """The ground truth of mmpose's ``BaseCocoStyleDataset``, boxes clipped as there, and the number of empty boxes."""
     persons, skipped = [], 0
     for index, annotation in enumerate(annotations.annotations):
         if ("keypoints" not in annotation or annotation["iscrowd"] or not annotation["num_keypoints"]

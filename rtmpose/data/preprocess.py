@@ -63,6 +63,5 @@ def normalize(crop: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
 
 def random_input(batch_size: int, input_size: tuple[int, int]) -> np.ndarray:
     """A batch of random pixels, normalised, float32 (batch_size, 3, H, W); the same at every call."""
-    width, height = input_size
-    random = np.random.default_rng(0)
-    return np.stack([normalize(pixels) for pixels in random.integers(0, 256, (batch_size, height, width, 3), np.uint8)])
+    pixels = np.random.default_rng(0).integers(0, 256, (batch_size, *input_size[::-1], 3), np.uint8)
+    return np.stack([normalize(crop) for crop in pixels])

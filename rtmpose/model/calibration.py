@@ -35,7 +35,7 @@ RECIPE = 1  # increases when the same crops give another calibration, so that ol
 PERCENTILE = 99.999
 
 LEAST_WITHIN_BIN = 0.8  # share of keypoints at most one bin off, below which a block stays in higher precision
-PERSONS = 128  # number of persons drawn from the calibration set
+PERSONS = 128  # number of persons drawn from the calibration set, or all if it has fewer
 SEED = 0  # of the draw
 BATCH = 8
 SENSITIVITY_BATCHES = 8  # number of batches that the sensitivity is measured on
@@ -63,10 +63,7 @@ class Calibration:
 
 
 def load_calibration_set(folder: str | Path, input_size: tuple[int, int]) -> CalibrationSet:
-    """Draw :data:`PERSONS` persons of a set in COCO's layout, or all if there are fewer, and cut them out.
-
-    Raises KitError if the set is broken or smaller than a batch.
-    """
+    """Draw persons of a data set and cut them out. Raises KitError if the set is broken or smaller than a batch."""
     persons = load_persons(folder)
     if len(persons) < BATCH:
         raise KitError(f"{folder}: holds {len(persons)} persons, expected at least {BATCH} to calibrate with")

@@ -11,7 +11,6 @@ import re
 import sys
 import types
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -181,7 +180,7 @@ def import_mmpose() -> None:
 class _EmptyModules(MetaPathFinder, Loader):
     """Answers imports of the given packages with empty modules."""
 
-    def __init__(self, packages: Sequence[str]) -> None:
+    def __init__(self, packages: list[str]) -> None:
         self.packages = packages
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:

@@ -47,8 +47,7 @@ def export(network: Network, path: str | Path, metadata: dict[str, str], simplif
 
 
 def compare_with_torch(network: Network, path: str | Path) -> dict[str, float]:
-    """Largest absolute difference between ONNX Runtime and PyTorch, relative to the largest logit, for each output at
-    two batch sizes: by ``"simcc_x, batch 1"`` and so on."""
+    """Largest difference between ONNX Runtime and PyTorch, relative to the largest logit, by output and batch size."""
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     width, height = network.input_size
     random = np.random.default_rng(0)
