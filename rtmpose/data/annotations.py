@@ -20,7 +20,7 @@ class Annotations:
 
     path: Path
     images: list[dict[str, Any]]  # id, file_name, width, height, ...
-    annotations: list[dict[str, Any]]  # in the order of the file; with keypoints, iscrowd and num_keypoints are there too
+    annotations: list[dict[str, Any]]  # in the file's order; all with keypoints have iscrowd and num_keypoints
     categories: list[dict[str, Any]]  # id, name, ...
 
 

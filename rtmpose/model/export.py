@@ -49,11 +49,10 @@ def export(network: Network, path: str | Path, metadata: dict[str, str], simplif
 def compare_with_torch(network: Network, path: str | Path) -> dict[str, float]:
     """Largest difference between ONNX Runtime and PyTorch, relative to the largest logit, by output and batch size."""
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    width, height = network.input_size
     random = np.random.default_rng(0)
     differences = {}
     for batch in (1, 3):
-        crops = random.standard_normal((batch, 3, height, width), dtype=np.float32)
+        crops = random.standard_normal((batch, 3, *network.input_size[::-1]), dtype=np.float32)
         with torch.inference_mode():
             expected = [output.numpy() for output in network.module(torch.from_numpy(crops))]
         for name, given, wanted in zip(OUTPUTS, session.run(list(OUTPUTS), {INPUT: crops}), expected, strict=True):

@@ -149,7 +149,7 @@ def test_crops_are_drawn_from_the_whole_set_and_the_same_every_time(calibration_
     ("int8", "few", "holds 2 persons, expected at least 8 to calibrate with"),
 ])
 def test_user_errors_are_one_line(model_files: dict[str, Path], tmp_path: Path, precision: str,
-                                 folder: str | None, said: str) -> None:
+                                  folder: str | None, said: str) -> None:
     calibrating = tmp_path / "sets" / folder if folder else None
     if folder in ("drawn", "few"):
         calibrating.mkdir(parents=True)
