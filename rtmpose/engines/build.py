@@ -81,7 +81,7 @@ def plan_build(model_path: str | Path, engine_path: str | Path, input_name: str,
     graph.check_input(model, model_path, input_name, shape)
     crops = None
     if calibration_folder:
-        if graph.read_input(model)[1][0] is not None:
+        if graph.read_input(model)[1][0]:
             raise KitError(f"{model_path}: has a fixed batch size, and INT8 is calibrated with another; give the file "
                            "that export.py wrote, whose batch is dynamic")
         crops = calibration.load_calibration_set(calibration_folder, (shape[3], shape[2]))
