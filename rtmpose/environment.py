@@ -1,5 +1,6 @@
 """The machine and the software that produce a result."""
 
+import contextlib
 import ctypes
 import datetime
 import hashlib
@@ -56,29 +57,18 @@ def count_cores() -> int:
 def describe_machine() -> dict[str, str | int | None]:
     """Processor, cores that this process may use, GPU and operating system."""
     gpu = find_gpu()
-    return {
-        "cpu": cpu_name(),
-        "cores": count_cores(),
-        "gpu": gpu.name if gpu else None,
-        "compute_capability": gpu.compute_capability if gpu else None,
-        "os": platform.platform(),
-    }
+    return {"cpu": cpu_name(), "cores": count_cores(), "gpu": gpu.name if gpu else None,
+            "compute_capability": gpu.compute_capability if gpu else None, "os": platform.platform()}
 
 
 def peak_memory_mib() -> float | None:
-    """Peak memory of this process as Linux counts it (``VmHWM``); None elsewhere.
-
-    ``resource.getrusage`` would count that of the parent process before ``exec`` as well.
-    """
-    status = Path("/proc/self/status")
+    """Peak memory of this process as Linux counts it; None elsewhere."""
+    status = Path("/proc/self/status")  # resource.getrusage would count the parent process before exec as well
     return round(int(status.read_text().split("VmHWM:")[1].split()[0]) / 1024, 1) if status.is_file() else None
 
 
 def kit_digest() -> str:
-    """Digest of the kit's code that can change a number: the first 12 hexadecimal digits of its SHA-256.
-
-    It covers ``rtmpose/`` without ``report/``, which only shows results.
-    """
+    """First 12 digits of the SHA-256 of the code that can change a result: ``rtmpose/`` without ``report/``."""
     package = Path(__file__).parent
     digest = hashlib.sha256()
     for path in sorted(path for path in package.rglob("*") if path.suffix in (".py", ".cu")):
@@ -102,8 +92,6 @@ def describe_versions() -> dict[str, str]:
     """Versions of the kit, of Python, and of the installed packages of the stack."""
     versions = {"kit": kit_digest(), "python": platform.python_version()}
     for package in _PACKAGES:
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return versions

@@ -16,10 +16,7 @@ _pending: set[Path] = set()
 
 @contextlib.contextmanager
 def temporary_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """An empty temporary file in the folder of ``path``, deleted at the end unless it was moved away.
-
-    Raises KitError if the folder is missing or not writable, or the disk is full.
-    """
+    """An empty temporary file in the folder of ``path``, deleted at the end; raises KitError if it can't be written."""
     path = Path(path)
     if path.is_dir():
         raise KitError(f"{path}: is a folder, expected the name of a file to write; choose another name")

@@ -43,13 +43,13 @@ class Backend(Protocol):
         """Whether its package is installed."""
 
     def describe(self) -> dict[str, Any]:
-        """The facts ``backend``, ``package``, ``version``, ``device`` and ``compute_capability`` of an engine."""
+        """``backend``, ``package``, ``version``, ``device`` and ``compute_capability`` of :class:`Facts`."""
 
     def build(self, model: ModelProto, path: Path, engine: Path) -> tuple[dict[str, int], dict[str, int]]:
-        """Build an engine of a graph with a fixed batch size; raises KitError if the runtime refuses the graph.
+        """Build an engine of a graph with a fixed batch size into ``path``; ``engine`` is its final name, for messages.
 
-        The types of the graph are the engine's. The engine is written to ``path``, a temporary file; ``engine`` is its
-        final name, for messages. Returns the number of convolutions and matrix products, and of all layers, by type.
+        Returns the number of convolutions and matrix products, and of all layers, by the type that they compute in.
+        Raises KitError if the runtime refuses the graph.
         """
 
     def load(self, path: str | Path, record: Record) -> Engine:
@@ -76,10 +76,7 @@ def installed_backend(name: str) -> Backend:
 
 
 def choose_backends(name: str) -> list[Backend]:
-    """The backends to build with; raises KitError if none is installed.
-
-    ``auto`` means TensorRT where TensorRT and an NVIDIA GPU are, else every CPU backend that is installed.
-    """
+    """The backends to build with, for ``auto`` TensorRT or the installed CPU backends; raises KitError if none is."""
     if name != "auto":
         return [installed_backend(name)]
     if find_gpu() and backend("tensorrt").is_installed():
@@ -89,10 +86,7 @@ def choose_backends(name: str) -> list[Backend]:
 
 
 def load_engine(path: str | Path) -> Engine:
-    """Load an engine that build_engine.py wrote.
-
-    Raises KitError if it is missing, cut off, or for another runtime version or device.
-    """
+    """Load an engine; raises KitError if it is missing, cut off, or for another runtime version or device."""
     record = read_record(path)
     if record.backend not in BACKENDS:
         raise KitError(f"{path}: was built for the backend {record.backend!r}, expected one of "

@@ -11,10 +11,10 @@ from onnx import ModelProto
 
 from rtmpose.data import preprocess
 from rtmpose.engines import BACKENDS, Engine, choose_backends, headline_timer
-from rtmpose.engines.record import Facts, Record, read_record, record_path, write_record
+from rtmpose.engines.record import Facts, Record, read_record, record_path
 from rtmpose.environment import command_line, now
 from rtmpose.errors import KitError
-from rtmpose.files import put_in_place, sha256, temporary_beside
+from rtmpose.files import put_in_place, sha256, temporary_beside, write_json
 from rtmpose.model import calibration, graph, int8
 from rtmpose.model.calibration import Calibration, CalibrationSet
 from rtmpose.model.fp16 import Kept, to_fp16
@@ -46,12 +46,8 @@ def plan_build(model_path: str | Path, engine_path: str | Path, input_name: str,
                precision: str, backend: str = "auto", calibration_folder: str | Path | None = None) -> Plan:
     """Check all inputs of a build; raises KitError if a file is missing or broken, or the inputs contradict each other.
 
-    Args:
-        model_path, engine_path: the ONNX file, and the engine to write.
-        input_name, shape: of the input; N, 3, H, W.
-        precision: ``fp32``, ``fp16`` or ``int8``.
-        backend: ``auto`` or one of :data:`rtmpose.engines.BACKENDS`.
-        calibration_folder: data set in COCO's layout, for ``int8`` only.
+    ``precision`` is ``fp32``, ``fp16`` or ``int8``; INT8 needs a ``calibration_folder``, a data set in COCO's layout.
+    ``backend`` is ``auto`` or one of :data:`rtmpose.engines.BACKENDS`.
     """
     model = graph.load(model_path)
     graph.check_input(model, model_path, input_name, shape)
@@ -79,10 +75,7 @@ def is_built(plan: Plan) -> bool:
 
 
 def build_engine(plan: Plan) -> Built:
-    """Build all candidates, keep the one that is fastest here, and write it and its record.
-
-    Raises KitError if a runtime refuses the graph, or a file can't be written.
-    """
+    """Build all candidates, and keep the one that is fastest here; raises KitError if a step of it fails."""
     with ExitStack() as stack:
         built = []
         for facts in plan.candidates:
@@ -92,7 +85,7 @@ def build_engine(plan: Plan) -> Built:
         # An old record must not stand beside a new engine.
         record_path(plan.engine_path).unlink(missing_ok=True)
         put_in_place(file, plan.engine_path)
-    write_record(plan.engine_path, best.record)
+    write_json(record_path(plan.engine_path), asdict(best.record))
     return best
 
 
@@ -111,8 +104,7 @@ def build_candidate(plan: Plan, facts: Facts, file: Path) -> Built:
     return Built(record, fixed, kept, calibrated)
 
 
-def set_precision(plan: Plan, facts: Facts, fixed: ModelProto
-                  ) -> tuple[ModelProto, list[Kept], Calibration | None]:
+def set_precision(plan: Plan, facts: Facts, fixed: ModelProto) -> tuple[ModelProto, list[Kept], Calibration | None]:
     """Give the simplified FP32 graph the requested precision.
 
     Returns it with the operators that stay in FP32 where the rest is FP16, and with the calibration of INT8.
@@ -141,8 +133,7 @@ def choose_fastest(built: Sequence[tuple[Path, Built]]) -> tuple[Path, Built]:
 def compare_fps(engines: Sequence[Engine], turns: int = 4) -> list[float]:
     """Persons a second of engines that take turns on the same random input, by the median batch.
 
-    The first turn of each engine only warms up. In every turn the first batch is not counted, because the threads of
-    the engine before may still wait for work at full speed.
+    The first turn is a warm-up, and so is the first batch of a turn: threads of the engine before may still spin.
     """
     batch = engines[0].record.batch
     crops = preprocess.random_input(batch, engines[0].record.input_size)

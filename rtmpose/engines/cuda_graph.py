@@ -10,8 +10,7 @@ class Graph:
     def __init__(self, stream: Any, work: Callable[[], None]) -> None:
         """Record work on a ``pycuda.driver.Stream``; raises RuntimeError if it can't be recorded.
 
-        ``work`` enqueues onto ``stream`` only, and always uses the same memory. It must have run before, so that
-        nothing is left to be loaded or allocated.
+        ``work`` uses this stream only, and always the same memory. It has run before, so nothing is left to allocate.
         """
         from cuda.bindings import driver
         self._driver, self._stream, self._executable = driver, driver.CUstream(stream.handle), None

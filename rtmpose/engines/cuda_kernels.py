@@ -28,10 +28,7 @@ def decode_grid(rows: int) -> tuple[int, int, int]:
 
 
 def crop_map(center: np.ndarray, scale: np.ndarray, input_size: tuple[int, int]) -> np.ndarray:
-    """Affine map from crop pixels to image pixels, float64 (6,), inverted as ``cv2.warpAffine`` does it.
-
-    ``center`` and ``scale`` are those of :func:`rtmpose.data.preprocess.box_to_center_scale`.
-    """
+    """Affine map from crop pixels to image pixels, float64 (6,), inverted as ``cv2.warpAffine`` does it."""
     return cv2.invertAffineTransform(preprocess.warp_matrix(center, scale, input_size)).ravel()
 
 
@@ -42,10 +39,9 @@ def normalized_values() -> np.ndarray:
 
 
 def compile_kernels(compute_capability: str) -> bytes:
-    """Machine code of ``cuda_kernels.cu`` for a compute capability, e.g. ``"9.0"``.
+    """Machine code of ``cuda_kernels.cu`` for a compute capability, e.g. ``"9.0"``, that rounds as the CPU does.
 
-    Fused multiply-add is off, because it rounds differently from the CPU. Raises KitError if NVRTC is not installed or
-    does not know the GPU.
+    Raises KitError if NVRTC is not installed or does not know the GPU.
     """
     try:
         from cuda.bindings import nvrtc

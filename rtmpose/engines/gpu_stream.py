@@ -4,7 +4,7 @@ While a batch is computed, the images of the next one are uploaded and the keypo
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,7 @@ import numpy as np
 
 from rtmpose.data import postprocess
 from rtmpose.engines import cuda_kernels
-from rtmpose.engines.cuda_graph import Graph
-from rtmpose.engines.tensorrt_backend import IN_FLIGHT, TensorRTEngine
+from rtmpose.engines.tensorrt_backend import IN_FLIGHT, Slot, TensorRTEngine
 from rtmpose.model.graph import OUTPUTS
 
 
@@ -36,32 +35,13 @@ class BatchResult:
     milliseconds: float  # from the start of the upload to the end of the download
 
 
-@dataclass
-class _Slot:
-    """Memory and events of one batch in flight."""
-
-    images: np.ndarray  # pinned, uint8: one image after the other
-    regions: np.ndarray  # pinned, cuda_kernels.REGION (batch,)
-    keypoints: np.ndarray  # pinned, float32 (batch, K, 3): x, y, score
-    events: dict[str, Any]
-    device: dict[str, Any]  # GPU memory
-    graph: Graph | None = None  # crops, network and arg-max, if that is faster
-    submitted: Sequence[CropRegion] = ()
-
-
 class GpuStream:
-    """A stream of batches through the GPU, at most :data:`IN_FLIGHT` at a time.
-
-    All memory is allocated at the start. Use it in the thread that loaded the engine.
-    """
+    """A stream of batches through the GPU, in the thread that loaded the engine. Allocates all memory at the start."""
 
     def __init__(self, engine: TensorRTEngine, image_bytes: int, flip_test: bool = False) -> None:
         """Compile the kernels and allocate; raises KitError if a package is missing or memory runs out.
 
-        Args:
-            engine: for COCO's 17 keypoints if there is a flip test.
-            image_bytes: upper limit for the images of one batch together.
-            flip_test: average with the mirrored crop, as mmpose's ``flip_test`` does.
+        ``image_bytes`` limits the images of one batch. ``flip_test``, as mmpose does it, needs COCO's 17 keypoints.
         """
         self._engine, self._record, self._flip_test = engine, engine.record, flip_test
         self._cuda = engine.cuda
@@ -74,7 +54,7 @@ class GpuStream:
         self._table = self._upload(cuda_kernels.normalized_values())
         self._flip_indices = self._upload(np.array(postprocess.COCO_FLIP_INDICES, np.int32))
         self._free = deque(self._make_slot(image_bytes) for _ in range(IN_FLIGHT))
-        self._in_flight: deque[_Slot] = deque()
+        self._in_flight: deque[tuple[Slot, Sequence[CropRegion]]] = deque()
 
     def _upload(self, values: np.ndarray) -> Any:
         memory = self._engine.allocate(values.nbytes)
@@ -82,29 +62,27 @@ class GpuStream:
         self._cuda.Context.synchronize()  # the copy may not have ended, and the engine's streams don't wait for it
         return memory
 
-    def _make_slot(self, image_bytes: int) -> _Slot:
+    def _make_slot(self, image_bytes: int) -> Slot:
         engine, record = self._engine, self._record
-        slot = _Slot(images=engine.pinned((image_bytes,), np.uint8),
-                     regions=engine.pinned((record.batch,), cuda_kernels.REGION),
-                     keypoints=engine.pinned((record.batch, record.num_keypoints, 3), np.float32),
-                     events={name: self._cuda.Event() for name in ("started", "uploaded", "computed", "downloaded")},
-                     device={})
+        inputs = {"images": engine.pinned((image_bytes,), np.uint8),  # one image after the other
+                  "regions": engine.pinned((record.batch,), cuda_kernels.REGION)}
+        outputs = {"keypoints": engine.pinned((record.batch, record.num_keypoints, 3), np.float32)}  # x, y, score
+        events = {stage: self._cuda.Event() for stage in ("started", "uploaded", "computed", "downloaded")}
         width, height = record.input_size
         logits = {name: 4 * record.batch * record.num_keypoints * bins
                   for name, bins in zip(OUTPUTS, record.bins, strict=True)}
-        sizes = {"images": image_bytes, "keypoints": slot.keypoints.nbytes,
+        sizes = {"images": image_bytes, "keypoints": outputs["keypoints"].nbytes,
                  record.input_name: 4 * record.batch * 3 * height * width, **logits}
         if self._flip_test:
             sizes |= {f"flipped {name}": size for name, size in logits.items()}
-        slot.device.update((name, engine.allocate(size)) for name, size in sizes.items())
-        slot.device["regions"] = self._upload(slot.regions)  # of empty images, which are safe to run on
-        slot.graph = engine.faster_graph(lambda: self._compute(slot))
-        return slot
+        device = {name: engine.allocate(size) for name, size in sizes.items()}
+        device["regions"] = self._upload(inputs["regions"])  # of empty images, which are safe to run on
+        return Slot(inputs, outputs, device, events, engine.faster_graph(lambda: self._compute(device)))
 
-    def _compute(self, slot: _Slot) -> None:
+    def _compute(self, memory: Mapping[str, Any]) -> None:
         """Enqueue crops, network and arg-max of a batch whose images are on the GPU."""
         engine, record = self._engine, self._record
-        device = {name: int(memory) for name, memory in slot.device.items()}
+        device = {name: int(pointer) for name, pointer in memory.items()}
         for prefix in ("", "flipped ") if self._flip_test else ("",):
             self._crop.prepared_async_call(
                 cuda_kernels.crop_grid(record.batch, record.input_size), cuda_kernels.CROP_BLOCK, engine.runs,
@@ -120,54 +98,36 @@ class GpuStream:
             int(self._flip_indices), rows, record.num_keypoints, *record.bins, split_ratio, device["keypoints"])
 
     def submit(self, regions: Sequence[CropRegion]) -> None:
-        """Enqueue a batch and return at once; raises KitError if TensorRT refuses.
+        """Enqueue a batch, given at most :data:`IN_FLIGHT` - 1 in flight; raises KitError if TensorRT refuses."""
+        slot = self._free.popleft()
+        inputs = self._fill(slot, regions)
+        slot.events["started"].record(self._engine.uploads)
+        self._engine.enqueue_batch(slot, inputs, self._compute)
+        self._in_flight.append((slot, regions))
 
-        A slot must be free: :meth:`collect` frees one. An image is uploaded once, however many of its regions are in
-        ``regions``, which are at most the engine's batch.
-        """
-        engine, cuda, slot = self._engine, self._cuda, self._free.popleft()
-        image_bytes = self._fill(slot, regions)
-        slot.events["started"].record(engine.uploads)
-        cuda.memcpy_htod_async(slot.device["images"], slot.images[:image_bytes], engine.uploads)
-        cuda.memcpy_htod_async(slot.device["regions"], slot.regions, engine.uploads)
-        slot.events["uploaded"].record(engine.uploads)
-
-        engine.runs.wait_for_event(slot.events["uploaded"])
-        if slot.graph:
-            slot.graph.launch()
-        else:
-            self._compute(slot)
-        slot.events["computed"].record(engine.runs)
-
-        engine.downloads.wait_for_event(slot.events["computed"])
-        cuda.memcpy_dtoh_async(slot.keypoints, slot.device["keypoints"], engine.downloads)
-        slot.events["downloaded"].record(engine.downloads)
-        self._in_flight.append(slot)
-
-    def _fill(self, slot: _Slot, regions: Sequence[CropRegion]) -> int:
-        """Write a batch into pinned memory, padded with its first region; return the number of image bytes."""
-        starts: dict[int, int] = {}  # offset of an image by its id(), so that it is written once
-        image_bytes = 0
-        for row, region in zip(slot.regions, regions, strict=False):
+    def _fill(self, slot: Slot, regions: Sequence[CropRegion]) -> dict[str, np.ndarray]:
+        """Write a batch into pinned memory, padded with its first region, and return the parts to upload."""
+        images, rows = slot.inputs["images"], slot.inputs["regions"]
+        starts: dict[int, int] = {}  # offset of each image by its id(); an image with several regions is written once
+        end = 0
+        for row, region in zip(rows, regions, strict=False):
             image = region.image
             if id(image) not in starts:
-                starts[id(image)] = image_bytes
-                slot.images[image_bytes:image_bytes + image.size] = image.ravel()
-                image_bytes += image.size
+                starts[id(image)], end = end, end + image.size
+                images[starts[id(image)]:end] = image.ravel()
             row["map"] = cuda_kernels.crop_map(region.center, region.scale, self._record.input_size)
             row["start"] = starts[id(image)]
             row["height"], row["width"], _ = image.shape
-        slot.regions[len(regions):] = slot.regions[0]
-        slot.submitted = regions
-        return image_bytes
+        rows[len(regions):] = rows[0]
+        return {"images": images[:end], "regions": rows}
 
     def collect(self) -> BatchResult:
         """Wait for the oldest batch in flight."""
-        slot = self._in_flight.popleft()
+        slot, regions = self._in_flight.popleft()
         slot.events["downloaded"].synchronize()
-        decoded = slot.keypoints[:len(slot.submitted)].copy()
+        decoded = slot.outputs["keypoints"][:len(regions)].copy()
         self._free.append(slot)
-        return BatchResult(slot.submitted, decoded[..., :2], decoded[..., 2],
+        return BatchResult(regions, decoded[..., :2], decoded[..., 2],
                            slot.events["started"].time_till(slot.events["downloaded"]))
 
     def run(self, batches: Iterable[Sequence[CropRegion]]) -> Iterator[BatchResult]:
@@ -180,5 +140,5 @@ class GpuStream:
             while self._in_flight:
                 yield self.collect()
         finally:  # nothing may be freed that a copy or a kernel still uses
-            for slot in self._in_flight:
+            for slot, _ in self._in_flight:
                 slot.events["downloaded"].synchronize()

@@ -22,12 +22,10 @@ INT8_SCHEME = Int8Scheme(signed=False, outputs=True, rest_fp16=False)
 
 
 def is_installed() -> bool:
-    """Whether ONNX Runtime is installed."""
     return importlib.util.find_spec("onnxruntime") is not None
 
 
 def describe() -> dict[str, Any]:
-    """Backend, version and device."""
     import onnxruntime
     return {"backend": "onnxruntime", "package": "onnxruntime", "version": onnxruntime.__version__,
             "device": cpu_name(), "compute_capability": None}
@@ -48,17 +46,12 @@ def build(model: onnx.ModelProto, path: Path, engine: Path) -> tuple[dict[str, i
     return count_arithmetic(optimized), count_layers(optimized)
 
 
-def load(path: str | Path, record: Record) -> "OnnxRuntimeEngine":
-    """Load an engine."""
-    check_built_here(path, record, describe(), "ONNX Runtime")
-    return OnnxRuntimeEngine(path, record)
-
-
 class OnnxRuntimeEngine:
     """An :class:`rtmpose.engines.Engine` of ONNX Runtime."""
 
     def __init__(self, path: str | Path, record: Record) -> None:
         import onnxruntime
+        check_built_here(path, record, describe(), "ONNX Runtime")
         options = onnxruntime.SessionOptions()
         # The graph was optimized when it was built.
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -79,3 +72,6 @@ class OnnxRuntimeEngine:
 
     def timers(self, crops: np.ndarray) -> dict[str, Callable[[], float]]:
         return {"wall clock of ONNX Runtime on the CPU, crops in memory": wall_clock(lambda: self.infer(crops))}
+
+
+load = OnnxRuntimeEngine

@@ -2,7 +2,7 @@
 
 import importlib.util
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,10 @@ _TYPES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "i8": "int8", "u8": "int
 
 
 def is_installed() -> bool:
-    """Whether OpenVINO is installed."""
     return importlib.util.find_spec("openvino") is not None
 
 
 def describe() -> dict[str, Any]:
-    """Backend, version and device."""
     import openvino
     return {"backend": "openvino", "package": "openvino", "version": openvino.__version__.split("-")[0],
             "device": cpu_name(), "compute_capability": None}
@@ -48,13 +46,10 @@ def build(model: onnx.ModelProto, path: Path, engine: Path) -> tuple[dict[str, i
     except RuntimeError as error:
         raise KitError(f"{engine}: OpenVINO can't build it ({_reason(error)}); check the graph") from error
     infos = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
-    types = [(info["layerType"].astype(str), info["runtimePrecision"].astype(str)) for info in infos]
-    return (_count(kind for layer, kind in types if layer in ("Convolution", "FullyConnected", "MatMul")),
-            _count(kind for layer, kind in types if layer not in ("Const", "Input", "Output")))
-
-
-def _count(kinds: Iterable[str]) -> dict[str, int]:
-    return dict(Counter(_TYPES.get(kind, kind) for kind in kinds))
+    layers = [(info["layerType"].astype(str), info["runtimePrecision"].astype(str)) for info in infos]
+    types = [(layer, _TYPES.get(kind, kind)) for layer, kind in layers]
+    arithmetic = Counter(kind for layer, kind in types if layer in ("Convolution", "FullyConnected", "MatMul"))
+    return dict(arithmetic), dict(Counter(kind for layer, kind in types if layer not in ("Const", "Input", "Output")))
 
 
 def _reason(error: Exception) -> str:
@@ -62,17 +57,12 @@ def _reason(error: Exception) -> str:
     return str(error).strip().splitlines()[-1][:200]
 
 
-def load(path: str | Path, record: Record) -> "OpenVINOEngine":
-    """Load an engine."""
-    check_built_here(path, record, describe(), "OpenVINO")
-    return OpenVINOEngine(path, record)
-
-
 class OpenVINOEngine:
     """An :class:`rtmpose.engines.Engine` of OpenVINO."""
 
     def __init__(self, path: str | Path, record: Record) -> None:
         import openvino
+        check_built_here(path, record, describe(), "OpenVINO")
         self.path, self.record = str(path), record
         try:
             compiled = openvino.Core().import_model(Path(path).read_bytes(), "CPU", _CONFIG)
@@ -90,3 +80,6 @@ class OpenVINOEngine:
 
     def timers(self, crops: np.ndarray) -> dict[str, Callable[[], float]]:
         return {"wall clock of OpenVINO on the CPU, crops in memory": wall_clock(lambda: self.infer(crops))}
+
+
+load = OpenVINOEngine

@@ -1,15 +1,12 @@
-"""The JSON beside an engine: what it was built from, for which machine, by which runtime.
-
-It makes every result traceable. It also shows whether an engine is up to date and whether it can run here.
-"""
+"""The record beside an engine: it makes results traceable, and shows if the engine is up to date and can run here."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from rtmpose.errors import KitError
-from rtmpose.files import read_json, sha256, write_json
+from rtmpose.files import read_json, sha256
 
 
 @dataclass(frozen=True)
@@ -64,11 +61,6 @@ def record_path(engine: str | Path) -> Path:
     return Path(f"{engine}.json")
 
 
-def write_record(engine: str | Path, record: Record) -> None:
-    """Write the record of an engine."""
-    write_json(record_path(engine), asdict(record))
-
-
 def read_record(engine: str | Path) -> Record:
     """The record of an engine. Raises KitError if one of the two is missing, or they don't belong together."""
     path, engine = record_path(engine), Path(engine)
@@ -88,10 +80,7 @@ def read_record(engine: str | Path) -> Record:
 
 
 def check_built_here(path: str | Path, record: Record, here: Mapping[str, Any], runtime: str) -> None:
-    """Raise KitError if a CPU engine was built by another version or for another processor than ``here``.
-
-    ``here`` is the backend's ``describe()``, and ``runtime`` the name of the runtime for the message.
-    """
+    """Raise KitError if a CPU engine was built by another version or for another processor than those ``here``."""
     if (record.version, record.device) != (here["version"], here["device"]):
         raise KitError(f"{path}: was built by {runtime} {record.version} for {record.device}, but here are "
                        f"{here['version']} and {here['device']}; build it again")

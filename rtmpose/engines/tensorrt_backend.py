@@ -1,7 +1,6 @@
 """TensorRT and TensorRT-RTX on an NVIDIA GPU, through the same code.
 
-Networks are strongly typed: the types in the ONNX graph are the precision, in TensorRT 10 and 11 and in TensorRT-RTX.
-TensorRT-RTX builds without a GPU. TensorRT needs one to build, and both need one to run.
+Networks are strongly typed: the precision is that of the ONNX graph. TensorRT-RTX builds without a GPU.
 """
 
 import atexit
@@ -35,18 +34,15 @@ PACKAGES = "tensorrt or tensorrt_rtx"
 INT8_SCHEME = Int8Scheme(signed=True, outputs=False, rest_fp16=True)
 
 IN_FLIGHT = 2  # batches at a time: while one is computed, the next is uploaded and the one before is downloaded
-
-_MODULES = ("tensorrt", "tensorrt_rtx")
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING of cuda.h, for which pycuda has no name
 _TYPES = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "bf16", "INT8": "int8", "INT32": "int32", "INT64": "int64"}
 
 
 def _installed() -> list[str]:
-    return [name for name in _MODULES if importlib.util.find_spec(name) is not None]
+    return [name for name in ("tensorrt", "tensorrt_rtx") if importlib.util.find_spec(name)]
 
 
 def is_installed() -> bool:
-    """Whether TensorRT or TensorRT-RTX is installed."""
     return bool(_installed())
 
 
@@ -54,12 +50,10 @@ def _import(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except (ImportError, OSError) as error:  # a package without its libraries raises either
-        raise KitError(f"{name} is installed but can't be imported ({error}); install requirements-gpu.txt again"
-                       ) from error
+        raise KitError(f"{name}: can't be imported ({error}); install requirements-gpu.txt again") from error
 
 
 def describe() -> dict[str, Any]:
-    """Backend, package, version and device."""
     name, gpu = _installed()[0], find_gpu()
     return {"backend": "tensorrt", "package": name, "version": _import(name).__version__,
             "device": gpu.name if gpu else None, "compute_capability": gpu.compute_capability if gpu else None}
@@ -70,9 +64,7 @@ def _make_logger(trt: Any) -> Any:
     base: Any = trt.ILogger
 
     class Logger(base):
-        def __init__(self) -> None:
-            base.__init__(self)
-            self.last_error = "no reason given"
+        last_error = "no reason given"
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (base.Severity.ERROR, base.Severity.INTERNAL_ERROR):
@@ -86,24 +78,20 @@ def _make_progress_monitor(trt: Any) -> Any:
     base: Any = trt.IProgressMonitor
 
     class ProgressMonitor(base):
-        def __init__(self) -> None:
-            base.__init__(self)
-            self.bars: dict[str, tqdm] = {}
-
         def phase_start(self, name: str, parent: str | None, steps: int) -> None:
             if parent is None:
-                self.bars[name] = tqdm(total=steps, desc=name, leave=False, disable=None)
-            for bar in self.bars.values():
-                bar.set_postfix_str(name if parent else "")
+                self.phase, self.bar = name, tqdm(total=steps, desc=name, leave=False, disable=None)
+            else:
+                self.bar.set_postfix_str(name)
 
         def step_complete(self, name: str, step: int) -> bool:
-            if name in self.bars:
-                self.bars[name].update()
+            if name == self.phase:
+                self.bar.update()
             return True
 
         def phase_finish(self, name: str) -> None:
-            if name in self.bars:
-                self.bars.pop(name).close()
+            if name == self.phase:
+                self.bar.close()
 
     return ProgressMonitor()
 
@@ -139,32 +127,28 @@ def build(model: onnx.ModelProto, path: Path, engine: Path) -> tuple[dict[str, i
     path.write_bytes(memoryview(plan))
     if cache:
         write_bytes(cache, memoryview(config.get_timing_cache().serialize()))
-    types = _layer_types(network)
+    types = list(_layer_types(network))
     arithmetic = Counter(kind for layer, kind in types if layer in ("CONVOLUTION", "MATRIX_MULTIPLY"))
     return dict(arithmetic), dict(Counter(kind for layer, kind in types if layer != "CONSTANT"))
 
 
-def _layer_types(network: Any) -> list[tuple[str, str]]:
+def _layer_types(network: Any) -> Iterator[tuple[str, str]]:
     """Kind and type of each layer; the type is that of its output, or INT8 where its input is quantized."""
     layers = [network.get_layer(i) for i in range(network.num_layers)]
     quantized = {layer.get_output(0).name for layer in layers if layer.type.name == "DEQUANTIZE"}
-    types = []
     for layer in layers:
-        first_input, output_type = layer.get_input(0), layer.get_output(0).dtype.name
-        is_int8 = first_input is not None and first_input.name in quantized
-        types.append((layer.type.name, "int8" if is_int8 else _TYPES.get(output_type, output_type.lower())))
-    return types
+        source, kind = layer.get_input(0), layer.get_output(0).dtype.name
+        is_int8 = source is not None and source.name in quantized
+        yield layer.type.name, "int8" if is_int8 else _TYPES.get(kind, kind.lower())
 
 
-def load(path: str | Path, record: Record) -> "TensorRTEngine":
-    """Load an engine."""
+def _import_builder(path: str | Path, record: Record) -> Any:
+    """The package that built an engine; raises KitError if its version or the GPU is another one here."""
     if record.package not in _installed():
-        raise KitError(f"{path}: was built by {record.runtime}, which is not installed here; "
-                       "install it or build the engine again")
+        raise KitError(f"{path}: was built by {record.runtime}, which is not installed; install it or build again")
     trt = _import(record.package)
     if record.version != trt.__version__:
-        raise KitError(f"{path}: was built by {record.runtime}, but version {trt.__version__} is installed; "
-                       "build it again")
+        raise KitError(f"{path}: was built by {record.runtime}, but {trt.__version__} is installed; build it again")
     gpu = find_gpu()
     if gpu is None:
         raise KitError(f"{path}: is a TensorRT engine, and no NVIDIA GPU is here; build one for the CPU with "
@@ -172,49 +156,51 @@ def load(path: str | Path, record: Record) -> "TensorRTEngine":
     if record.device and (record.device, record.compute_capability) != (gpu.name, gpu.compute_capability):
         raise KitError(f"{path}: was built for {record.device} (compute capability {record.compute_capability}), "
                        f"but the GPU here is {gpu.name} ({gpu.compute_capability}); build it again")
-    return TensorRTEngine(trt, path, record)
+    return trt
 
 
 @dataclass
-class _Slot:
+class Slot:
     """Memory and events of one batch in flight."""
 
-    host: dict[str, np.ndarray]  # pinned memory of each tensor
-    device: dict[str, Any]  # GPU memory of each tensor
-    uploaded: Any
-    computed: Any
-    downloaded: Any
-    graph: Graph | None  # the network's run, if that is faster
+    inputs: dict[str, np.ndarray]  # pinned memory
+    outputs: dict[str, np.ndarray]  # pinned memory
+    device: dict[str, Any]  # GPU memory, of inputs and outputs under the same names
+    events: dict[str, Any]
+    graph: Graph | None  # the computation, if that is faster
+
+    def run(self, compute: Callable[[dict[str, Any]], None]) -> None:
+        """Launch the graph, or else enqueue kernel by kernel with ``compute``, which takes the GPU memory."""
+        if self.graph:
+            self.graph.launch()
+        else:
+            compute(self.device)
 
 
 class TensorRTEngine:
     """An :class:`rtmpose.engines.Engine` on the GPU, with a stream each for uploads, runs and downloads.
 
-    All memory is allocated at the start. One thread at a time may use an engine. Only :meth:`infer` may be called in
-    another thread than the one that loaded the engine, which has CUDA's context.
+    Use it in the thread that loaded it, which has CUDA's context; :meth:`infer` works in any, one at a time.
     """
 
-    def __init__(self, trt: Any, path: str | Path, record: Record) -> None:
+    def __init__(self, path: str | Path, record: Record) -> None:
+        trt = _import_builder(path, record)
         try:
             import pycuda.autoprimaryctx  # makes the context that TensorRT shares
             import pycuda.driver as cuda
             importlib.import_module("cuda.bindings.driver")  # for Graph
         except ImportError as error:
-            raise KitError(f"{path}: needs pycuda and cuda-bindings to run ({error}); run scripts/setup.sh --gpu"
-                           ) from error
+            raise KitError(f"{path}: needs pycuda and cuda-bindings ({error}); run scripts/setup.sh --gpu") from error
         self.path, self.record = str(path), record
-        self.cuda, self._logger = cuda, _make_logger(trt)
-        self._cuda_context = pycuda.autoprimaryctx.context
+        self.cuda, self._cuda_context, self._logger = cuda, pycuda.autoprimaryctx.context, _make_logger(trt)
         self._graphs: weakref.WeakSet[Graph] = weakref.WeakSet()
         self._runtime = trt.Runtime(self._logger)
         self._engine = self._runtime.deserialize_cuda_engine(Path(path).read_bytes())
         if self._engine is None:
             raise KitError(f"{path}: {record.runtime} can't load it ({self._logger.last_error}); build it again")
-        types = {name: np.dtype(trt.nptype(self._engine.get_tensor_dtype(name)))
-                 for name in (record.input_name, *OUTPUTS)}
-        if any(kind != np.float32 for kind in types.values()):
-            raise KitError(f"{path}: its tensors are {', '.join(f'{name} {kind}' for name, kind in types.items())}, "
-                           "expected float32; build it again")
+        for name in (record.input_name, *OUTPUTS):
+            if (kind := np.dtype(trt.nptype(self._engine.get_tensor_dtype(name)))) != np.float32:
+                raise KitError(f"{path}: {name} is {kind}, expected float32; build it again")
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise KitError(f"{path}: {record.runtime} can't allocate its memory ({self._logger.last_error}); "
@@ -231,12 +217,13 @@ class TensorRTEngine:
         self._slots.clear()
         self._context = self._engine = self._runtime = None
 
-    def _make_slot(self) -> _Slot:
+    def _make_slot(self) -> Slot:
         shapes = {name: tuple(self._engine.get_tensor_shape(name)) for name in (self.record.input_name, *OUTPUTS)}
         host = {name: self.pinned(shape, np.float32) for name, shape in shapes.items()}
         device = {name: self.allocate(array.nbytes) for name, array in host.items()}
-        return _Slot(host, device, self.cuda.Event(), self.cuda.Event(), self.cuda.Event(),
-                     self.faster_graph(lambda: self.enqueue(device)))
+        events = {stage: self.cuda.Event() for stage in ("uploaded", "computed", "downloaded")}
+        inputs = {self.record.input_name: host.pop(self.record.input_name)}
+        return Slot(inputs, host, device, events, self.faster_graph(lambda: self.enqueue(device)))
 
     def pinned(self, shape: tuple[int, ...], dtype: np.dtype | type) -> np.ndarray:
         """Pinned host memory, zeros; raises KitError if there is not enough."""
@@ -255,10 +242,7 @@ class TensorRTEngine:
                            "memory or take a smaller batch") from error
 
     def enqueue(self, tensors: Mapping[str, SupportsInt]) -> None:
-        """Enqueue one run of the network on the stream ``runs``; raises KitError if TensorRT refuses.
-
-        ``tensors`` are GPU addresses of the input and of each output, by name.
-        """
+        """Enqueue the network on the stream ``runs``, given its tensors on the GPU; raises KitError if that fails."""
         for name, memory in tensors.items():
             self._context.set_tensor_address(name, int(memory))
         if not self._context.execute_async_v3(self.runs.handle):
@@ -267,10 +251,9 @@ class TensorRTEngine:
     def faster_graph(self, work: Callable[[], None]) -> Graph | None:
         """Work on the stream ``runs`` as a CUDA graph, or None if it is not faster or can't be recorded.
 
-        A graph needs one launch in place of one a kernel, and small batches wait for launches. ``work`` runs a few
-        times for the comparison, and TensorRT loads its kernels meanwhile.
+        Small batches wait for launches, and a graph needs one in place of one a kernel.
         """
-        self._seconds(work)
+        self._seconds(work)  # TensorRT loads its kernels
         try:
             graph = Graph(self.runs, work)
         except (RuntimeError, KitError, self.cuda.Error):  # a run that allocates or waits can't be recorded
@@ -287,45 +270,41 @@ class TensorRTEngine:
 
     def infer(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         slot = self._slots[0]
-        slot.host[self.record.input_name][...] = crops
+        slot.inputs[self.record.input_name][...] = crops
         self._cuda_context.push()
         try:
             self._copy_and_run(slot)
-            slot.downloaded.synchronize()
+            slot.events["downloaded"].synchronize()
         finally:
             self.cuda.Context.pop()
-        simcc_x, simcc_y = (slot.host[name].copy() for name in OUTPUTS)
+        simcc_x, simcc_y = (slot.outputs[name].copy() for name in OUTPUTS)
         return simcc_x, simcc_y
 
-    def _copy_and_run(self, slot: _Slot) -> None:
-        """Enqueue a batch from pinned memory to pinned memory."""
-        name = self.record.input_name
-        self.cuda.memcpy_htod_async(slot.device[name], slot.host[name], self.uploads)
-        slot.uploaded.record(self.uploads)
+    def _copy_and_run(self, slot: Slot) -> None:
+        self.enqueue_batch(slot, slot.inputs, self.enqueue)
 
-        self.runs.wait_for_event(slot.uploaded)
-        self._run(slot)
-        slot.computed.record(self.runs)
-
-        self.downloads.wait_for_event(slot.computed)
-        for name in OUTPUTS:
-            self.cuda.memcpy_dtoh_async(slot.host[name], slot.device[name], self.downloads)
-        slot.downloaded.record(self.downloads)
-
-    def _run(self, slot: _Slot) -> None:
-        if slot.graph:
-            slot.graph.launch()
-        else:
-            self.enqueue(slot.device)
+    def enqueue_batch(self, slot: Slot, inputs: Mapping[str, np.ndarray], compute: Callable[[dict[str, Any]], None]
+                      ) -> None:
+        """Enqueue the upload of inputs, the computation (see :meth:`Slot.run`) and the download of all outputs."""
+        for name, array in inputs.items():
+            self.cuda.memcpy_htod_async(slot.device[name], array, self.uploads)
+        slot.events["uploaded"].record(self.uploads)
+        self.runs.wait_for_event(slot.events["uploaded"])
+        slot.run(compute)
+        slot.events["computed"].record(self.runs)
+        self.downloads.wait_for_event(slot.events["computed"])
+        for name, array in slot.outputs.items():
+            self.cuda.memcpy_dtoh_async(array, slot.device[name], self.downloads)
+        slot.events["downloaded"].record(self.downloads)
 
     def timers(self, crops: np.ndarray) -> dict[str, Callable[[], float]]:
         for slot in self._slots:
-            slot.host[self.record.input_name][...] = crops
+            slot.inputs[self.record.input_name][...] = crops
             self._copy_and_run(slot)
-            slot.downloaded.synchronize()
+            slot.events["downloaded"].synchronize()
         first = self._slots[0]
         how = "as CUDA graphs" if first.graph else "kernel by kernel"
-        on_gpu = self._intervals(self.runs, lambda i: self._run(first))
+        on_gpu = self._intervals(self.runs, lambda i: first.run(self.enqueue))
         with_copies = self._intervals(self.downloads, lambda i: self._copy_and_run(self._slots[i % IN_FLIGHT]))
         return {
             f"device time by CUDA events, crops on the GPU, batches back to back {how}": on_gpu.__next__,
@@ -336,10 +315,10 @@ class TensorRTEngine:
         }
 
     def _intervals(self, stream: Any, enqueue: Callable[[int], None]) -> Iterator[float]:
-        """Milliseconds from the end of each batch to the end of the next, on the stream where batches end.
+        """Milliseconds from the end of each batch to the end of the next; batches end on ``stream``.
 
-        Batch ``i`` is enqueued when batch ``i - IN_FLIGHT`` has ended, so they can share a slot. The other batches in
-        flight keep the GPU busy meanwhile, so the mean is that of a loop that only enqueues.
+        Batch ``i`` starts when batch ``i - IN_FLIGHT`` has ended, so they can share a slot. The batches in flight keep
+        the GPU busy meanwhile, so the mean is that of a loop that only enqueues.
         """
         in_flight: deque[Any] = deque()  # the event at the end of each batch
         previous = None
@@ -355,7 +334,9 @@ class TensorRTEngine:
                 previous = oldest
 
 
-def _close(reference: "weakref.ref[TensorRTEngine]") -> None:
-    engine = reference()
-    if engine is not None:
+def _close(reference: weakref.ref[TensorRTEngine]) -> None:
+    if engine := reference():
         engine.close()
+
+
+load = TensorRTEngine
