@@ -279,7 +279,7 @@ def test_engine_with_broken_record(fails: Run, engine_copy: Path, text: str) -> 
 
 @pytest.mark.parametrize(("changed", "said"), [
     ({"version": "1.0.0"}, "was built by ONNX Runtime 1.0.0 for "),
-    ({"device": "Another CPU"}, " for Another CPU, but here are "),
+    ({"device": "Another CPU"}, " for Another CPU, but this machine has "),
     ({"backend": "other"}, "was built for the backend 'other'"),
 ])
 def test_engine_of_another_version_or_machine(fails: Run, engine_copy: Path, changed: dict, said: str) -> None:
@@ -291,7 +291,7 @@ def test_engine_of_another_tensorrt_version(fails: Run, engine_copy: Path) -> No
     trt = pytest.importorskip("tensorrt_rtx")
     change_record(engine_copy, backend="tensorrt", package="tensorrt_rtx", version="0.1")
     said = fails("inference", "--engine", engine_copy)
-    assert f"was built by tensorrt_rtx 0.1, but version {trt.__version__} is installed; build it again" in said
+    assert f"was built by tensorrt_rtx 0.1, but {trt.__version__} is installed; build it again" in said
 
 
 def test_engine_of_another_gpu(fails: Run, engine_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

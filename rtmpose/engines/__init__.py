@@ -23,20 +23,19 @@ class Engine(Protocol):
     def infer(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Run one full batch of crops, float32 (batch, 3, H, W), see :func:`rtmpose.data.preprocess.normalize`.
 
-        Returns ``simcc_x`` and ``simcc_y``, float32 (batch, K, Wx) and (batch, K, Wy), which the next run leaves alone.
+        Returns ``simcc_x`` and ``simcc_y``, float32 (batch, K, Wx) and (batch, K, Wy), valid after the next run too.
         """
 
     def close(self) -> None:
         """Free what the runtime holds; the engine can't run any more."""
 
     def timers(self, crops: np.ndarray) -> dict[str, Callable[[], float]]:
-        """Functions that run one batch and return its milliseconds, by a description; the first is the headline."""
+        """Functions that run one batch and return its milliseconds, by description; the first is the headline."""
 
 
 class Backend(Protocol):
     """A runtime; each is a module of this package."""
 
-    PACKAGES: str  # names of its packages, for messages
     INT8_SCHEME: Int8Scheme
 
     def is_installed(self) -> bool:
@@ -70,13 +69,13 @@ def installed_backend(name: str) -> Backend:
     """A backend of :data:`BACKENDS`; raises KitError if it is not installed."""
     chosen = backend(name)
     if not chosen.is_installed():
-        raise KitError(f"--backend {name}: {chosen.PACKAGES} is not installed; run scripts/setup.sh "
-                       f"(with --gpu for TensorRT) or choose another backend")
+        raise KitError(f"--backend {name}: is not installed; run scripts/setup.sh (with --gpu for TensorRT) or choose "
+                       "another backend")
     return chosen
 
 
 def choose_backends(name: str) -> list[Backend]:
-    """The backends to build with, for ``auto`` TensorRT or the installed CPU backends; raises KitError if none is."""
+    """The backends to build with; ``auto`` is TensorRT if there is a GPU, else every CPU backend that is installed."""
     if name != "auto":
         return [installed_backend(name)]
     if find_gpu() and backend("tensorrt").is_installed():

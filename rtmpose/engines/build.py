@@ -139,6 +139,6 @@ def compare_fps(engines: Sequence[Engine], turns: int = 4) -> list[float]:
     crops = preprocess.random_input(batch, engines[0].record.input_size)
     timers = [headline_timer(engine, crops) for engine in engines]
     milliseconds = np.empty((turns, len(engines), 3))
-    for turn, engine, sample in np.ndindex(milliseconds.shape):
-        milliseconds[turn, engine, sample] = timers[engine]()
+    for turn, i, repeat in np.ndindex(milliseconds.shape):
+        milliseconds[turn, i, repeat] = timers[i]()
     return [batch / float(median) * 1e3 for median in np.median(milliseconds[1:, :, 1:], axis=(0, 2))]

@@ -15,8 +15,6 @@ from rtmpose.model.graph import OUTPUTS, count_arithmetic, count_layers
 from rtmpose.model.int8 import Int8Scheme
 from rtmpose.timing import wall_clock
 
-PACKAGES = "onnxruntime"
-
 # Its INT8 convolution has INT8 inputs and outputs; on x86 it is fast with unsigned activations only.
 INT8_SCHEME = Int8Scheme(signed=False, outputs=True, rest_fp16=False)
 

@@ -16,8 +16,6 @@ from rtmpose.model.graph import OUTPUTS
 from rtmpose.model.int8 import Int8Scheme
 from rtmpose.timing import wall_clock
 
-PACKAGES = "openvino"
-
 # Unsigned, because OpenVINO computes signed activations wrong: the keypoints are far off those of the graph.
 INT8_SCHEME = Int8Scheme(signed=False, outputs=False, rest_fp16=False)
 

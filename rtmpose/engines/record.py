@@ -80,7 +80,7 @@ def read_record(engine: str | Path) -> Record:
 
 
 def check_built_here(path: str | Path, record: Record, here: Mapping[str, Any], runtime: str) -> None:
-    """Raise KitError if a CPU engine was built by another version or for another processor than those ``here``."""
+    """Raise KitError if a CPU engine was built by another version or for another processor than ``here``."""
     if (record.version, record.device) != (here["version"], here["device"]):
-        raise KitError(f"{path}: was built by {runtime} {record.version} for {record.device}, but here are "
-                       f"{here['version']} and {here['device']}; build it again")
+        raise KitError(f"{path}: was built by {runtime} {record.version} for {record.device}, but this "
+                       f"machine has {here['version']} and {here['device']}; build it again")

@@ -28,8 +28,6 @@ from rtmpose.model.graph import OUTPUTS
 from rtmpose.model.int8 import Int8Scheme
 from rtmpose.timing import wall_clock
 
-PACKAGES = "tensorrt or tensorrt_rtx"
-
 # TensorRT takes signed, symmetric INT8 only. The input of a convolution is quantized where it is made, after the SiLU.
 INT8_SCHEME = Int8Scheme(signed=True, outputs=False, rest_fp16=True)
 
@@ -97,7 +95,7 @@ def _make_progress_monitor(trt: Any) -> Any:
 
 
 def build(model: onnx.ModelProto, path: Path, engine: Path) -> tuple[dict[str, int], dict[str, int]]:
-    """Build an engine; TensorRT keeps a timing cache in the folder of ``engine``."""
+    """Build an engine; TensorRT (not RTX) keeps a timing cache beside it."""
     name = _installed()[0]
     trt = _import(name)
     if name == "tensorrt" and find_gpu() is None:
@@ -116,7 +114,7 @@ def build(model: onnx.ModelProto, path: Path, engine: Path) -> tuple[dict[str, i
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     monitor = _make_progress_monitor(trt)  # TensorRT doesn't keep it alive
     config.progress_monitor = monitor
-    cache = engine.parent / "tensorrt.timing_cache" if name == "tensorrt" else None  # TensorRT-RTX has none
+    cache = engine.parent / "tensorrt.timing_cache" if name == "tensorrt" else None
     if cache:
         content = cache.read_bytes() if cache.is_file() else b""
         if not config.set_timing_cache(config.create_timing_cache(content), ignore_mismatch=False):

@@ -72,7 +72,7 @@ def test_a_run_changes_no_crops(engine_path: Path, crops: list[np.ndarray]) -> N
 
 @pytest.mark.parametrize(("changed", "said"), [
     ({"version": "2020.1"}, "was built by OpenVINO 2020.1 for "),
-    ({"device": "Another CPU"}, " for Another CPU, but here are "),
+    ({"device": "Another CPU"}, " for Another CPU, but this machine has "),
 ])
 def test_an_engine_of_another_version_or_processor_is_refused(engine_path: Path, tmp_path: Path, changed: dict,
                                                               said: str) -> None:
