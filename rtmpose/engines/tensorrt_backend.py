@@ -228,8 +228,7 @@ class TensorRTEngine:
         try:
             return self.cuda.pagelocked_zeros(shape, dtype)
         except self.cuda.MemoryError as error:
-            raise KitError(f"{self.path}: no pinned memory left for {shape} of {np.dtype(dtype)} ({error}); "
-                           "take a smaller batch") from error
+            raise KitError(f"{self.path}: no pinned memory left for {shape} ({error}); use a smaller batch") from error
 
     def allocate(self, size: int) -> Any:
         """GPU memory, ``size`` bytes; raises KitError if there is not enough."""
@@ -237,7 +236,7 @@ class TensorRTEngine:
             return self.cuda.mem_alloc(size)
         except self.cuda.MemoryError as error:
             raise KitError(f"{self.path}: the GPU has no {size / 2**20:.0f} MiB left ({error}); free some of its "
-                           "memory or take a smaller batch") from error
+                           "memory or use a smaller batch") from error
 
     def enqueue(self, tensors: Mapping[str, SupportsInt]) -> None:
         """Enqueue the network on the stream ``runs``, given its tensors on the GPU; raises KitError if that fails."""
@@ -271,15 +270,12 @@ class TensorRTEngine:
         slot.inputs[self.record.input_name][...] = crops
         self._cuda_context.push()
         try:
-            self._copy_and_run(slot)
+            self.enqueue_batch(slot, slot.inputs, self.enqueue)
             slot.events["downloaded"].synchronize()
         finally:
             self.cuda.Context.pop()
         simcc_x, simcc_y = (slot.outputs[name].copy() for name in OUTPUTS)
         return simcc_x, simcc_y
-
-    def _copy_and_run(self, slot: Slot) -> None:
-        self.enqueue_batch(slot, slot.inputs, self.enqueue)
 
     def enqueue_batch(self, slot: Slot, inputs: Mapping[str, np.ndarray], compute: Callable[[dict[str, Any]], None]
                       ) -> None:
@@ -298,12 +294,13 @@ class TensorRTEngine:
     def timers(self, crops: np.ndarray) -> dict[str, Callable[[], float]]:
         for slot in self._slots:
             slot.inputs[self.record.input_name][...] = crops
-            self._copy_and_run(slot)
+            self.enqueue_batch(slot, slot.inputs, self.enqueue)
             slot.events["downloaded"].synchronize()
         first = self._slots[0]
         how = "as CUDA graphs" if first.graph else "kernel by kernel"
         on_gpu = self._intervals(self.runs, lambda i: first.run(self.enqueue))
-        with_copies = self._intervals(self.downloads, lambda i: self._copy_and_run(self._slots[i % IN_FLIGHT]))
+        with_copies = self._intervals(self.downloads, lambda i: self.enqueue_batch(
+            self._slots[i % IN_FLIGHT], self._slots[i % IN_FLIGHT].inputs, self.enqueue))
         return {
             f"device time by CUDA events, crops on the GPU, batches back to back {how}": on_gpu.__next__,
             f"the same with host-device copies from and to pinned memory, {IN_FLIGHT} batches in flight":
@@ -322,8 +319,7 @@ class TensorRTEngine:
         previous = None
         for i in count():
             enqueue(i)
-            in_flight.append(self.cuda.Event())
-            in_flight[-1].record(stream)
+            in_flight.append(self.cuda.Event().record(stream))
             if len(in_flight) == IN_FLIGHT:
                 oldest = in_flight.popleft()
                 oldest.synchronize()
