@@ -86,10 +86,7 @@ def make_folder(folder: Path) -> Path:
 
 def read_json(path: str | os.PathLike[str], what: str, object_hook: Callable[[dict[str, Any]], Any] | None = None
               ) -> Any:
-    """Read a JSON file; raises KitError if it is missing, unreadable or not JSON.
-
-    ``what`` names the content in the error, e.g. ``"COCO annotations"``; ``object_hook`` is :func:`json.load`'s.
-    """
+    """Read a JSON file of ``what``, e.g. ``"COCO annotations"``; raises KitError if it can't be read or is not JSON."""
     try:
         with open(path, encoding="utf-8") as file:
             return json.load(file, object_hook=object_hook)

@@ -8,10 +8,9 @@ from tqdm import tqdm
 
 
 def measure(run: Callable[[], float], warmup: int, iterations: int, duration: float, name: str) -> np.ndarray:
-    """Milliseconds a batch, float64 (n,), of at least ``iterations`` batches and ``duration`` seconds.
+    """Milliseconds a batch, float64 (n,), of at least ``iterations`` batches and ``duration`` seconds after a warm-up.
 
-    ``run`` runs one batch and returns its milliseconds. ``warmup`` batches run before, and are not recorded. ``name``
-    is shown beside the progress bar.
+    ``run`` runs one batch and returns its milliseconds; ``name`` is for the progress bar.
     """
     samples: list[float] = []
     with tqdm(desc=name, unit="batch", leave=False, disable=None) as bar:

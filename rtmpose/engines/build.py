@@ -105,10 +105,7 @@ def build_candidate(plan: Plan, facts: Facts, file: Path) -> Built:
 
 
 def set_precision(plan: Plan, facts: Facts, fixed: ModelProto) -> tuple[ModelProto, list[Kept], Calibration | None]:
-    """Give the simplified FP32 graph the requested precision.
-
-    Returns it with the operators that stay in FP32 where the rest is FP16, and with the calibration of INT8.
-    """
+    """The graph in the requested precision, the operators that stay in FP32 beside FP16, and INT8's calibration."""
     if facts.requested_precision == "fp16":
         return *to_fp16(fixed), None
     if plan.crops is None:

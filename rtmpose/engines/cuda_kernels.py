@@ -39,10 +39,7 @@ def normalized_values() -> np.ndarray:
 
 
 def compile_kernels(compute_capability: str) -> bytes:
-    """Machine code of ``cuda_kernels.cu`` for a compute capability, e.g. ``"9.0"``, that rounds as the CPU does.
-
-    Raises KitError if NVRTC is not installed or does not know the GPU.
-    """
+    """Machine code for a compute capability, e.g. ``"9.0"``; raises KitError if NVRTC is missing or doesn't know it."""
     try:
         from cuda.bindings import nvrtc
         version = nvrtc.nvrtcVersion()[1:]

@@ -58,8 +58,8 @@ class OnnxRuntimeEngine:
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's errors share no public base
-            raise KitError(f"{path}: ONNX Runtime can't load it ({str(error).splitlines()[0][:200]}); "
-                           "build it again") from error
+            reason = str(error).splitlines()[0][:200]
+            raise KitError(f"{path}: ONNX Runtime can't load it ({reason}); build it again") from error
 
     def infer(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         simcc_x, simcc_y = self._session.run(OUTPUTS, {self.record.input_name: crops})

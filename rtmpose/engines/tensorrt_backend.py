@@ -1,7 +1,4 @@
-"""TensorRT and TensorRT-RTX on an NVIDIA GPU, through the same code.
-
-Networks are strongly typed: the precision is that of the ONNX graph. TensorRT-RTX builds without a GPU.
-"""
+"""TensorRT and TensorRT-RTX on an NVIDIA GPU. Networks are strongly typed: the precision is that of the ONNX graph."""
 
 import atexit
 import importlib
@@ -149,8 +146,7 @@ def _import_builder(path: str | Path, record: Record) -> Any:
         raise KitError(f"{path}: was built by {record.runtime}, but {trt.__version__} is installed; build it again")
     gpu = find_gpu()
     if gpu is None:
-        raise KitError(f"{path}: is a TensorRT engine, and no NVIDIA GPU is here; build one for the CPU with "
-                       "build_engine.py --backend onnxruntime")
+        raise KitError(f"{path}: needs a GPU, and no NVIDIA GPU is here; build it with --backend onnxruntime")
     if record.device and (record.device, record.compute_capability) != (gpu.name, gpu.compute_capability):
         raise KitError(f"{path}: was built for {record.device} (compute capability {record.compute_capability}), "
                        f"but the GPU here is {gpu.name} ({gpu.compute_capability}); build it again")
@@ -168,7 +164,7 @@ class Slot:
     graph: Graph | None  # the computation, if that is faster
 
     def run(self, compute: Callable[[dict[str, Any]], None]) -> None:
-        """Launch the graph, or else enqueue kernel by kernel with ``compute``, which takes the GPU memory."""
+        """Launch the graph, or call ``compute`` with the GPU memory to enqueue kernel by kernel."""
         if self.graph:
             self.graph.launch()
         else:
@@ -201,8 +197,7 @@ class TensorRTEngine:
                 raise KitError(f"{path}: {name} is {kind}, expected float32; build it again")
         self._context = self._engine.create_execution_context()
         if self._context is None:
-            raise KitError(f"{path}: {record.runtime} can't allocate its memory ({self._logger.last_error}); "
-                           "free memory of the GPU or build for a smaller batch")
+            raise KitError(f"{path}: no GPU memory left to run it ({self._logger.last_error}); use a smaller batch")
         self.uploads, self.runs, self.downloads = (cuda.Stream(_NON_BLOCKING) for _ in range(3))
         self._slots = [self._make_slot() for _ in range(IN_FLIGHT)]
         # Exit hooks run in reverse order: this one before that of pycuda, which destroys the context.
@@ -235,8 +230,7 @@ class TensorRTEngine:
         try:
             return self.cuda.mem_alloc(size)
         except self.cuda.MemoryError as error:
-            raise KitError(f"{self.path}: the GPU has no {size / 2**20:.0f} MiB left ({error}); free some of its "
-                           "memory or use a smaller batch") from error
+            raise KitError(f"{self.path}: no {size >> 20} MiB left on the GPU ({error}); use a smaller batch") from error
 
     def enqueue(self, tensors: Mapping[str, SupportsInt]) -> None:
         """Enqueue the network on the stream ``runs``, given its tensors on the GPU; raises KitError if that fails."""
@@ -246,10 +240,7 @@ class TensorRTEngine:
             raise KitError(f"{self.path}: {self.record.runtime} failed to run the engine ({self._logger.last_error})")
 
     def faster_graph(self, work: Callable[[], None]) -> Graph | None:
-        """Work on the stream ``runs`` as a CUDA graph, or None if it is not faster or can't be recorded.
-
-        Small batches wait for launches, and a graph needs one in place of one a kernel.
-        """
+        """Work on the stream ``runs`` as a CUDA graph, that is in one launch; None if that is not faster or fails."""
         self._seconds(work)  # TensorRT loads its kernels
         try:
             graph = Graph(self.runs, work)
