@@ -230,8 +230,8 @@ class TensorRTEngine:
         try:
             return self.cuda.mem_alloc(size)
         except self.cuda.MemoryError as error:
-            raise KitError(f"{self.path}: the GPU has no {size / 2**20:.0f} MiB left ({error}); free some of its memory "
-                           "or use a smaller batch") from error
+            raise KitError(f"{self.path}: the GPU has no {size / 2**20:.0f} MiB left ({error}); free some of its "
+                           "memory or use a smaller batch") from error
 
     def enqueue(self, tensors: Mapping[str, SupportsInt]) -> None:
         """Enqueue the network on the stream ``runs``, given its tensors on the GPU; raises KitError if that fails."""
