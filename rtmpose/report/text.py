@@ -19,8 +19,8 @@ _WHY_OTHER_PRECISION = {
 
 def build_start_lines(plan: Plan) -> str:
     """The engines that are about to be built."""
-    return "\n".join(f"Building {plan.engine_path}: {record.runtime} for {record.device or 'any GPU it supports'}, "
-                     f"{record.requested_precision}, batch {record.batch}" for _, record in plan.candidates)
+    return "\n".join(f"Building {plan.engine_path}: {facts.runtime} for {facts.device or 'any GPU it supports'}, "
+                     f"{facts.requested_precision}, batch {facts.batch}" for facts in plan.candidates)
 
 
 def build_lines(plan: Plan, built: Built) -> str:

@@ -177,7 +177,7 @@ def refused(engine_file: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch, cap
     (("--scenario", "offline", "--min_duration", 0), "--min_duration: 0 is not above zero"),
     (("--scenario", "server", "--target_qps", "nan"), "--target_qps: nan is not above zero"),
     (("--scenario", "server", "--target_latency", "fast"), "--target_latency: invalid amount value: 'fast'"),
-    (("--scenario", "offline", "--output", "/dev/null"), "/dev/null/loadgen: can't be made"),
+    (("--scenario", "offline", "--output", "/dev/null"), "/dev/null/loadgen: can't be created"),
 ])
 def test_contradictions(refused: Callable, options: tuple, said: str) -> None:
     assert said in refused(*options)
