@@ -1,4 +1,4 @@
-"""ONNX -> engine, with a record of what it was built from beside it."""
+"""ONNX file -> engine for one runtime, precision and batch size, with its record beside it."""
 
 from common import Parser, input_shape, run
 
@@ -11,19 +11,19 @@ from rtmpose.report import text
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = Parser(description="Build an engine for one batch size from an RTMPose ONNX file.")
-    parser.add_argument("--model_path", required=True, metavar="FILE.onnx", help="what export.py wrote")
+    parser.add_argument("--model_path", required=True, metavar="FILE.onnx", help="the ONNX file that export.py wrote")
     parser.add_argument("--input", required=True, type=input_shape, metavar="NAME:N,3,H,W",
                         help="the input's name and shape, e.g. input:32,3,256,192")
     parser.add_argument("--precision", choices=("fp32", "fp16", "int8"), default="fp16", help="default: %(default)s")
     parser.add_argument("--calibration", metavar="DIR",
-                        help=f"for int8: a set in COCO's layout, of which {PERSONS} persons are used; "
-                             "not the one that accuracy is measured on")
+                        help=f"for int8: a data set in COCO's layout, of which {PERSONS} persons are used; don't take "
+                             "the one that accuracy is measured on")
     parser.add_argument("--engine_path", required=True, metavar="FILE", help="the engine to write")
     parser.add_argument("--backend", choices=("auto", *BACKENDS), default="auto",
-                        help="auto: TensorRT where an NVIDIA GPU and TensorRT are, else the CPU runtime that is faster "
-                             "here")
+                        help="default: auto, which is TensorRT on a machine with an NVIDIA GPU and TensorRT, else the "
+                             "faster CPU runtime")
     args = parser.parse_args()
     if (args.precision == "int8") != (args.calibration is not None):
         parser.error("--precision int8 and --calibration DIR belong together")
@@ -31,9 +31,11 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Build an engine, unless the same is there already, and say what was built."""
+    """Build an engine, unless it is up to date, and print a report."""
     args = parse_arguments()
-    plan = plan_build(args.model_path, args.engine_path, *args.input, args.precision, args.backend, args.calibration)
+    input_name, shape = args.input
+    plan = plan_build(args.model_path, args.engine_path, input_name, shape, args.precision, args.backend,
+                      args.calibration)
     if is_built(plan):
         print(f"{args.engine_path}: already built from the same ONNX file, for the same batch, precision, runtime "
               "and device; nothing to do")

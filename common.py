@@ -1,6 +1,6 @@
-"""What the three scripts share: command-line pieces, how errors and interrupts end a run.
+"""Argument parsing, errors and interrupts, for all scripts.
 
-The scripts import it first, so that outside the kit's environment they end with one line.
+The scripts import it first, so that outside the kit's environment they end with a one-line error.
 """
 
 import argparse
@@ -10,13 +10,14 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from typing import NoReturn
 
 from rtmpose.errors import EXIT_USER_ERROR, KitError
 from rtmpose.files import remove_pending
 
 
 def require(*packages: str) -> None:
-    """End the process with one line and exit code 2 where one of these packages is not installed."""
+    """Exit with a one-line error and code 2 if a package is not installed."""
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
         print(f"{os.path.basename(sys.argv[0])}: error: {', '.join(missing)} not installed for {sys.executable}; run "
@@ -28,14 +29,14 @@ require("cv2", "numpy", "onnx", "pycocotools", "tqdm")
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that tells a mistake in one line."""
+    """An argument parser that reports an error in one line."""
 
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         self.exit(EXIT_USER_ERROR, f"{self.prog}: error: {message} (see --help)\n")
 
 
 def positive(text: str) -> int:
-    """A whole number above zero, as an argparse type."""
+    """Argparse type: an integer above zero."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not above zero")
@@ -43,7 +44,7 @@ def positive(text: str) -> int:
 
 
 def amount(text: str) -> float:
-    """A number above zero and up to a million, as an argparse type."""
+    """Argparse type: a number above zero, at most a million."""
     number = float(text)
     if not 0 < number <= 1e6:
         raise argparse.ArgumentTypeError(f"{text} is not above zero and at most a million")
@@ -51,7 +52,7 @@ def amount(text: str) -> float:
 
 
 def boolean(text: str) -> bool:
-    """True or False as people write them, as an argparse type."""
+    """Argparse type: true, 1, yes, on or false, 0, no, off."""
     if text.lower() in ("true", "1", "yes", "on"):
         return True
     if text.lower() in ("false", "0", "no", "off"):
@@ -60,7 +61,7 @@ def boolean(text: str) -> bool:
 
 
 def input_shape(text: str) -> tuple[str, tuple[int, int, int, int]]:
-    """``name:N,3,H,W`` as an argparse type: the input's name and shape."""
+    """Argparse type: name and shape of the input, as ``name:N,3,H,W``."""
     name, _, sizes = text.rpartition(":")
     try:
         shape = tuple(int(size) for size in sizes.split(","))
@@ -72,23 +73,23 @@ def input_shape(text: str) -> tuple[str, tuple[int, int, int, int]]:
 
 
 def run(main: Callable[[], int]) -> None:
-    """Run a script's ``main`` and exit with what it returns (see :func:`exit_code`).
+    """Run a script's ``main`` and exit with its code (see :func:`exit_code`).
 
-    Ctrl-C and SIGTERM end the process at once, with exit code 130 and 143, whatever native code is busy: a thread
-    waits for the signal, removes files that are being written, and exits.
+    Ctrl-C and SIGTERM end the process at once, with code 130 and 143, even while native code runs: a thread waits for
+    the signal, removes temporary files and exits.
     """
     _exit_on_signals()
     sys.exit(exit_code(main))
 
 
 def exit_code(main: Callable[[], int]) -> int:
-    """What ``main`` returns; 2, after one line on standard error, where it meets a user's mistake."""
+    """The code that ``main`` returns; after a KitError one line on standard error, and 2."""
     try:
         return main()
     except KitError as error:
         print(f"{os.path.basename(sys.argv[0])}: error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
-    except BrokenPipeError:  # the reader of our output left, e.g. `| head`
+    except BrokenPipeError:  # the reader of the output is gone, e.g. `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
 

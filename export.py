@@ -7,17 +7,17 @@ from pathlib import Path
 
 
 def main() -> int:
-    """Export, check against PyTorch, and say what was written."""
+    """Export, compare with PyTorch, and print the result."""
     parser = Parser(description="Export an RTMPose checkpoint to ONNX: dynamic batch, input `input`, outputs "
-                                "`simcc_x` and `simcc_y`, checked against PyTorch in ONNX Runtime.")
+                                "`simcc_x` and `simcc_y`, compared with PyTorch in ONNX Runtime.")
     parser.add_argument("--weight", required=True, metavar="FILE.pth", help="the checkpoint")
     parser.add_argument("--cfg", required=True, metavar="FILE.py", help="its mmpose config")
     parser.add_argument("--output", default="rtmpose.onnx", metavar="FILE.onnx", help="default: %(default)s")
-    parser.add_argument("--simplify", action="store_true", help="simplify the graph with onnxsim as well")
+    parser.add_argument("--simplify", action="store_true", help="simplify the graph with onnxsim")
     args = parser.parse_args()
 
     require("torch", "onnxruntime", "mmpose", "mmengine", "mmcv")
-    # After the arguments, so that --help and mistakes don't wait for torch.
+    # After the arguments, so that --help and wrong options don't wait for torch.
     from rtmpose.model.checkpoint import load_network
     from rtmpose.model.export import EXPORT_TOLERANCE, describe_source, export
 
@@ -26,8 +26,8 @@ def main() -> int:
     differences = export(network, args.output, describe_source(args.cfg, args.weight), args.simplify)
     print("Largest difference between ONNX Runtime and PyTorch, relative to the largest logit "
           f"(at most {EXPORT_TOLERANCE:.0e} passes):")
-    for what, difference in differences.items():
-        print(f"  {what}: {difference:.1e}")
+    for output, difference in differences.items():
+        print(f"  {output}: {difference:.1e}")
     width, height = network.input_size
     print(f"Wrote {args.output}: {network.num_keypoints} keypoints, crops of {width}x{height} (WxH), "
           f"{Path(args.output).stat().st_size / 2**20:.1f} MiB, {time.perf_counter() - start:.1f} s")

@@ -1,6 +1,6 @@
-"""Every precision and batch size: build, accuracy, throughput; then a table, a CSV, a JSON and a page of them all.
+"""Build and measure every precision at every batch size; write a table, a CSV, a JSON and a page of the results.
 
-scripts/benchmark.sh runs it with the defaults of the other scripts.
+scripts/benchmark.sh runs it with defaults for its options.
 """
 
 from common import Parser, positive, run
@@ -18,11 +18,11 @@ EXIT_CELL_FAILED = 1
 
 
 def parse_arguments() -> Settings:
-    """The command line."""
-    parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", required=True, metavar="FILE.onnx", help="what export.py wrote")
-    parser.add_argument("--datasets", required=True, metavar="DIR", help="the set that AP is measured on")
-    parser.add_argument("--calibration", metavar="DIR", help="for int8, see build_engine.py")
+    """Parse the command line."""
+    parser = Parser(description="Build and measure every precision at every batch size.")
+    parser.add_argument("--model", required=True, metavar="FILE.onnx", help="graph that export.py wrote")
+    parser.add_argument("--datasets", required=True, metavar="DIR", help="set that AP is measured on")
+    parser.add_argument("--calibration", metavar="DIR", help="set for int8, see build_engine.py")
     parser.add_argument("--precisions", required=True, nargs="+", choices=("fp32", "fp16", "int8"))
     parser.add_argument("--batches", required=True, nargs="+", type=positive, metavar="N")
     parser.add_argument("--backend", choices=("auto", *BACKENDS), default="auto", help="see build_engine.py")
@@ -31,29 +31,26 @@ def parse_arguments() -> Settings:
     args = parser.parse_args()
     if "int8" in args.precisions and not args.calibration:
         parser.error("--precisions int8 needs --calibration DIR")
-    for name in ("precisions", "batches"):
-        setattr(args, name, list(dict.fromkeys(getattr(args, name))))
+    args.precisions, args.batches = list(dict.fromkeys(args.precisions)), list(dict.fromkeys(args.batches))
     return Settings(**vars(args))
 
 
 def main() -> int:
-    """Run the sweep, write its four reports, and say what failed."""
+    """Run the sweep, write its four reports, and print the table and the failures."""
     settings = parse_arguments()
     cells = run_sweep(settings)
-    measured = [cell for cell in cells if not cell.failure]
+    summaries = [cell.summary for cell in cells if not cell.failure]
     failed = [cell for cell in cells if cell.failure]
-    if not measured:
+    if not summaries:
         raise KitError(f"{settings.output}: all {len(cells)} cells failed; the first: {failed[0].failure}")
-    summaries = [cell.summary for cell in measured]
-    lines = [table(*summaries), *(f"\nFailed: {cell.precision}, batch {cell.batch}: {cell.failure}" for cell in failed)]
-    write_bytes(settings.output / "table.md", ("\n".join(lines) + "\n").encode())
+    report = "\n".join([table(*summaries), *(f"\nFailed: {cell.name}: {cell.failure}" for cell in failed)]) + "\n"
+    write_bytes(settings.output / "table.md", report.encode())
     write_bytes(settings.output / "results.csv", csv_text(summaries).encode())
     write_json(settings.output / "results.json", [
         {"precision": cell.precision, "batch": cell.batch, "failure": cell.failure, "accuracy": cell.accuracy,
          "throughput": cell.throughput} for cell in cells])
     write_bytes(settings.output / "report.html", draw_page(cells).encode())
-    print("", *lines, "", f"Page: {settings.output / 'report.html'}; also table.md, results.csv and results.json",
-          sep="\n")
+    print(f"\n{report}\nPage: {settings.output / 'report.html'}; also table.md, results.csv and results.json")
     return EXIT_CELL_FAILED if failed else EXIT_OK
 
 

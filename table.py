@@ -1,4 +1,4 @@
-"""Prints one row of the published kind from an accuracy and a throughput run's summary.json."""
+"""Print one row of the published table from the summary.json of an accuracy and of a throughput run."""
 
 from common import Parser, run
 
@@ -8,7 +8,7 @@ from rtmpose.report.summary import table
 
 
 def main() -> int:
-    """Read both summaries, make sure that they are of one engine, and print the row."""
+    """Read both summaries, check that they belong to the same engine, and print the row."""
     parser = Parser(description=__doc__)
     parser.add_argument("accuracy", metavar="ACCURACY.json", help="summary.json of an accuracy run")
     parser.add_argument("throughput", metavar="THROUGHPUT.json", help="summary.json of a run with --perf_only")

@@ -1,10 +1,10 @@
-"""What TensorRT's FP16 and INT8 graphs do to AP and to every keypoint, found without a GPU.
+"""Effect of TensorRT's FP16 and INT8 graphs on AP and on every keypoint, emulated without a GPU.
 
     python3 benchmarks/emulated_precision.py --model_path rtmpose-t.onnx --datasets unseen --calibration people
 
 The graphs are those that build_engine.py gives TensorRT. ONNX Runtime computes them on the CPU node by node in FP32,
-and every FP16 result is rounded as a GPU rounds it. With the head's final convolution scaled by 2**8 they must do the
-same: in exact arithmetic it changes nothing.
+and every FP16 result is rounded as a GPU rounds it. A head whose final convolution is scaled by 2**8 must give the
+same keypoints: in exact arithmetic the factor changes nothing.
 """
 
 from common import Parser, run
@@ -21,70 +21,66 @@ from rtmpose.data.agreement import crop_distances, describe_agreement
 from rtmpose.data.dataset import load_persons
 from rtmpose.data.loader import Batch, iterate_batches
 from rtmpose.engines import backend
-from rtmpose.evaluate import coco_eval
-from rtmpose.evaluate.predictions import Predictions, decode, join, to_predictions
-from rtmpose.model import calibration, fp16, int8
-from rtmpose.model.calibration import session
-from rtmpose.model.graph import INPUT, OUTPUTS, load, read_input, simplify
+from rtmpose.evaluate.accuracy import score
+from rtmpose.evaluate.predictions import Predictions, decode_batch, join
+from rtmpose.model import calibration, fp16, graph, int8
 
 BATCH = 8
 
 
-def graphs(model: onnx.ModelProto, shape: tuple[int, ...], crops: calibration.CalibrationSet
-           ) -> Iterator[tuple[str, onnx.ModelProto]]:
-    """The FP32 graph, then the typed ones, by what they are."""
-    fixed = simplify(model, shape)
-    yield "FP32", fixed
+def make_graphs(fp32: onnx.ModelProto, crops: calibration.CalibrationSet) -> Iterator[tuple[str, onnx.ModelProto]]:
+    """The FP32 graph, then those of reduced precision, with their names."""
+    yield "FP32", fp32
     for power in (0, 8):
-        scaled = scale_final_convolution(fixed, power)
-        yield f"FP16, final convolution x 2^{power}", round_like_fp16(fp16.to_fp16(scaled)[0])
+        yield f"FP16, final convolution x 2^{power}", emulate_fp16(scale_final_convolution(fp32, power))
     scheme = backend("tensorrt").INT8_SCHEME
-    ranges = calibration.find_ranges(fixed, scheme, crops.batches)
-    blocks = calibration.measure_sensitivity(fixed, ranges, scheme, crops.batches)
-    quantized = int8.quantize(fixed, ranges, scheme, blocks)
-    yield "INT8, the rest FP16", round_like_fp16(fp16.to_fp16(quantized)[0])
+    ranges = calibration.find_ranges(fp32, scheme, crops.batches)
+    blocks = calibration.measure_sensitivity(fp32, ranges, scheme, crops.batches)
+    yield "INT8, the rest FP16", emulate_fp16(int8.quantize(fp32, ranges, scheme, blocks))
+
+
+def emulate_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The kit's mixed-precision graph, emulated in FP32."""
+    return round_like_fp16(fp16.to_fp16(model)[0])
 
 
 def predict(model: onnx.ModelProto, batches: list[Batch], size: tuple[int, int]) -> Predictions:
-    """Keypoints of every crop, in the image."""
-    runner, parts = session(model), []
-    for batch in tqdm(batches, unit="batch", leave=False, disable=None):
-        logits = runner.run(list(OUTPUTS), {INPUT: batch.pixels})
-        found = decode(*(axis[:len(batch.crops)] for axis in logits), size)
-        parts.append(to_predictions(batch.crops, *found, size))
-    return join(parts)
+    """Run a graph over all batches."""
+    session = calibration.session(model)
+    return join([decode_batch(batch.crops, *session.run(list(graph.OUTPUTS), {graph.INPUT: batch.pixels}), size)
+                 for batch in tqdm(batches, unit="batch", leave=False, disable=None)])
 
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model_path", required=True, metavar="FILE.onnx", help="what export.py wrote")
-    parser.add_argument("--datasets", required=True, metavar="DIR", help="AP is measured on this set")
-    parser.add_argument("--calibration", required=True, metavar="DIR", help="INT8 is calibrated on this one")
+    parser.add_argument("--model_path", required=True, metavar="FILE.onnx", help="ONNX file that export.py wrote")
+    parser.add_argument("--datasets", required=True, metavar="DIR", help="data set that AP is measured on")
+    parser.add_argument("--calibration", required=True, metavar="DIR", help="data set that INT8 is calibrated on")
     return parser.parse_args()
 
 
 def main() -> int:
     """Measure and print."""
     args = parse_arguments()
-    model = load(args.model_path)
-    _, (*_, height, width) = read_input(model)
+    model = graph.load(args.model_path)
+    _, (*_, height, width) = graph.read_input(model)
     size = width, height
+    fp32 = graph.simplify(model, (BATCH, 3, height, width))
+    pixels_per_bin = width / graph.read_spec(fp32, args.model_path).bins[0]
     persons = load_persons(args.datasets)
     batches = list(iterate_batches(persons.images, size, BATCH))
-    reference = None
-    print(f"{len(persons)} persons\n\n| graph | AP | difference | within a bin | within 4 px | furthest, px |\n"
-          "|---|---|---|---|---|---|")
-    calibrating = calibration.load_calibration_set(args.calibration, size)
-    for name, graph in graphs(model, (BATCH, 3, height, width), calibrating):
-        predictions = predict(graph, batches, size)
-        ap = coco_eval.evaluate(coco_eval.to_results(predictions), persons)[0]["AP"]
-        reference = reference or (predictions, ap)
-        bin_width = width / graph.graph.output[0].type.tensor_type.shape.dim[2].dim_value
-        expected = reference[0]
+    crops = calibration.load_calibration_set(args.calibration, size)
+    print(f"{len(persons)} persons\n")
+    print("| graph | AP | difference | at most one bin off | at most 4 px off | worst, px |\n|---|---|---|---|---|---|")
+    for name, emulated in make_graphs(fp32, crops):
+        predictions = predict(emulated, batches, size)
+        ap = score(predictions, persons).metrics["AP"]
+        if emulated is fp32:
+            expected, expected_ap = predictions, ap
         distances = crop_distances(predictions.keypoints, expected.keypoints, expected.scales, size)
-        agreement = describe_agreement(distances, expected.scores, bin_width)
-        print(f"| {name} | {ap:.4f} | {ap - reference[1]:+.4f} | {agreement['within_bin']:.3%} | "
+        agreement = describe_agreement(distances, expected.scores, pixels_per_bin)
+        print(f"| {name} | {ap:.4f} | {ap - expected_ap:+.4f} | {agreement['within_bin']:.3%} | "
               f"{agreement['within_4px']:.3%} | {agreement['max_px']:.1f} |", flush=True)
     return 0
 

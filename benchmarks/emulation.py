@@ -1,4 +1,4 @@
-"""FP16 arithmetic as a GPU does it, emulated in FP32 on the CPU."""
+"""A GPU's FP16 arithmetic, emulated in FP32 on the CPU."""
 
 import numpy as np
 import onnx
@@ -7,14 +7,14 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from rtmpose.model.fp16 import constants_to_initializers, replace_nodes
 
 
-def round_like_fp16(typed: onnx.ModelProto) -> onnx.ModelProto:
-    """An FP32 graph that gives what a typed graph gives where FP16 operators accumulate in FP32 and round their results
-    to FP16: what GPUs do. Runtimes without FP16 kernels leave that rounding out and so hide overflows.
+def round_like_fp16(mixed: onnx.ModelProto) -> onnx.ModelProto:
+    """Convert a mixed-precision graph to FP32 with FP16's rounding of results, as GPUs compute it.
 
-    Run it without graph optimisations, which would take the rounding out again.
+    FP16 operators accumulate in FP32 there and round their results. Runtimes without FP16 kernels leave the rounding
+    out and so hide overflows. Run the graph without optimisations, which would remove the rounding again.
     """
     model = onnx.ModelProto()
-    model.CopyFrom(typed)
+    model.CopyFrom(mixed)
     graph = model.graph
     constants_to_initializers(graph)
     halves = set()

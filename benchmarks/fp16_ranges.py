@@ -1,11 +1,10 @@
-"""Where FP16's range breaks: the largest and the smallest magnitude of everything that the FP32 network computes.
+"""FP16's range: the largest and the smallest magnitude of everything that the FP32 network computes.
 
     python3 benchmarks/fp16_ranges.py --model_path rtmpose-t.onnx --datasets people
 
 Runs the FP32 graph over real crops and prints every tensor, and every sum hidden inside an operator, that comes
-within a factor of 4 of FP16's largest number, then the largest of the others. Hidden are the sum of squares in
-ReduceL2, and what a convolution or matrix product would reach if all its terms had one sign: no order of adding can
-exceed that.
+within a factor of 4 of FP16's largest number, then the largest of the others. Hidden sums are the sum of squares in
+ReduceL2, and a convolution's or matrix product's sum of magnitudes, which no order of adding can exceed.
 """
 
 from common import run
@@ -22,10 +21,8 @@ from rtmpose.model.fp16 import LARGEST, SPARE
 
 
 def with_magnitudes(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
-    """Let a graph give the largest and the smallest non-zero magnitude of each of its tensors and hidden sums.
-
-    Returns:
-        The graph, and the names of what is measured; for name ``t`` the outputs are ``t:max`` and ``t:min``.
+    """Add outputs ``t:max`` and ``t:min`` to a graph: the largest and the smallest non-zero magnitude of each tensor
+    and hidden sum ``t``. Returns the graph and the names ``t``.
     """
     measured = onnx.ModelProto()
     measured.CopyFrom(model)
@@ -54,13 +51,13 @@ def with_magnitudes(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]
 
 
 def _sum_of_magnitudes(node: onnx.NodeProto, name: str) -> list[onnx.NodeProto]:
-    """The same product of the magnitudes of what it multiplies and adds."""
-    inputs = [f"{name}|{index}" for index in range(len(node.input))]
+    """The product of the magnitudes of a node's inputs."""
+    magnitudes = [helper.make_node("Abs", [source], [f"{name}|{index}"]) for index, source in enumerate(node.input)]
     product = onnx.NodeProto()
     product.CopyFrom(node)
-    product.name, product.input[:], product.output[:] = name, inputs, [name]
-    return [*(helper.make_node("Abs", [given], [taken]) for given, taken in zip(node.input, inputs, strict=True)),
-            product]
+    product.name, product.output[:] = name, [name]
+    product.input[:] = [magnitude.output[0] for magnitude in magnitudes]
+    return [*magnitudes, product]
 
 
 def _extremes(name: str) -> list[onnx.NodeProto]:
@@ -86,8 +83,8 @@ def measure(model: onnx.ModelProto, batches: list[np.ndarray]) -> dict[str, tupl
 
 
 def show(title: str, rows: list[tuple[str, tuple[float, float]]]) -> None:
-    """A Markdown table."""
-    print(f"\n{title}\n\n| what | largest | smallest non-zero |\n|---|---|---|")
+    """Print a Markdown table."""
+    print(f"\n{title}\n\n| tensor | largest | smallest non-zero |\n|---|---|---|")
     for name, (largest, smallest) in rows:
         print(f"| {name} | {largest:.4g} | {smallest:.2g} |")
 

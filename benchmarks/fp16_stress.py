@@ -1,10 +1,10 @@
-"""What FP16 does when the head's final convolution is scaled by 2**k, which in exact arithmetic changes nothing.
+"""Effect of FP16 when the head's final convolution is scaled by 2**k, which changes nothing in exact arithmetic.
 
     python3 benchmarks/fp16_stress.py --model_path rtmpose-t.onnx --datasets people
 
-For plain conversion, for plain conversion with ScaleNorm in FP32, and for the kit's typing: the share of counted
-keypoints (FP32 score above 0.2) that stay within one SimCC bin of FP32, and the furthest one in pixels of the crop.
-Every FP16 result is rounded as a GPU rounds it; ONNX Runtime's own FP16 on a CPU would hide overflows.
+For plain conversion, plain conversion with ScaleNorm in FP32, and the kit's mixed precision: the share of keypoints
+(of those with an FP32 score above 0.2) that are at most one SimCC bin off FP32, and the worst one in crop pixels. Every
+FP16 result is rounded as a GPU rounds it; ONNX Runtime's own FP16 on a CPU would hide overflows.
 """
 
 from common import run
@@ -35,17 +35,17 @@ def scale_final_convolution(model: onnx.ModelProto, power: int) -> onnx.ModelPro
     return scaled
 
 
-def plain(model: onnx.ModelProto, kept: tuple[str, ...] = ()) -> onnx.ModelProto:
-    """What a converter that knows nothing of RTMPose makes; operators of the types ``kept`` stay in FP32."""
-    converted = OnnxModel(convert_float_to_float16(model, keep_io_types=True, op_block_list=list(kept)))
+def plain(model: onnx.ModelProto, fp32_ops: tuple[str, ...] = ()) -> onnx.ModelProto:
+    """Convert without knowledge of RTMPose; operators of the types ``fp32_ops`` stay in FP32."""
+    converted = OnnxModel(convert_float_to_float16(model, keep_io_types=True, op_block_list=list(fp32_ops)))
     converted.topological_sort()
     return converted.model
 
 
-TYPINGS = {
+CONVERSIONS = {
     "plain conversion": plain,
     "ReduceL2, Clip and Div in FP32": lambda model: plain(model, ("ReduceL2", "Clip", "Div")),
-    "the kit's typing": lambda model: fp16.to_fp16(model)[0],
+    "the kit's mixed precision": lambda model: fp16.to_fp16(model)[0],
 }
 
 
@@ -53,16 +53,16 @@ def main() -> int:
     """Measure and print."""
     model, batches = load_subject(parse_arguments(__doc__.splitlines()[0]))
     reference, scores = keypoints(model, batches)
-    print(f"{len(scores)} persons; share of counted keypoints within one SimCC bin of FP32, furthest in crop pixels\n")
-    print("| k | " + " | ".join(TYPINGS) + " |\n|---" + "|---" * len(TYPINGS) + "|")
+    print(f"{len(scores)} persons; share of keypoints at most one bin off FP32, worst in crop pixels\n")
+    print(f"| k | {' | '.join(CONVERSIONS)} |\n|---{'|---' * len(CONVERSIONS)}|")
     for power in tqdm(range(0, 13, 2), leave=False, disable=None):
         scaled = scale_final_convolution(model, power)
         cells = []
-        for typing in TYPINGS.values():
-            given, _ = keypoints(round_like_fp16(typing(scaled)), batches)
-            agreement = describe_agreement(np.abs(given - reference), scores, 0.5)
+        for convert in CONVERSIONS.values():
+            rounded, _ = keypoints(round_like_fp16(convert(scaled)), batches)
+            agreement = describe_agreement(np.abs(rounded - reference), scores, 0.5)
             cells.append(f"{agreement['within_bin']:.2%}, {agreement['max_px']:.1f} px")
-        print(f"| {power} | " + " | ".join(cells) + " |", flush=True)
+        print(f"| {power} | {' | '.join(cells)} |", flush=True)
     return 0
 
 

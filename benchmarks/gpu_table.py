@@ -1,17 +1,15 @@
-"""Throughput of a model on this machine's NVIDIA GPU, batch by batch, beside what the card and PyTorch can do.
+"""Throughput of a model on this machine's NVIDIA GPU, batch by batch, beside its roofline and PyTorch.
 
     python3 benchmarks/gpu_table.py --model_path rtmpose_opt.onnx --cfg rtmpose-m_8xb256-420e_coco-256x192.py \\
         --weight rtmpose-m.pth --datasets $DATASETS_DIR
 
-Builds an FP16 engine for each batch size into --folder and prints a Markdown table. Ceilings are measured in the same
-run, with PyTorch: a matrix product of 8192 x 8192 by 8192 x 8192, and a copy of 1 GiB within the GPU's memory.
+Builds an FP16 engine for each batch size into --folder and prints a Markdown table. PyTorch measures the ceilings in
+the same run: a matrix product of 8192 x 8192 by 8192 x 8192, and a copy of 1 GiB within the GPU's memory.
 """
 
 from common import Parser, positive, run
 
 import argparse
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from roofline import Ceilings, count_work, shortest_ms
 
 from rtmpose.data.dataset import load_persons
 from rtmpose.engines import load_engine
+from rtmpose.engines.build import build_engine, is_built, plan_build
 from rtmpose.engines.tensorrt_backend import TensorRTEngine
 from rtmpose.environment import find_gpu
 from rtmpose.errors import KitError
@@ -29,7 +28,6 @@ from rtmpose.evaluate.throughput import throughput_input
 from rtmpose.files import make_folder
 from rtmpose.model import graph
 from rtmpose.model.fp16 import to_fp16
-from rtmpose.model.graph import OUTPUTS
 from rtmpose.timing import measure
 
 HEADER = ("batch", "device ms", "persons/s", "with copies", "end to end", "images to keypoints", "roofline ms",
@@ -39,12 +37,13 @@ HEADER = ("batch", "device ms", "persons/s", "with copies", "end to end", "image
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model_path", required=True, metavar="FILE.onnx", help="what export.py wrote")
+    parser.add_argument("--model_path", required=True, metavar="FILE.onnx", help="ONNX file that export.py wrote")
     parser.add_argument("--cfg", required=True, metavar="FILE.py", help="its mmpose config, for PyTorch")
     parser.add_argument("--weight", required=True, metavar="FILE.pth", help="its checkpoint, for PyTorch")
-    parser.add_argument("--datasets", required=True, metavar="DIR", help="images for images to keypoints")
-    parser.add_argument("--batches", type=positive, nargs="+", default=[1, 8, 32, 64, 128], metavar="N")
-    parser.add_argument("--folder", default="engines", metavar="DIR", help="for the engines; default: %(default)s")
+    parser.add_argument("--datasets", required=True, metavar="DIR", help="data set for images to keypoints")
+    parser.add_argument("--batches", type=positive, nargs="+", default=[1, 8, 32, 64, 128], metavar="N",
+                        help="batch sizes; default: %(default)s")
+    parser.add_argument("--folder", default="engines", metavar="DIR", help="engines go here; default: %(default)s")
     return parser.parse_args()
 
 
@@ -53,7 +52,7 @@ def main() -> int:
     args = parse_arguments()
     gpu = find_gpu()
     if gpu is None:
-        raise KitError("benchmarks/gpu_table.py: needs an NVIDIA GPU, and none is here")
+        raise KitError("benchmarks/gpu_table.py: needs an NVIDIA GPU, found none")
     model = graph.load(args.model_path)
     ceilings = measure_ceilings()
     print(f"{gpu.name}: {ceilings.flops['fp16'] / 1e12:.0f} TFLOP/s FP16, {ceilings.flops['fp32'] / 1e12:.0f} TFLOP/s "
@@ -68,7 +67,7 @@ def row(args: argparse.Namespace, model: onnx.ModelProto, batch: int, ceilings: 
     _, (*_, height, width) = graph.read_input(model)
     fixed = graph.simplify(model, (batch, 3, height, width))
     limit = shortest_ms(count_work(to_fp16(fixed)[0]), ceilings)
-    engine = load_engine(build(args, batch, (height, width)))
+    engine = load_engine(build(args, batch, height, width))
     crops, _ = throughput_input(None, engine)
     device, copies, whole = (float(np.mean(measure(timer, 20, 100, 3, name)))
                              for name, timer in engine.timers(crops).items())
@@ -79,27 +78,20 @@ def row(args: argparse.Namespace, model: onnx.ModelProto, batch: int, ceilings: 
             f"{device / bare_loop_ms(engine):.1%}", f"{batch / torch_ms(args, crops) * 1e3:.0f}"]
 
 
-def build(args: argparse.Namespace, batch: int, size: tuple[int, int]) -> Path:
-    """An FP16 engine, built unless it is there.
-
-    Raises:
-        KitError: build_engine.py failed, and said why.
-    """
-    engine = make_folder(Path(args.folder)) / f"{Path(args.model_path).stem}_bs_{batch}_fp16.engine"
-    script = Path(__file__).resolve().parents[1] / "build_engine.py"
-    done = subprocess.run([sys.executable, str(script), "--model_path", args.model_path, "--precision", "fp16",
-                           "--input", f"{graph.INPUT}:{batch},3,{size[0]},{size[1]}", "--backend", "tensorrt",
-                           "--engine_path", str(engine)], stdout=subprocess.DEVNULL, check=False)
-    if done.returncode:
-        raise KitError(f"{engine}: build_engine.py could not build it, see above")
-    return engine
+def build(args: argparse.Namespace, batch: int, height: int, width: int) -> Path:
+    """Build an FP16 engine unless it is there."""
+    path = make_folder(Path(args.folder)) / f"{Path(args.model_path).stem}_bs_{batch}_fp16.engine"
+    plan = plan_build(args.model_path, path, graph.INPUT, (batch, 3, height, width), "fp16", "tensorrt")
+    if not is_built(plan):
+        build_engine(plan)
+    return path
 
 
 def bare_loop_ms(engine: TensorRTEngine, runs: int = 200) -> float:
-    """Milliseconds a batch of a loop that does nothing but enqueue, which the harness must not fall behind."""
+    """Milliseconds a batch of a loop that only enqueues: the harness must be as fast."""
     record, cuda = engine.record, engine.cuda
-    values = dict(zip(OUTPUTS, record.bins, strict=True))
-    tensors = {name: engine.allocate(4 * record.batch * record.num_keypoints * bins) for name, bins in values.items()}
+    tensors = {name: engine.allocate(4 * record.batch * record.num_keypoints * bins)
+               for name, bins in zip(graph.OUTPUTS, record.bins, strict=True)}
     tensors[record.input_name] = engine.allocate(4 * record.batch * 3 * record.input_size[0] * record.input_size[1])
     graphed = engine.faster_graph(lambda: engine.enqueue(tensors))
     start, end = cuda.Event(), cuda.Event()
@@ -115,7 +107,7 @@ def bare_loop_ms(engine: TensorRTEngine, runs: int = 200) -> float:
 
 
 def torch_timer(work: Callable[[], object]) -> Iterator[float]:
-    """Milliseconds of each run of work on PyTorch's stream."""
+    """Milliseconds of each run of ``work`` on PyTorch's stream."""
     import torch
     while True:
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -127,18 +119,14 @@ def torch_timer(work: Callable[[], object]) -> Iterator[float]:
 
 
 def measure_ceilings() -> Ceilings:
-    """What the card can do at most; FP32 products without TF32.
-
-    Raises:
-        KitError: PyTorch can't use the GPU.
-    """
+    """Measure the GPU's ceilings; FP32 products without TF32. Raises KitError if PyTorch can't use the GPU."""
     import torch
     if not torch.cuda.is_available():
         raise KitError(f"PyTorch {torch.__version__} can't use the GPU; install its build for CUDA")
     side, flops = 8192, {}
-    for name, kind in (("fp16", torch.float16), ("fp32", torch.float32)):
-        one, other, product = (torch.randn(side, side, dtype=kind, device="cuda") for _ in range(3))
-        timer = torch_timer(lambda a=one, b=other, c=product: torch.matmul(a, b, out=c))
+    for name, dtype in (("fp16", torch.float16), ("fp32", torch.float32)):
+        left, right, product = (torch.randn(side, side, dtype=dtype, device="cuda") for _ in range(3))
+        timer = torch_timer(lambda a=left, b=right, c=product: torch.matmul(a, b, out=c))
         flops[name] = 2 * side**3 / np.median(measure(timer.__next__, 5, 20, 0, name)) * 1e3
     source = torch.randint(0, 256, (2**30,), dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)

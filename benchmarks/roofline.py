@@ -1,4 +1,4 @@
-"""How fast a network can be on a card at best: its arithmetic and its traffic against what the card was measured to do.
+"""A network's shortest possible time on a GPU, from its arithmetic, its memory traffic and the GPU's measured ceilings.
 
 The roofline of Williams, Waterman and Patterson ("Roofline: an insightful visual performance model", 2009), summed over
 convolutions and matrix products. Everything between them counts as free, as if fused into them.
@@ -19,30 +19,19 @@ _BYTES = {"fp32": 4, "fp16": 2}
 
 @dataclass(frozen=True)
 class Work:
-    """One convolution or matrix product.
+    """One convolution or matrix product."""
 
-    Attributes:
-        type: what it computes in: ``fp32`` or ``fp16``.
-        flops: floating-point operations, two a multiply-add.
-        bytes: what it reads and writes, each operand and the result once.
-    """
-
-    type: str
-    flops: int
-    bytes: int
+    type: str  # that it computes in: fp32 or fp16
+    flops: int  # floating-point operations, two a multiply-add
+    bytes: int  # read and written, each operand and the result once
 
 
 @dataclass(frozen=True)
 class Ceilings:
-    """What a card was measured to do.
+    """Measured limits of a GPU."""
 
-    Attributes:
-        flops: floating-point operations a second of a large matrix product, by type.
-        bandwidth: bytes a second of a large copy within its memory, read and written.
-    """
-
-    flops: Mapping[str, float]
-    bandwidth: float
+    flops: Mapping[str, float]  # floating-point operations a second of a large matrix product, by type
+    bandwidth: float  # bytes a second, read and written, of a large copy within its memory
 
 
 def count_work(model: onnx.ModelProto) -> list[Work]:
@@ -52,13 +41,14 @@ def count_work(model: onnx.ModelProto) -> list[Work]:
 
 
 def _work(node: onnx.NodeProto, shapes: Shapes) -> Work:
-    kind = _TYPES[shapes[node.input[0]][0]]
-    moved = sum(prod(shapes[name][1]) for name in (*node.input, *node.output) if name)
-    return Work(kind, 2 * node_macs(node, shapes), _BYTES[kind] * moved)
+    dtype = _TYPES[shapes[node.input[0]][0]]
+    values = sum(prod(shapes[name][1]) for name in (*node.input, *node.output) if name)
+    return Work(dtype, 2 * node_macs(node, shapes), _BYTES[dtype] * values)
 
 
 def shortest_ms(work: Iterable[Work], ceilings: Ceilings) -> float:
-    """Milliseconds that the work takes at least, if one operator runs after the other and each is bound either by
-    arithmetic or by memory. What a card keeps in its cache between operators it need not move, so a very good runtime
-    can beat this."""
+    """Minimum milliseconds if the operators run one after the other, each bound by arithmetic or by memory.
+
+    A runtime that keeps data in the cache between operators can beat this.
+    """
     return 1e3 * sum(max(one.flops / ceilings.flops[one.type], one.bytes / ceilings.bandwidth) for one in work)

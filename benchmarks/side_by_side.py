@@ -2,7 +2,7 @@
 
     python3 benchmarks/side_by_side.py fp32.engine int8.engine
 
-The first engine is what the others are compared with. What is timed is what `inference.py --perf_only` times.
+The others are compared with the first engine. Batches are timed as by `inference.py --perf_only`.
 """
 
 from common import Parser, positive, run
@@ -18,13 +18,12 @@ from rtmpose.evaluate.throughput import throughput_input
 
 
 def batch_timer(engine: Engine, folder: str | None) -> Callable[[], float]:
-    """What times one batch and gives persons a second."""
+    """A function that times one batch and returns persons a second."""
     crops, _ = throughput_input(folder, engine)
     timer = headline_timer(engine, crops)
 
     def time_batch() -> float:
-        # Not counted: the threads of the engine before this one may still be waiting for work at full speed.
-        timer()
+        timer()  # not counted: the previous engine's threads may still be busy waiting for work
         return engine.record.batch / timer() * 1e3
 
     return time_batch
@@ -33,15 +32,16 @@ def batch_timer(engine: Engine, folder: str | None) -> Callable[[], float]:
 def main() -> int:
     """Measure and print."""
     parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("engines", nargs="+", metavar="ENGINE", help="what build_engine.py wrote")
-    parser.add_argument("--datasets", metavar="DIR", help="take real crops from this set; default: random pixels")
-    parser.add_argument("--rounds", type=positive, default=30, metavar="N", help="batches each; default: %(default)s")
+    parser.add_argument("engines", nargs="+", metavar="ENGINE", help="engine that build_engine.py wrote")
+    parser.add_argument("--datasets", metavar="DIR", help="data set that crops are taken from; default: random input")
+    parser.add_argument("--rounds", type=positive, default=30, metavar="N",
+                        help="batches an engine; default: %(default)s")
     args = parser.parse_args()
     engines = {path: load_engine(path) for path in args.engines}
     timers = {path: batch_timer(engine, args.datasets) for path, engine in engines.items()}
     samples = take_turns(timers, args.rounds)
     first = np.median(samples[args.engines[0]])
-    print("| engine | runtime | precision | batch | persons a second, median | to the first |")
+    print("| engine | runtime | precision | batch | median persons a second | ratio to the first |")
     print("|---|---|---|---|---|---|")
     for path, engine in engines.items():
         record, median = engine.record, np.median(samples[path])

@@ -4,12 +4,12 @@
         --datasets unseen
 
 mmpose runs in PyTorch on the CPU at the engine's batch: its CocoDataset with the pipeline of the published configs in
-mmengine's DataLoader, `--workers` processes that stay alive between rounds, then `test_step` of its estimator, batch
-by batch, as mmengine's TestLoop does. Neither side scores. The two take turns. Needs xtcocotools, which
+mmengine's DataLoader, with `--workers` processes that stay alive between rounds, then `test_step` of its estimator
+batch by batch, as in mmengine's TestLoop. Neither side scores. The two take turns. Needs xtcocotools, which
 scripts/test.sh builds.
 """
 
-from common import exit_code, positive, require
+from common import exit_code, positive
 
 import importlib
 import sys
@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from contest import contest, speed_parser
+from contest import compare, speed_parser
 
-from rtmpose.data.dataset import ANNOTATIONS, PersonSet, load_persons
+from rtmpose.data.dataset import ANNOTATIONS, IMAGE_FOLDERS, PersonSet, load_persons
 from rtmpose.engines import load_engine
+from rtmpose.errors import KitError
 from rtmpose.evaluate.predictions import Predictions
 from rtmpose.model.checkpoint import build_estimator, import_mmpose, load_state_dict, read_config
 
@@ -28,28 +29,38 @@ from rtmpose.model.checkpoint import build_estimator, import_mmpose, load_state_
 def main() -> int:
     """Measure and print."""
     parser = speed_parser(__doc__.splitlines()[0])
-    parser.add_argument("--cfg", required=True, metavar="FILE.py", help="the mmpose config")
-    parser.add_argument("--weight", required=True, metavar="FILE.pth", help="the checkpoint of the engine")
-    parser.add_argument("--workers", type=positive, default=2, metavar="N", help="of mmpose; default: %(default)s")
+    parser.add_argument("--cfg", required=True, metavar="FILE.py", help="mmpose config of the engine")
+    parser.add_argument("--weight", required=True, metavar="FILE.pth", help="checkpoint of the engine")
+    parser.add_argument("--workers", type=positive, default=2, metavar="N",
+                        help="mmpose's processes that read and crop; default: %(default)s")
     args = parser.parse_args()
-    require("xtcocotools")
+    check_xtcocotools()
     engine, persons = load_engine(args.engine), load_persons(args.datasets)
     estimator = build_estimator(read_config(args.cfg), args.cfg)
     estimator.load_state_dict(load_state_dict(args.weight))
     estimator.test_cfg["flip_test"] = False
-    loader = make_loader(persons, args.datasets, engine.record.input_size, engine.record.batch, args.workers)
-    contest(engine, persons, "mmpose", lambda: predict(estimator.eval(), loader, persons), args.rounds)
+    loader = make_loader(args.datasets, engine.record.input_size, engine.record.batch, args.workers)
+    compare(engine, persons, "mmpose", lambda: predict(estimator.eval(), loader, persons), args.rounds)
     return 0
 
 
-def make_loader(persons: PersonSet, folder: str, size: tuple[int, int], batch: int, workers: int) -> Any:
+def check_xtcocotools() -> None:
+    """Raise KitError unless xtcocotools works; its wheels were made for NumPy 1 and fail with a ValueError."""
+    try:
+        importlib.import_module("xtcocotools._mask")
+    except (ImportError, ValueError) as error:
+        raise KitError(f"xtcocotools: can't be imported ({error}), mmpose's CocoDataset needs it; scripts/test.sh "
+                       "builds it") from error
+
+
+def make_loader(folder: str, size: tuple[int, int], batch: int, workers: int) -> Any:
     """mmengine's DataLoader over mmpose's ``CocoDataset``."""
     import_mmpose()
     datasets = importlib.import_module("mmpose.datasets")
     transforms = datasets.transforms
+    image_folder = next(name for name in IMAGE_FOLDERS if (Path(folder) / name).is_dir())
     dataset = datasets.CocoDataset(
-        data_root=folder, ann_file=str(ANNOTATIONS),
-        data_prefix={"img": f"{persons.images[0].path.parent.relative_to(folder)}/"},
+        data_root=folder, ann_file=str(ANNOTATIONS), data_prefix={"img": f"{image_folder}/"},
         metainfo={"from_file": str(Path(datasets.__file__).parents[1] / ".mim/configs/_base_/datasets/coco.py")},
         data_mode="topdown", test_mode=True,
         pipeline=[transforms.LoadImage(), transforms.GetBBoxCenterScale(), transforms.TopdownAffine(input_size=size),
@@ -61,18 +72,18 @@ def make_loader(persons: PersonSet, folder: str, size: tuple[int, int], batch: i
 
 
 def predict(estimator: Any, loader: Any, persons: PersonSet) -> Predictions:
-    """Every person by mmpose."""
+    """Predict every person with mmpose."""
     import torch
     with torch.no_grad():
         samples = {sample.id: sample for data in loader for sample in estimator.test_step(data)}
     annotations = persons.annotations.annotations
     ordered = [samples[annotations[person.index]["id"]] for person in persons]
-    found = [sample.pred_instances for sample in ordered]
-    return Predictions(list(persons), np.float32([one.keypoints[0] for one in found]),
-                       np.float32([one.keypoint_scores[0] for one in found]),
+    instances = [sample.pred_instances for sample in ordered]
+    return Predictions(list(persons), np.float32([instance.keypoints[0] for instance in instances]),
+                       np.float32([instance.keypoint_scores[0] for instance in instances]),
                        np.stack([sample.input_scale for sample in ordered]))
 
 
 if __name__ == "__main__":
-    # Not `run`: the loader's processes would inherit its way of ending, and end this one with themselves.
+    # Not `run`: the loader's processes would inherit its signal handling, and end this process when they end.
     sys.exit(exit_code(main))

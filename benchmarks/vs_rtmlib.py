@@ -3,9 +3,9 @@
     pip install --no-deps rtmlib==0.0.16
     python3 benchmarks/vs_rtmlib.py --engine rtmpose-t.engine --model_path rtmpose-t.onnx --datasets unseen
 
-rtmlib runs as it comes: ONNX Runtime on the CPU, one crop a call. It leaves reading to its caller and takes the
-channels as they come, so OpenCV reads images for it, as RGB, which is what the network was trained on. The kit runs an
-engine that build_engine.py made of the same file, at that engine's batch. The two take turns in one process.
+rtmlib runs with its defaults: ONNX Runtime on the CPU, one crop a call. It leaves reading to its caller and doesn't
+swap channels, so OpenCV reads RGB images for it, as the network expects. The kit runs an engine that build_engine.py
+built from the same file, at the engine's batch. The two take turns in one process.
 """
 
 from common import require, run
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from contest import contest, speed_parser
+from contest import compare, speed_parser
 
 from rtmpose.data.dataset import PersonSet, load_persons
 from rtmpose.data.preprocess import box_to_center_scale
@@ -27,7 +27,8 @@ from rtmpose.files import sha256
 def main() -> int:
     """Measure and print."""
     parser = speed_parser(__doc__.splitlines()[0])
-    parser.add_argument("--model_path", required=True, metavar="FILE.onnx", help="what the engine was built from")
+    parser.add_argument("--model_path", required=True, metavar="FILE.onnx",
+                        help="ONNX file that the engine was built from")
     args = parser.parse_args()
     require("rtmlib")
     engine, persons = load_engine(args.engine), load_persons(args.datasets)
@@ -38,12 +39,12 @@ def main() -> int:
 
     from rtmlib import RTMPose
     model = RTMPose(args.model_path, model_input_size=size, backend="onnxruntime", device="cpu")
-    contest(engine, persons, "rtmlib", lambda: predict(model, persons, size), args.rounds)
+    compare(engine, persons, "rtmlib", lambda: predict(model, persons, size), args.rounds)
     return 0
 
 
 def predict(model: "RTMPose", persons: PersonSet, size: tuple[int, int]) -> Predictions:  # noqa: F821
-    """Every person by rtmlib."""
+    """Predict every person with rtmlib."""
     found = [model(cv2.imread(str(image.path), cv2.IMREAD_COLOR_RGB), [person.bbox for person in image.persons])
              for image in persons.images]
     keypoints, scores = (np.concatenate(arrays).astype(np.float32) for arrays in zip(*found, strict=True))

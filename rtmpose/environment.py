@@ -1,10 +1,12 @@
-"""The machine and the software that a result was measured with."""
+"""The machine and the software that produce a result."""
 
+import contextlib
 import ctypes
 import datetime
 import hashlib
 import os
 import platform
+import re
 import shlex
 import sys
 from dataclasses import dataclass
@@ -18,14 +20,14 @@ _PACKAGES = ("torch", "mmpose", "mmengine", "mmcv-lite", "onnx", "onnxsim", "onn
 
 @dataclass(frozen=True)
 class Gpu:
-    """An NVIDIA GPU: its name and compute capability, e.g. ``("NVIDIA L4", "8.9")``."""
+    """An NVIDIA GPU."""
 
-    name: str
-    compute_capability: str
+    name: str  # e.g. "NVIDIA L4"
+    compute_capability: str  # e.g. "8.9"
 
 
 def find_gpu() -> Gpu | None:
-    """The first NVIDIA GPU, or None; asks the driver itself, so that no CUDA package is needed for a no."""
+    """The first NVIDIA GPU, or None. Asks the driver itself, so that no CUDA package is needed."""
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -33,64 +35,40 @@ def find_gpu() -> Gpu | None:
     device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
     major, minor = ctypes.c_int(), ctypes.c_int()
     # CUdevice_attribute 75 and 76 are the two parts of the compute capability (cuda.h).
-    calls = (
-        lambda: cuda.cuInit(0),
-        lambda: cuda.cuDeviceGet(ctypes.byref(device), 0),
-        lambda: cuda.cuDeviceGetName(name, len(name), device),
-        lambda: cuda.cuDeviceGetAttribute(ctypes.byref(major), 75, device),
-        lambda: cuda.cuDeviceGetAttribute(ctypes.byref(minor), 76, device),
-    )
-    if any(call() != 0 for call in calls):
-        return None
-    return Gpu(name.value.decode(), f"{major.value}.{minor.value}")
+    failed = (cuda.cuInit(0) or cuda.cuDeviceGet(ctypes.byref(device), 0)
+              or cuda.cuDeviceGetName(name, len(name), device)
+              or cuda.cuDeviceGetAttribute(ctypes.byref(major), 75, device)
+              or cuda.cuDeviceGetAttribute(ctypes.byref(minor), 76, device))
+    return None if failed else Gpu(name.value.decode(), f"{major.value}.{minor.value}")
 
 
 def cpu_name() -> str:
     """The processor's name as the operating system gives it."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            for line in lines:
-                if line.startswith("model name"):
-                    return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*:(.*)", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.is_file() else None
+    return found[1].strip() if found else platform.processor() or platform.machine()
 
 
 def count_cores() -> int:
-    """How many cores this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def describe_machine() -> dict[str, str | int | None]:
-    """Processor, cores this process may use, GPU and operating system, for the record beside a result."""
+    """Processor, cores that this process may use, GPU and operating system."""
     gpu = find_gpu()
-    return {
-        "cpu": cpu_name(),
-        "cores": count_cores(),
-        "gpu": gpu.name if gpu else None,
-        "compute_capability": gpu.compute_capability if gpu else None,
-        "os": platform.platform(),
-    }
+    return {"cpu": cpu_name(), "cores": count_cores(), "gpu": gpu.name if gpu else None,
+            "compute_capability": gpu.compute_capability if gpu else None, "os": platform.platform()}
 
 
 def peak_memory_mib() -> float | None:
-    """The most memory that this process has held so far, as Linux counts it (``VmHWM``); None elsewhere.
-
-    ``resource.getrusage`` would count what the process was started from as well.
-    """
-    try:
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        return None
-    return round(int(status.split("VmHWM:")[1].split()[0]) / 1024, 1)
+    """Peak memory of this process as Linux counts it; None elsewhere."""
+    status = Path("/proc/self/status")  # resource.getrusage would count the parent process before exec as well
+    return round(int(status.read_text().split("VmHWM:")[1].split()[0]) / 1024, 1) if status.is_file() else None
 
 
 def kit_digest() -> str:
-    """Digest of the kit's code that can change a number: the first 12 hexadecimal digits of its SHA-256.
-
-    That is all of ``rtmpose/`` but ``report/``, which only shows what was measured.
-    """
+    """First 12 digits of the SHA-256 of the code that can change a result: ``rtmpose/`` without ``report/``."""
     package = Path(__file__).parent
     digest = hashlib.sha256()
     for path in sorted(path for path in package.rglob("*") if path.suffix in (".py", ".cu")):
@@ -106,16 +84,14 @@ def now() -> str:
 
 
 def command_line() -> str:
-    """The command that is running, as a shell takes it."""
+    """The running command, quoted for a shell."""
     return shlex.join(["python3", *sys.argv])
 
 
 def describe_versions() -> dict[str, str]:
-    """Versions of the kit, of Python, and of those packages of the stack that are installed."""
+    """Versions of the kit, of Python, and of the installed packages of the stack."""
     versions = {"kit": kit_digest(), "python": platform.python_version()}
     for package in _PACKAGES:
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return versions

@@ -1,4 +1,4 @@
-"""The one error that a user can cause, and the exit codes that scripts can test."""
+"""The error that a user can fix, and the exit codes that scripts can test."""
 
 EXIT_OK = 0
 EXIT_USER_ERROR = 2
@@ -8,8 +8,7 @@ EXIT_INVALID = 5
 
 
 class KitError(Exception):
-    """Something the user can put right, told in one line.
+    """A problem that the user can fix; the scripts print its message and exit with :data:`EXIT_USER_ERROR`.
 
-    The message names the file (or argument), what was found, what was expected and what to do.
-    The scripts print it without a traceback and exit with :data:`EXIT_USER_ERROR`.
+    The message is one line. It names the file or argument, what was found, what was expected and what to do.
     """

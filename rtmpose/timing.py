@@ -1,4 +1,4 @@
-"""Measured loops: warm-up, then enough batches and enough seconds; and what is said of the samples."""
+"""Timed loops, and statistics of their samples."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -8,16 +8,9 @@ from tqdm import tqdm
 
 
 def measure(run: Callable[[], float], warmup: int, iterations: int, duration: float, name: str) -> np.ndarray:
-    """Run a timer ``warmup`` times unrecorded, then at least ``iterations`` times and ``duration`` seconds.
+    """Milliseconds a batch, float64 (n,), of at least ``iterations`` batches and ``duration`` seconds after a warm-up.
 
-    Args:
-        run: runs one batch and returns its milliseconds.
-        warmup, iterations: numbers of batches.
-        duration: seconds.
-        name: for the progress bar.
-
-    Returns:
-        float64 (n,), milliseconds a batch.
+    ``run`` runs one batch and returns its milliseconds; ``name`` is for the progress bar.
     """
     samples: list[float] = []
     with tqdm(desc=name, unit="batch", leave=False, disable=None) as bar:
@@ -32,7 +25,7 @@ def measure(run: Callable[[], float], warmup: int, iterations: int, duration: fl
 
 
 def wall_clock(work: Callable[[], object]) -> Callable[[], float]:
-    """A timer of work by the wall clock: does it and returns its milliseconds."""
+    """A timer: a function that does the work and returns its milliseconds by the wall clock."""
     def run() -> float:
         start = time.perf_counter()
         work()
@@ -42,16 +35,16 @@ def wall_clock(work: Callable[[], object]) -> Callable[[], float]:
 
 
 def describe_latency(samples: Sequence[float] | np.ndarray) -> dict[str, float]:
-    """Mean, median, 90th and 99th percentile of samples, in their unit, and their number."""
+    """Mean, median, 90th and 99th percentile, in the unit of the samples."""
     median, p90, p99 = np.percentile(samples, [50, 90, 99])
     return {"mean": float(np.mean(samples)), "median": float(median), "p90": float(p90), "p99": float(p99)}
 
 
 def percentiles(samples: Sequence[float] | np.ndarray) -> list[float]:
-    """The distribution of samples in 101 numbers, in their unit: the least, percentiles 1 to 99, the greatest."""
+    """Percentiles 0 to 100, in the unit of the samples, to four decimals."""
     return [round(float(value), 4) for value in np.percentile(samples, range(101))]
 
 
 def spread(samples: Sequence[float] | np.ndarray) -> float:
-    """Standard deviation as a share of the mean: how steady the machine was."""
+    """Standard deviation divided by the mean."""
     return float(np.std(samples) / np.mean(samples))

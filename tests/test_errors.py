@@ -1,4 +1,4 @@
-"""What goes wrong, and what is said: one clear line, exit code 2, nothing half-written."""
+"""User errors: one clear line, exit code 2, nothing half-written."""
 
 import common
 
@@ -27,7 +27,7 @@ Run = Callable[..., str]
 
 @pytest.fixture
 def fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """Run a script that must fail in a folder of its own; gives the one line that it said."""
+    """Run a script that must fail, in a folder of its own, and return its one-line error."""
     folder = tmp_path / "cwd"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -279,7 +279,7 @@ def test_engine_with_broken_record(fails: Run, engine_copy: Path, text: str) -> 
 
 @pytest.mark.parametrize(("changed", "said"), [
     ({"version": "1.0.0"}, "was built by ONNX Runtime 1.0.0 for "),
-    ({"device": "Another CPU"}, " for Another CPU, here are "),
+    ({"device": "Another CPU"}, " for Another CPU, but this machine has "),
     ({"backend": "other"}, "was built for the backend 'other'"),
 ])
 def test_engine_of_another_version_or_machine(fails: Run, engine_copy: Path, changed: dict, said: str) -> None:
@@ -291,11 +291,11 @@ def test_engine_of_another_tensorrt_version(fails: Run, engine_copy: Path) -> No
     trt = pytest.importorskip("tensorrt_rtx")
     change_record(engine_copy, backend="tensorrt", package="tensorrt_rtx", version="0.1")
     said = fails("inference", "--engine", engine_copy)
-    assert f"was built by tensorrt_rtx 0.1, here is version {trt.__version__}; build it again" in said
+    assert f"was built by tensorrt_rtx 0.1, but {trt.__version__} is installed; build it again" in said
 
 
 def test_engine_of_another_gpu(fails: Run, engine_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The check comes before any CUDA call, so that it can be tried without the two GPUs it is about."""
+    """The check comes before any CUDA call, so it can be tested without a GPU."""
     trt = pytest.importorskip("tensorrt_rtx")
     from rtmpose.engines import tensorrt_backend
     from rtmpose.environment import Gpu
@@ -303,7 +303,7 @@ def test_engine_of_another_gpu(fails: Run, engine_copy: Path, monkeypatch: pytes
     change_record(engine_copy, backend="tensorrt", package="tensorrt_rtx", version=trt.__version__,
                   device="NVIDIA A10", compute_capability="8.6")
     said = fails("inference", "--engine", engine_copy)
-    assert "was built for NVIDIA A10 (compute capability 8.6), here is NVIDIA L4 (8.9); build it again" in said
+    assert "was built for NVIDIA A10 (compute capability 8.6), but the GPU here is NVIDIA L4 (8.9); " in said
 
 
 def test_engine_of_another_batch_size_or_input(fails: Run, engine_file: Path) -> None:
@@ -401,8 +401,8 @@ def test_annotations_without_persons(inference_fails: Run, dataset: Callable) ->
 
 
 @pytest.mark.parametrize("box", [[0, 0, 0, 0], [5, 5, 10, 0], [-50, -50, 20, 20], [4000, 10, 20, 20]])
-def test_annotated_boxes_that_are_empty_or_outside_are_left_out_and_told(engine_file: Path, dataset: Callable,
-                                                                         box: list) -> None:
+def test_annotated_boxes_that_are_empty_or_outside_are_left_out_and_reported(engine_file: Path, dataset: Callable,
+                                                                             box: list) -> None:
     folder, content = dataset()
     content["annotations"][0]["bbox"] = box
     write_annotations(folder, content)
@@ -477,7 +477,7 @@ def test_detections_missing(inference_fails: Run, drawn: Path) -> None:
 
 
 def limit_files() -> None:
-    """Let no file grow beyond 100 kB, as on a disk that is all but full."""
+    """Limit files to 100 kB, as on a disk that is almost full."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
 

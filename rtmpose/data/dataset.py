@@ -1,4 +1,4 @@
-"""The persons of a COCO set: who is estimated, in which image, in which box."""
+"""The persons of a COCO set: whose keypoints are predicted, in which image, in which box."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,49 +17,34 @@ IMAGE_FOLDERS = (Path("images/val2017"), Path("val2017"))
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """One person to estimate.
+    """One person whose keypoints are predicted."""
 
-    Attributes:
-        index: position in the annotation (or detection) file; results are written in this order.
-        image_id: COCO id of the image.
-        bbox: float32 (4,), x1 y1 x2 y2 in image pixels.
-        score: float32, the box's score; 1 for ground truth.
-    """
-
-    index: int
+    index: int  # position in the annotation or detection file; results are written in this order
     image_id: int
-    bbox: np.ndarray
-    score: np.float32
+    bbox: np.ndarray  # float32 (4,), x1 y1 x2 y2 in image pixels
+    score: np.float32  # of the box; 1 for ground truth
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """One image with persons in it: COCO id, file, size in pixels, and the persons in the order of their file."""
+    """One image with persons in it."""
 
-    id: int
+    id: int  # COCO's
     path: Path
     width: int
     height: int
-    persons: tuple[Person, ...]
+    persons: tuple[Person, ...]  # in the order of their file
 
 
 @dataclass(frozen=True)
 class PersonSet:
-    """The persons of an accuracy run; iterating over it gives them image by image.
+    """The persons of an accuracy run; iterating over it yields them image by image."""
 
-    Attributes:
-        images: images with at least one person, in the order of the annotation file.
-        annotations: the annotation file's content.
-        limited: whether the evaluation counts only these images, not all of the annotation file.
-        skipped: number of annotated persons left out because their box is empty inside the image.
-        boxes: source of the boxes, for people.
-    """
-
-    images: tuple[Image, ...]
+    images: tuple[Image, ...]  # those with persons, in the order of the annotation file
     annotations: Annotations
-    limited: bool
-    skipped: int
-    boxes: str
+    limited: bool  # evaluate these images only, not all of the annotation file
+    skipped: int  # annotated persons left out because their box is empty inside the image
+    boxes: str  # source of the boxes, as text
 
     def __len__(self) -> int:
         return sum(len(image.persons) for image in self.images)
@@ -70,29 +55,26 @@ class PersonSet:
 
 def load_persons(folder: str | Path | None, detections: str | Path | None = None, limit: int | None = None
                  ) -> PersonSet:
-    """Read the persons of ``folder``, laid out as ``annotations/person_keypoints_val2017.json`` and images in
-    ``images/val2017/`` or ``val2017/``.
+    """Read the persons of a data set in COCO's layout. Raises KitError if a file is missing, broken or contradictory.
 
     Args:
-        folder: the data set, usually ``$DATASETS_DIR``.
-        detections: a detector's boxes in COCO result format instead of the ground truth's.
-        limit: only the first so many images that hold persons; only they are evaluated then.
-
-    Raises:
-        KitError: something is missing, broken or contradictory.
+        folder: holds ``annotations/person_keypoints_val2017.json``, and images in ``images/val2017/`` or ``val2017/``;
+            usually ``$DATASETS_DIR``.
+        detections: a file with a detector's boxes, in COCO result format, to use instead of the ground truth's.
+        limit: use only the first ``limit`` images with persons; only they are evaluated.
     """
-    folder = check_folder(folder)
+    folder = _check_folder(folder)
     annotations = read_annotations(folder / ANNOTATIONS)
-    image_folder = _image_folder(folder)
+    image_folder = next((folder / name for name in IMAGE_FOLDERS if (folder / name).is_dir()), None)
+    if image_folder is None:
+        raise KitError(f"{folder}: has neither {IMAGE_FOLDERS[0]}/ nor {IMAGE_FOLDERS[1]}/, expected the images there")
     records = {record["id"]: record for record in annotations.images}
     if detections is None:
-        found, skipped = _annotated_persons(annotations, records)
-        boxes = "ground-truth boxes"
+        (persons, skipped), boxes = _annotated_persons(annotations, records), "ground-truth boxes"
     else:
-        found, skipped = _detected_persons(Path(detections), records), 0
-        boxes = f"boxes of {detections}"
+        persons, skipped, boxes = _detected_persons(Path(detections), records), 0, f"boxes of {detections}"
     by_image: dict[int, list[Person]] = {}
-    for person in found:
+    for person in persons:
         by_image.setdefault(person.image_id, []).append(person)
     images = tuple(Image(image_id, image_folder / record["file_name"], record["width"], record["height"],
                          tuple(by_image[image_id]))
@@ -100,12 +82,7 @@ def load_persons(folder: str | Path | None, detections: str | Path | None = None
     return PersonSet(images[:limit], annotations, limit is not None, skipped, boxes)
 
 
-def check_folder(folder: str | Path | None) -> Path:
-    """The data set's folder as a path.
-
-    Raises:
-        KitError: it is not given, or there is no such folder.
-    """
+def _check_folder(folder: str | Path | None) -> Path:
     if not folder:
         raise KitError("DATASETS_DIR is not set: give --datasets DIR or set DATASETS_DIR to a folder with "
                        f"{ANNOTATIONS} and {IMAGE_FOLDERS[0]}/ (scripts/download.sh fetches COCO val2017)")
@@ -115,19 +92,12 @@ def check_folder(folder: str | Path | None) -> Path:
     return Path(folder)
 
 
-def _image_folder(folder: Path) -> Path:
-    for candidate in IMAGE_FOLDERS:
-        if (folder / candidate).is_dir():
-            return folder / candidate
-    raise KitError(f"{folder}: has neither {IMAGE_FOLDERS[0]}/ nor {IMAGE_FOLDERS[1]}/, expected the images there")
-
-
 def _annotated_persons(annotations: Annotations, records: dict[int, dict[str, Any]]) -> tuple[list[Person], int]:
-    """The ground-truth persons that mmpose's ``BaseCocoStyleDataset`` takes, clipped as it clips them, and the number
-    of those whose box is empty then."""
+    """The ground truth of mmpose's ``BaseCocoStyleDataset``, boxes clipped as there, and the number of empty boxes."""
     persons, skipped = [], 0
     for index, annotation in enumerate(annotations.annotations):
-        if not _takes_part(annotation):
+        if ("keypoints" not in annotation or annotation["iscrowd"] or not annotation["num_keypoints"]
+                or max(annotation["keypoints"]) <= 0):
             continue
         record = records[annotation["image_id"]]
         x, y, width, height = annotation["bbox"]
@@ -143,13 +113,8 @@ def _annotated_persons(annotations: Annotations, records: dict[int, dict[str, An
     return persons, skipped
 
 
-def _takes_part(annotation: dict[str, Any]) -> bool:
-    return bool("keypoints" in annotation and not annotation["iscrowd"] and annotation["num_keypoints"]
-                and max(annotation["keypoints"]) > 0)
-
-
 def _detected_persons(path: Path, records: dict[int, dict[str, Any]]) -> list[Person]:
-    """A detector's persons (category 1) as mmpose's ``BaseCocoStyleDataset._load_detection_results`` reads them."""
+    """A detector's persons (category 1), as mmpose's ``BaseCocoStyleDataset._load_detection_results`` reads them."""
     detections = read_json(path, "detections in COCO result format")
     if not isinstance(detections, list):
         raise KitError(f"{path}: is no list, expected detections in COCO result format (a list of objects)")

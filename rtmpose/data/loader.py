@@ -1,4 +1,4 @@
-"""From images on disk to batches of crops: reading and cropping run in threads beside the engine, in bounded memory."""
+"""From images on disk to batches of crops: threads read and crop beside the engine, in bounded memory."""
 
 import os
 import threading
@@ -18,69 +18,38 @@ from rtmpose.environment import count_cores
 from rtmpose.errors import KitError
 
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
-
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Crop:
-    """One person, cut out, with centre and scale as :mod:`rtmpose.data.preprocess` gives them.
-
-    ``pixels`` is uint8 (H, W, 3), BGR, as it comes from the image; normalised, it is float32 (3, H, W).
-    """
+    """One person cut out of an image."""
 
     person: Person
-    pixels: np.ndarray
+    pixels: np.ndarray  # uint8 (H, W, 3), BGR, as in the image; or normalised, float32 (3, H, W), RGB
     center: np.ndarray
     scale: np.ndarray
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Persons for one run of an engine.
+    """Persons for one run of an engine."""
 
-    Attributes:
-        crops: of the persons, at most ``size``.
-        pixels: float32 (size, 3, H, W), the engine's input; the crops' ``pixels`` are its first rows, and the rest
-            repeats the first crop.
-    """
-
-    crops: list[Crop]
-    pixels: np.ndarray
-
-
-class _BatchArrays:
-    """Memory for crops, one row a person, in arrays of one batch each."""
-
-    def __init__(self, batch_size: int, input_size: tuple[int, int]) -> None:
-        self.arrays: deque[np.ndarray] = deque()
-        self._shape = (batch_size, 3, input_size[1], input_size[0])
-        self._free: list[np.ndarray] = []
-
-    def take(self, number: int) -> list[np.ndarray]:
-        """The next ``number`` rows, float32 (3, H, W) each."""
-        while len(self._free) < number:
-            self.arrays.append(np.empty(self._shape, np.float32))
-            self._free.extend(self.arrays[-1])
-        taken, self._free = self._free[:number], self._free[number:]
-        return taken
+    crops: list[Crop]  # normalised; their pixels are the first rows of the batch's
+    pixels: np.ndarray  # float32 (batch size, 3, H, W), the engine's input; unused rows repeat the first crop
 
 
 def read_image(image: Image) -> np.ndarray:
-    """Decode an image as mmpose's ``LoadImage`` does: three channels, BGR, turned as its EXIF says.
+    """Decode an image as mmpose's ``LoadImage`` does, turned as its EXIF says: uint8 (H, W, 3), BGR.
 
-    Returns:
-        uint8 (H, W, 3).
-
-    Raises:
-        KitError: the file is missing, no image, cut off, or of another size than its annotation says.
+    Raises KitError if the file is missing, no image, cut off, or of another size than its annotation says.
     """
     try:
         content = image.path.read_bytes()
     except OSError as error:
         raise KitError(f"{image.path}: can't be read ({error.strerror}), expected image {image.id} of the annotations"
                        ) from error
-    # OpenCV fills up a JPEG that was cut off with grey and says nothing.
+    # OpenCV silently fills up a truncated JPEG with grey.
     whole = not content.startswith(_JPEG_START) or _JPEG_END in content[-4096:]
     pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content and whole else None
     if pixels is None:
@@ -95,55 +64,53 @@ def read_image(image: Image) -> np.ndarray:
 def cut_image(image: Image, input_size: tuple[int, int]) -> list[Crop]:
     """Read an image once and cut out all its persons, uint8 (H, W, 3)."""
     pixels = read_image(image)
-    crops = []
-    for person in image.persons:
-        center, scale = preprocess.box_to_center_scale(person.bbox, input_size)
-        crops.append(Crop(person, preprocess.crop_person(pixels, center, scale, input_size), center, scale))
-    return crops
+    regions = [preprocess.box_to_center_scale(person.bbox, input_size) for person in image.persons]
+    return [Crop(person, preprocess.crop_person(pixels, *region, input_size), *region)
+            for person, region in zip(image.persons, regions, strict=True)]
 
 
-def crop_image(image: Image, input_size: tuple[int, int], rows: Sequence[np.ndarray]) -> list[Crop]:
-    """Read an image once and cut out all its persons, normalised, each in one of the ``rows``, float32 (3, H, W)."""
-    crops = []
-    for one, row in zip(cut_image(image, input_size), rows, strict=True):
-        preprocess.normalize(one.pixels, row)
-        crops.append(replace(one, pixels=row))
-    return crops
+def _fill_rows(image: Image, input_size: tuple[int, int], rows: Sequence[np.ndarray]) -> list[Crop]:
+    """Cut out all persons of an image, normalised, each in its row, float32 (3, H, W)."""
+    return [replace(crop, pixels=preprocess.normalize(crop.pixels, row))
+            for crop, row in zip(cut_image(image, input_size), rows, strict=True)]
 
 
 def iterate_batches(images: Iterable[Image], input_size: tuple[int, int], batch_size: int) -> Iterator[Batch]:
     """All persons of all images, in order, ``batch_size`` at a time; the last batch may hold fewer.
 
-    As many threads as there are cores prepare the next batch while this one is worked on. They write crops where the
-    engine reads them.
-
-    Raises:
-        KitError: an image can't be used.
+    Meanwhile, a thread for each core prepares the next batch, and writes crops where the engine reads them. Raises
+    KitError if an image can't be used.
     """
-    # The images are shared out already; OpenCV's own threads would cost more than they bring.
+    # The threads share out the images already; OpenCV's own threads would only add overhead.
     cv2.setNumThreads(1)
-    memory = _BatchArrays(batch_size, input_size)
+    arrays: deque[np.ndarray] = deque()
+    rows = _allocate_rows(arrays, (batch_size, 3, input_size[1], input_size[0]))
     with ThreadPoolExecutor(count_cores(), initializer=_lower_priority) as pool:
-        jobs = ((len(image.persons), pool.submit(crop_image, image, input_size, memory.take(len(image.persons))))
+        jobs = ((len(image.persons), pool.submit(_fill_rows, image, input_size, [*islice(rows, len(image.persons))]))
                 for image in images)
         try:
             crops = chain.from_iterable(look_ahead(jobs, batch_size))
             while batch := list(islice(crops, batch_size)):
-                pixels = memory.arrays.popleft()
+                pixels = arrays.popleft()
                 pixels[len(batch):] = pixels[0]
                 yield Batch(batch, pixels)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def look_ahead(jobs: Iterable[tuple[int, Future[T]]], limit: int) -> Iterator[T]:
-    """Results of jobs in their order, while later ones are under way.
+def _allocate_rows(arrays: deque[np.ndarray], shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    """Rows of as many arrays as it takes; each array is appended to ``arrays`` before its first row is used."""
+    while True:
+        arrays.append(np.empty(shape, np.float32))
+        yield from arrays[-1]
 
-    Args:
-        jobs: each with its size; a job starts when it is taken from here.
-        limit: jobs of more than this size together are not left waiting.
+
+def look_ahead(jobs: Iterable[tuple[int, Future[list[T]]]], limit: int) -> Iterator[list[T]]:
+    """Results of jobs in their order, while later jobs run, of at most ``limit`` total size.
+
+    Each job is its size and its future; taking it from the iterable starts it.
     """
-    waiting: deque[tuple[int, Future[T]]] = deque()
+    waiting: deque[tuple[int, Future[list[T]]]] = deque()
     for job in jobs:
         waiting.append(job)
         while sum(size for size, _ in waiting) > limit:
@@ -153,8 +120,7 @@ def look_ahead(jobs: Iterable[tuple[int, Future[T]]], limit: int) -> Iterator[T]
 
 
 def _lower_priority() -> None:
-    """Lower this thread's priority a little: an engine's threads wait for the slowest of them, so an interruption of
-    one costs the time of all."""
+    # An engine waits for the slowest of its threads, so interrupting one of them delays all.
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(os.getpriority(os.PRIO_PROCESS, 0) + 5, 19))
 
 

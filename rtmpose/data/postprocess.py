@@ -1,28 +1,23 @@
 """From SimCC logits to keypoints in the image (Li et al., "SimCC", 2022, arXiv:2107.03332).
 
-One classifier an axis: the bin with the largest logit, divided by the split ratio, is the coordinate.
+Each axis has a classifier: the bin with the largest logit, divided by the split ratio, is the coordinate.
 """
 
 import numpy as np
 
+# Keypoints above it count in a person's score (mmpose CocoMetric), in agreement and in pictures.
 KEYPOINT_SCORE_THRESHOLD = 0.2
-"""Keypoints that score above it count in a person's score (mmpose ``CocoMetric``), in agreement and in pictures."""
 
+# For each of COCO's 17 keypoints, the keypoint that it becomes in the mirror image.
 COCO_FLIP_INDICES = (0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15)
-"""For each of COCO's 17 keypoints the one that it becomes in a mirror."""
 
 
 def decode(simcc_x: np.ndarray, simcc_y: np.ndarray, input_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Keypoints in the crop (mmpose ``SimCCLabel.decode`` and ``get_simcc_maximum``).
 
-    Args:
-        simcc_x: float32 (N, K, Wx), logits over the crop's width.
-        simcc_y: float32 (N, K, Wy), logits over the crop's height.
-        input_size: width and height of the crop in pixels; ``Wx / width`` is the split ratio.
-
-    Returns:
-        keypoints, float32 (N, K, 2), in crop pixels, and scores, float32 (N, K): the smaller of the two
-        maxima. A keypoint whose score is not positive lies one bin outside the crop, as in mmpose.
+    Logits are float32, (N, K, Wx) over the crop's width and (N, K, Wy) over its height; ``Wx / width`` is the split
+    ratio. Returns keypoints in crop pixels, and scores: the smaller of the two maxima. A keypoint whose score is not
+    positive lies one bin outside the crop, as in mmpose.
     """
     bins_x, bins_y = simcc_x.argmax(axis=-1, keepdims=True), simcc_y.argmax(axis=-1, keepdims=True)
     max_x, max_y = (np.take_along_axis(*axis, axis=-1)[..., 0] for axis in ((simcc_x, bins_x), (simcc_y, bins_y)))
@@ -33,31 +28,19 @@ def decode(simcc_x: np.ndarray, simcc_y: np.ndarray, input_size: tuple[int, int]
 
 
 def fuse_flipped(simcc: np.ndarray, flipped: np.ndarray, mirror_axis: bool) -> np.ndarray:
-    """Average the logits of a crop with those of its mirror image (mmpose ``flip_vectors``).
+    """Average the logits of a crop with those of its mirror image, all float32 (N, 17, W) (mmpose ``flip_vectors``).
 
-    Args:
-        simcc: float32 (N, 17, W), logits of the crop over one axis.
-        flipped: float32 (N, 17, W), logits of the mirrored crop over the same axis.
-        mirror_axis: whether that axis runs the other way in the mirror (x does, y does not).
-
-    Returns:
-        float32 (N, 17, W).
+    ``mirror_axis`` is whether the axis runs the other way in the mirror image: x does, y does not.
     """
     swapped = flipped[:, COCO_FLIP_INDICES]
     return (simcc + (swapped[..., ::-1] if mirror_axis else swapped)) * np.float32(0.5)
 
 
-def crop_to_image(keypoints: np.ndarray, center: np.ndarray, scale: np.ndarray,
-                  input_size: tuple[int, int]) -> np.ndarray:
+def crop_to_image(keypoints: np.ndarray, center: np.ndarray, scale: np.ndarray, input_size: tuple[int, int]
+                  ) -> np.ndarray:
     """Move keypoints from crop pixels to image pixels (mmpose ``TopdownPoseEstimator.add_pred_to_datasample``).
 
-    Args:
-        keypoints: float32 (N, K, 2), in crop pixels.
-        center, scale: float32 (N, 2) each, in image pixels.
-        input_size: width and height of the crop in pixels.
-
-    Returns:
-        float32 (N, K, 2), in image pixels; computed in float64 and rounded once, as mmpose does.
+    Centre and scale are float32 (N, 2). Computed in float64 and rounded to float32 once, as in mmpose.
     """
     center, scale = center[:, None], scale[:, None]
     return (keypoints / np.array(input_size) * scale + center - 0.5 * scale).astype(np.float32)

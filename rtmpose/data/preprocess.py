@@ -7,29 +7,20 @@ The same arithmetic in the same order and precision as mmpose's ``GetBBoxCenterS
 import cv2
 import numpy as np
 
-PADDING = 1.25
-"""Factor by which a box grows before it is cropped (mmpose ``GetBBoxCenterScale``)."""
+PADDING = 1.25  # factor by which a box grows before it is cropped (mmpose GetBBoxCenterScale)
 
+# Of R, G and B, in units of 8-bit pixels (mmpose PoseDataPreprocessor).
 MEAN = np.array([123.675, 116.28, 103.53], np.float32)
-"""Mean of R, G and B in units of 8-bit pixels (mmpose ``PoseDataPreprocessor``)."""
-
 STD = np.array([58.395, 57.12, 57.375], np.float32)
-"""Standard deviation of R, G and B in units of 8-bit pixels (mmpose ``PoseDataPreprocessor``)."""
 
-# Every value that a normalised pixel can have, in the order R, G, B: 8-bit pixels have only 256.
+# A lookup table for each of R, G and B: an 8-bit pixel has only 256 values.
 _NORMALIZED = (np.arange(256, dtype=np.float32) - MEAN[:, None]) / STD[:, None]
 
 
 def box_to_center_scale(bbox: np.ndarray, input_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Centre and size, in image pixels, of the region that is cropped for a box.
+    """Centre and scale of the region that is cropped for a box, float32 (4,), x1 y1 x2 y2 in image pixels.
 
-    Args:
-        bbox: float32 (4,), x1 y1 x2 y2 in image pixels.
-        input_size: width and height of the crop in pixels.
-
-    Returns:
-        centre (x, y) and scale (width, height), float32 (2,) each; the scale has the crop's aspect ratio
-        (mmpose ``bbox_xyxy2cs`` and ``TopdownAffine._fix_aspect_ratio``).
+    It has the crop's aspect ratio (mmpose ``bbox_xyxy2cs`` and ``TopdownAffine._fix_aspect_ratio``).
     """
     width, height = (bbox[2:] - bbox[:2]) * PADDING
     center = (bbox[2:] + bbox[:2]) * 0.5
@@ -44,7 +35,7 @@ def box_to_center_scale(bbox: np.ndarray, input_size: tuple[int, int]) -> tuple[
 def warp_matrix(center: np.ndarray, scale: np.ndarray, input_size: tuple[int, int]) -> np.ndarray:
     """Affine map from image pixels to crop pixels, float64 (2, 3) (mmpose ``get_warp_matrix``).
 
-    Three points fix it: the centre, the middle of the left edge, and the point a quarter turn further.
+    Three points fix it: the centre, the middle of the left edge, and the point at a right angle below that.
     """
     (x, y), (width, height) = center, input_size
     left = np.float32(float(x) - 0.5 * float(scale[0]))
@@ -54,28 +45,14 @@ def warp_matrix(center: np.ndarray, scale: np.ndarray, input_size: tuple[int, in
 
 
 def crop_person(image: np.ndarray, center: np.ndarray, scale: np.ndarray, input_size: tuple[int, int]) -> np.ndarray:
-    """Cut a person out of an image; what lies outside the image is black.
-
-    Args:
-        image: uint8 (H, W, 3), BGR.
-        center, scale: as :func:`box_to_center_scale` gives them.
-        input_size: width and height of the crop in pixels.
-
-    Returns:
-        uint8 (height, width, 3), BGR.
-    """
+    """Cut a person out of an image, both uint8 (H, W, 3), BGR; what lies outside the image is black."""
     return cv2.warpAffine(image, warp_matrix(center, scale, input_size), input_size, flags=cv2.INTER_LINEAR)
 
 
 def normalize(crop: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-    """Turn a crop into the network's input.
+    """Turn a crop, uint8 (H, W, 3), BGR, into the network's input: float32 (3, H, W), RGB, ``(pixel - MEAN) / STD``.
 
-    Args:
-        crop: uint8 (H, W, 3), BGR.
-        out: where to write it, float32 (3, H, W) and contiguous, e.g. a row of a batch; None: a new array.
-
-    Returns:
-        float32 (3, H, W), RGB, ``(pixel - MEAN) / STD``; ``out`` where it is given.
+    ``out``, if given, is where to write it: contiguous, e.g. a row of a batch.
     """
     if out is None:
         out = np.empty((3, *crop.shape[:2]), np.float32)
@@ -86,6 +63,5 @@ def normalize(crop: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
 
 def random_input(batch_size: int, input_size: tuple[int, int]) -> np.ndarray:
     """A batch of random pixels, normalised, float32 (batch_size, 3, H, W); the same at every call."""
-    width, height = input_size
-    random = np.random.default_rng(0)
-    return np.stack([normalize(pixels) for pixels in random.integers(0, 256, (batch_size, height, width, 3), np.uint8)])
+    pixels = np.random.default_rng(0).integers(0, 256, (batch_size, *input_size[::-1], 3), np.uint8)
+    return np.stack([normalize(crop) for crop in pixels])

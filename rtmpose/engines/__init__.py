@@ -1,23 +1,17 @@
-"""Runtimes behind one small interface: build an engine, load it, run a batch, time a batch.
+"""Runtimes behind one small interface: build an engine, load it, run a batch, time a batch."""
 
-Each runtime is one file with ``is_installed``, ``describe``, ``build``, ``load`` and its ``INT8_SCHEME``. The facts of
-an engine are in :class:`rtmpose.engines.record.Record`, the JSON beside it.
-"""
-
-import importlib
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from onnx import ModelProto
 
+from rtmpose.engines import onnxruntime_backend, openvino_backend, tensorrt_backend
 from rtmpose.engines.record import Record, read_record
 from rtmpose.environment import find_gpu
 from rtmpose.errors import KitError
-
-CPU_BACKENDS = ("onnxruntime", "openvino")
-BACKENDS = ("tensorrt", *CPU_BACKENDS)
+from rtmpose.model.int8 import Int8Scheme
 
 
 class Engine(Protocol):
@@ -27,40 +21,61 @@ class Engine(Protocol):
     record: Record
 
     def infer(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Run one full batch.
+        """Run one full batch of crops, float32 (batch, 3, H, W), see :func:`rtmpose.data.preprocess.normalize`.
 
-        Args:
-            crops: float32 (batch, 3, H, W), see :func:`rtmpose.data.preprocess.normalize`.
-
-        Returns:
-            ``simcc_x`` and ``simcc_y``, float32 (batch, K, Wx) and (batch, K, Wy); valid after the next run too.
+        Returns ``simcc_x`` and ``simcc_y``, float32 (batch, K, Wx) and (batch, K, Wy), valid after the next run too.
         """
 
     def close(self) -> None:
-        """Give back what the runtime holds; the engine can't run any more."""
+        """Free what the runtime holds; the engine can't run any more."""
 
     def timers(self, crops: np.ndarray) -> dict[str, Callable[[], float]]:
-        """Functions that run one batch of ``crops`` and return its milliseconds, by a description of what they time.
+        """Functions that run one batch and return its milliseconds, by description; the first is the headline."""
 
-        The first is the headline.
+
+class Backend(Protocol):
+    """A runtime; each is a module of this package."""
+
+    INT8_SCHEME: Int8Scheme
+
+    def is_installed(self) -> bool:
+        """Whether its package is installed."""
+
+    def describe(self) -> dict[str, Any]:
+        """``backend``, ``package``, ``version``, ``device`` and ``compute_capability`` of :class:`Facts`."""
+
+    def build(self, model: ModelProto, path: Path, engine: Path) -> tuple[dict[str, int], dict[str, int]]:
+        """Build an engine of a graph with a fixed batch size into ``path``; ``engine`` is its final name, for messages.
+
+        Returns the number of convolutions and matrix products, and of all layers, by the type that they compute in.
+        Raises KitError if the runtime refuses the graph.
         """
 
-
-def backend(name: str) -> ModuleType:
-    """The module of a runtime by its name in :data:`BACKENDS`."""
-    return importlib.import_module(f"rtmpose.engines.{name}_backend")
+    def load(self, path: str | Path, record: Record) -> Engine:
+        """Load an engine; raises KitError if it is for another version or device, or can't be loaded."""
 
 
-def choose_backends(name: str) -> list[ModuleType]:
-    """The runtimes that an engine may be built with.
+CPU_BACKENDS = ("onnxruntime", "openvino")
+BACKENDS: dict[str, Backend] = {
+    "tensorrt": tensorrt_backend, "onnxruntime": onnxruntime_backend, "openvino": openvino_backend}
 
-    Args:
-        name: one of :data:`BACKENDS`; or ``auto``, which is TensorRT where an NVIDIA GPU and TensorRT are, else every
-            CPU runtime that is installed: the faster one is to be kept.
 
-    Raises:
-        KitError: the runtime is not installed.
-    """
+def backend(name: str) -> Backend:
+    """A backend of :data:`BACKENDS`, installed or not."""
+    return BACKENDS[name]
+
+
+def installed_backend(name: str) -> Backend:
+    """A backend of :data:`BACKENDS`; raises KitError if it is not installed."""
+    chosen = backend(name)
+    if not chosen.is_installed():
+        raise KitError(f"--backend {name}: is not installed; run scripts/setup.sh (with --gpu for TensorRT) or choose "
+                       "another backend")
+    return chosen
+
+
+def choose_backends(name: str) -> list[Backend]:
+    """The backends to build with; ``auto`` is TensorRT if there is a GPU, else every CPU backend that is installed."""
     if name != "auto":
         return [installed_backend(name)]
     if find_gpu() and backend("tensorrt").is_installed():
@@ -69,25 +84,8 @@ def choose_backends(name: str) -> list[ModuleType]:
     return found or [installed_backend(CPU_BACKENDS[0])]
 
 
-def installed_backend(name: str) -> ModuleType:
-    """The module of a runtime by its name in :data:`BACKENDS`.
-
-    Raises:
-        KitError: the runtime is not installed.
-    """
-    chosen = backend(name)
-    if not chosen.is_installed():
-        raise KitError(f"--backend {name}: {chosen.PACKAGES} is not installed; run scripts/setup.sh "
-                       f"(with --gpu for TensorRT) or choose another backend")
-    return chosen
-
-
 def load_engine(path: str | Path) -> Engine:
-    """Load an engine that ``build_engine.py`` wrote.
-
-    Raises:
-        KitError: it is missing, cut off, or of another runtime version or GPU.
-    """
+    """Load an engine; raises KitError if it is missing, cut off, or for another runtime version or device."""
     record = read_record(path)
     if record.backend not in BACKENDS:
         raise KitError(f"{path}: was built for the backend {record.backend!r}, expected one of "
@@ -96,5 +94,5 @@ def load_engine(path: str | Path) -> Engine:
 
 
 def headline_timer(engine: Engine, crops: np.ndarray) -> Callable[[], float]:
-    """The timer of the headline: it runs one batch of ``crops`` and returns its milliseconds."""
+    """The first of the engine's timers."""
     return next(iter(engine.timers(crops).values()))

@@ -1,21 +1,16 @@
 """CUDA graphs on pycuda's streams, by cuda-bindings, because pycuda has none."""
 
 from collections.abc import Callable
+from typing import Any
 
 
 class Graph:
-    """Work on a stream, recorded once and launched as a whole from then on."""
+    """Work on a stream, recorded once, then launched as a whole."""
 
-    def __init__(self, stream: "object", work: Callable[[], None]) -> None:
-        """Record work.
+    def __init__(self, stream: Any, work: Callable[[], None]) -> None:
+        """Record work on a ``pycuda.driver.Stream``; raises RuntimeError if it can't be recorded.
 
-        Args:
-            stream: a ``pycuda.driver.Stream``, on which the graph will be launched, too.
-            work: enqueues onto ``stream`` and nowhere else, always on the same memory; it must have run before, so
-                that nothing is left to be loaded or allocated.
-
-        Raises:
-            RuntimeError: the work can't be recorded.
+        ``work`` uses this stream only, and always the same memory. It has run before, so nothing is left to allocate.
         """
         from cuda.bindings import driver
         self._driver, self._stream, self._executable = driver, driver.CUstream(stream.handle), None
@@ -33,11 +28,7 @@ class Graph:
             driver.cuGraphDestroy(graph)
 
     def launch(self) -> None:
-        """Enqueue the work.
-
-        Raises:
-            RuntimeError: the driver refuses.
-        """
+        """Enqueue the work; raises RuntimeError if the driver refuses."""
         self._call(self._driver.cuGraphLaunch, self._executable, self._stream)
 
     def close(self) -> None:
@@ -50,8 +41,8 @@ class Graph:
         self.close()
 
     @staticmethod
-    def _call(function: Callable, *arguments: object) -> "object":
-        status, *given = function(*arguments)
+    def _call(function: Callable[..., Any], *arguments: Any) -> Any:
+        status, *results = function(*arguments)
         if int(status):
             raise RuntimeError(f"{function.__name__}: {status.name}")
-        return given[0] if given else None
+        return results[0] if results else None

@@ -1,12 +1,12 @@
-// The work before and after the network: crops out of whole images, and keypoints out of logits.
+// Preprocess and postprocess on the GPU: images to crops, and logits to keypoints.
 //
-// Plain operators throughout. Compiled with -fmad=false they round as IEEE 754 says, on a GPU and on a CPU alike, so
-// the crops and keypoints equal those of rtmpose/data/preprocess.py and postprocess.py to the last bit.
+// Compiled with -fmad=false, the operators round as IEEE 754 says on a GPU and on a CPU alike, so the crops and keypoints
+// are bit-equal to those of rtmpose/data/preprocess.py and postprocess.py.
 
-// A person's part of an image; cuda_kernels.REGION describes the same 64 bytes.
+// The region of an image that shows a person; cuda_kernels.REGION has the same 64 bytes.
 struct Region {
     double map[6];             // from pixels of the crop to pixels of the image, row by row
-    unsigned long long start;  // of the image: 8-bit BGR, rows without padding
+    unsigned long long start;  // offset of the image in bytes: 8-bit BGR, rows without padding
     int width, height;         // of the image
 };
 
@@ -24,7 +24,7 @@ __device__ inline int pixel(const unsigned char* image, const Region& region, in
     return inside ? image[3 * ((long long)y * region.width + x) + channel] : 0;
 }
 
-// One thread a pixel of the crop. `table` holds the normalised value of every 8-bit pixel, for R, G and B.
+// One thread a pixel of the crop. `table` holds the normalized value of every 8-bit pixel, for R, G and B.
 // Grid: crop's width and height in blocks, persons.
 extern "C" __global__ void crop(const unsigned char* images, const Region* regions, const float* table, int width,
                                 int height, int mirrored, float* crops)
@@ -54,8 +54,8 @@ struct Peak {
     int broken;  // whether a logit is NaN or infinite
 };
 
-// The largest of a row of logits, the first one of equals, found by the 32 threads of a warp together. Where `flipped`
-// is not null, logits are averaged with those of the mirrored crop first.
+// Arg-max of a row of logits by the 32 threads of a warp; the first of equal maxima wins. If `flipped` is not null, the
+// logits are averaged with those of the mirrored crop first.
 __device__ inline Peak peak(const float* logits, const float* flipped, int bins, bool mirror_axis)
 {
     const float largest = 3.402823466e+38f;
@@ -81,8 +81,8 @@ __device__ inline Peak peak(const float* logits, const float* flipped, int bins,
     return best;
 }
 
-// One warp a keypoint: x and y in pixels of the crop, and the score, which is NaN where a logit was not finite.
-// `flip_indices` names for each keypoint the one that it becomes in a mirror; it is read with flipped logits only.
+// One warp a keypoint: x and y in pixels of the crop, and the score, which is NaN if a logit is not finite.
+// `flip_indices` maps each keypoint to its mirrored one; it is read with flipped logits only.
 extern "C" __global__ void decode(const float* simcc_x, const float* simcc_y, const float* flipped_x,
                                   const float* flipped_y, const int* flip_indices, int rows, int keypoints, int bins_x,
                                   int bins_y, float split_ratio, float* decoded)

@@ -1,7 +1,4 @@
-"""The kernels of ``cuda_kernels.cu``: their arguments, grids and compilation.
-
-Nothing here needs a GPU: NVRTC compiles without one.
-"""
+"""Arguments, grids and compilation of the kernels in ``cuda_kernels.cu``; needs no GPU."""
 
 from pathlib import Path
 
@@ -13,33 +10,25 @@ from rtmpose.errors import KitError
 
 SOURCE = Path(__file__).with_name("cuda_kernels.cu")
 
+# A region of an image, the kernels' struct Region.
 REGION = np.dtype([("map", np.float64, 6), ("start", np.uint64), ("width", np.int32), ("height", np.int32)])
-"""A region of an image, as ``struct Region`` of the kernels has it."""
 
-CROP_BLOCK = (32, 8, 1)
-"""Threads that crop together: pixels over the crop's width and height."""
-
-DECODE_BLOCK = (32, 4, 1)
-"""Threads that decode together: a warp for each of four keypoints."""
+CROP_BLOCK = (32, 8, 1)  # a thread a pixel of the crop, over width and height
+DECODE_BLOCK = (32, 4, 1)  # a warp a keypoint
 
 
 def crop_grid(batch: int, input_size: tuple[int, int]) -> tuple[int, int, int]:
-    """Blocks of :data:`CROP_BLOCK` for a batch of crops of a width and height in pixels."""
+    """Blocks of :data:`CROP_BLOCK` for a batch of crops; ``input_size`` is width and height in pixels."""
     return -(-input_size[0] // CROP_BLOCK[0]), -(-input_size[1] // CROP_BLOCK[1]), batch
 
 
 def decode_grid(rows: int) -> tuple[int, int, int]:
-    """Blocks of :data:`DECODE_BLOCK` for so many keypoints."""
+    """Blocks of :data:`DECODE_BLOCK` for a number of keypoints."""
     return -(-rows // DECODE_BLOCK[1]), 1, 1
 
 
 def crop_map(center: np.ndarray, scale: np.ndarray, input_size: tuple[int, int]) -> np.ndarray:
-    """Affine map from crop pixels to image pixels, float64 (6,), inverted as ``cv2.warpAffine`` inverts it.
-
-    Args:
-        center, scale: as :func:`rtmpose.data.preprocess.box_to_center_scale` gives them.
-        input_size: width and height of the crop in pixels.
-    """
+    """Affine map from crop pixels to image pixels, float64 (6,), inverted as ``cv2.warpAffine`` does it."""
     return cv2.invertAffineTransform(preprocess.warp_matrix(center, scale, input_size)).ravel()
 
 
@@ -50,14 +39,7 @@ def normalized_values() -> np.ndarray:
 
 
 def compile_kernels(compute_capability: str) -> bytes:
-    """Machine code of ``cuda_kernels.cu`` for a GPU, without fused multiply-add, which would round otherwise.
-
-    Args:
-        compute_capability: e.g. ``"9.0"``.
-
-    Raises:
-        KitError: NVRTC is not installed, or does not know the GPU.
-    """
+    """Machine code for a compute capability, e.g. ``"9.0"``; raises KitError if NVRTC is missing or doesn't know it."""
     try:
         from cuda.bindings import nvrtc
         version = nvrtc.nvrtcVersion()[1:]

@@ -1,20 +1,15 @@
-"""TensorRT and TensorRT-RTX on an NVIDIA GPU, through one code path.
-
-Networks are strongly typed: precision is what the ONNX graph says, in TensorRT 10 and 11 and in TensorRT-RTX alike.
-TensorRT-RTX builds without a GPU; TensorRT, and running an engine of either, needs one.
-"""
+"""TensorRT and TensorRT-RTX on an NVIDIA GPU. Networks are strongly typed: the precision is that of the ONNX graph."""
 
 import atexit
 import importlib
 import importlib.util
 import time
 import weakref
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from types import ModuleType
 from typing import Any, SupportsInt
 
 import numpy as np
@@ -30,291 +25,227 @@ from rtmpose.model.graph import OUTPUTS
 from rtmpose.model.int8 import Int8Scheme
 from rtmpose.timing import wall_clock
 
-PACKAGES = "tensorrt or tensorrt_rtx"
-
+# TensorRT takes signed, symmetric INT8 only. The input of a convolution is quantized where it is made, after the SiLU.
 INT8_SCHEME = Int8Scheme(signed=True, outputs=False, rest_fp16=True)
-"""TensorRT takes signed, symmetric INT8 only. It quantises where a convolution's input is made, after the SiLU."""
 
-IN_FLIGHT = 2
-"""Batches under way at a time: while one is computed, the next is copied up and the one before it down."""
-
-_MODULES = ("tensorrt", "tensorrt_rtx")
+IN_FLIGHT = 2  # batches at a time: while one is computed, the next is uploaded and the one before is downloaded
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING of cuda.h, for which pycuda has no name
 _TYPES = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "bf16", "INT8": "int8", "INT32": "int32", "INT64": "int64"}
 
 
 def _installed() -> list[str]:
-    return [name for name in _MODULES if importlib.util.find_spec(name) is not None]
+    return [name for name in ("tensorrt", "tensorrt_rtx") if importlib.util.find_spec(name)]
 
 
 def is_installed() -> bool:
-    """Whether TensorRT or TensorRT-RTX is there."""
     return bool(_installed())
 
 
-def _import(name: str) -> ModuleType:
+def _import(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except (ImportError, OSError) as error:  # a package without its libraries raises either
-        raise KitError(f"{name} is installed but can't be imported ({error}); install requirements-gpu.txt again"
-                       ) from error
+        raise KitError(f"{name}: can't be imported ({error}); install requirements-gpu.txt again") from error
 
 
-def describe() -> dict[str, str | None]:
-    """Package, version and device, as :class:`rtmpose.engines.record.Record` names them."""
-    name = _installed()[0]
-    gpu = find_gpu()
+def describe() -> dict[str, Any]:
+    name, gpu = _installed()[0], find_gpu()
     return {"backend": "tensorrt", "package": name, "version": _import(name).__version__,
             "device": gpu.name if gpu else None, "compute_capability": gpu.compute_capability if gpu else None}
 
 
-def _logger(trt: ModuleType) -> "object":
-    """A TensorRT logger that keeps errors for the message instead of printing them."""
+def _make_logger(trt: Any) -> Any:
+    """A TensorRT logger that keeps the last error for a message instead of printing it."""
+    base: Any = trt.ILogger
 
-    class Log(trt.ILogger):
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.errors: list[str] = []
+    class Logger(base):
+        last_error = "no reason given"
 
-        def log(self, severity: object, message: str) -> None:
-            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
-                self.errors.append(message.strip().splitlines()[0])
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (base.Severity.ERROR, base.Severity.INTERNAL_ERROR):
+                self.last_error = message.strip().splitlines()[0][:200]
 
-        def last(self) -> str:
-            return self.errors[-1][:200] if self.errors else "no reason given"
-
-    return Log()
+    return Logger()
 
 
-def _progress(trt: ModuleType) -> "object":
-    """A TensorRT progress monitor that shows the outermost phase as a bar and the inner one beside it."""
+def _make_progress_monitor(trt: Any) -> Any:
+    """A TensorRT progress monitor: a bar for the outermost phase, with the name of the inner phase beside it."""
+    base: Any = trt.IProgressMonitor
 
-    class Progress(trt.IProgressMonitor):
-        def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
-            self.bars: dict[str, tqdm] = {}
-
+    class ProgressMonitor(base):
         def phase_start(self, name: str, parent: str | None, steps: int) -> None:
             if parent is None:
-                self.bars[name] = tqdm(total=steps, desc=name, leave=False, disable=None)
-            for bar in self.bars.values():
-                bar.set_postfix_str(name if parent else "")
+                self.phase, self.bar = name, tqdm(total=steps, desc=name, leave=False, disable=None)
+            else:
+                self.bar.set_postfix_str(name)
 
         def step_complete(self, name: str, step: int) -> bool:
-            if name in self.bars:
-                self.bars[name].update()
+            if name == self.phase:
+                self.bar.update()
             return True
 
         def phase_finish(self, name: str) -> None:
-            if name in self.bars:
-                self.bars.pop(name).close()
+            if name == self.phase:
+                self.bar.close()
 
-    return Progress()
+    return ProgressMonitor()
 
 
 def build(model: onnx.ModelProto, path: Path, engine: Path) -> tuple[dict[str, int], dict[str, int]]:
-    """Build a strongly typed engine of a graph with a fixed batch size.
-
-    Args:
-        model: the graph; its types are the engine's.
-        path: where to write.
-        engine: the engine's final name, for messages and for the timing cache in its folder.
-
-    Returns:
-        Number of convolutions and matrix products, and of all layers of the network, by the type that they give.
-
-    Raises:
-        KitError: TensorRT refuses the graph, or there is no GPU where one is needed.
-    """
+    """Build an engine; TensorRT (not RTX) keeps a timing cache beside it."""
     name = _installed()[0]
     trt = _import(name)
     if name == "tensorrt" and find_gpu() is None:
         raise KitError("--backend tensorrt: TensorRT builds on the GPU that will run the engine, and no NVIDIA GPU "
                        "is here; use --backend onnxruntime, or install tensorrt-rtx-cu13, which builds without one")
-    log = _logger(trt)
-    builder = trt.Builder(log)
-    # TensorRT 11 knows no other networks than strongly typed ones.
+    logger = _make_logger(trt)
+    builder = trt.Builder(logger)
+    # TensorRT 11 has no flag, because all of its networks are strongly typed.
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if flag is None else 1 << int(flag))
-    parser = trt.OnnxParser(network, log)
+    parser = trt.OnnxParser(network, logger)
     if not parser.parse(model.SerializeToString()):
-        reason = parser.get_error(0).desc() if parser.num_errors else log.last()
+        reason = parser.get_error(0).desc() if parser.num_errors else logger.last_error
         raise KitError(f"{engine}: {name} can't parse the graph ({reason.splitlines()[0][:200]})")
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    monitor = _progress(trt)  # TensorRT doesn't keep it alive
+    monitor = _make_progress_monitor(trt)  # TensorRT doesn't keep it alive
     config.progress_monitor = monitor
-    cache = _use_timing_cache(config, engine) if name == "tensorrt" else None
+    cache = engine.parent / "tensorrt.timing_cache" if name == "tensorrt" else None
+    if cache:
+        content = cache.read_bytes() if cache.is_file() else b""
+        if not config.set_timing_cache(config.create_timing_cache(content), ignore_mismatch=False):
+            config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise KitError(f"{engine}: {name} can't build the engine ({log.last()})")
+        raise KitError(f"{engine}: {name} can't build the engine ({logger.last_error})")
     path.write_bytes(memoryview(plan))
-    if cache is not None:
+    if cache:
         write_bytes(cache, memoryview(config.get_timing_cache().serialize()))
-    return _count(network, only=("CONVOLUTION", "MATRIX_MULTIPLY")), _count(network)
+    types = list(_layer_types(network))
+    arithmetic = Counter(kind for layer, kind in types if layer in ("CONVOLUTION", "MATRIX_MULTIPLY"))
+    return dict(arithmetic), dict(Counter(kind for layer, kind in types if layer != "CONSTANT"))
 
 
-def _use_timing_cache(config: "object", engine: Path) -> Path:
-    """Start from the timings that an earlier build left beside the engine; TensorRT-RTX has no timing cache."""
-    path = engine.parent / "tensorrt.timing_cache"
-    content = path.read_bytes() if path.is_file() else b""
-    if not config.set_timing_cache(config.create_timing_cache(content), ignore_mismatch=False):
-        config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
-    return path
-
-
-def _count(network: "object", only: tuple[str, ...] = ()) -> dict[str, int]:
-    """How many layers of a network work on which type: what they give, or INT8 where what they take was quantised."""
+def _layer_types(network: Any) -> Iterator[tuple[str, str]]:
+    """Kind and type of each layer; the type is that of its output, or INT8 where its input is quantized."""
     layers = [network.get_layer(i) for i in range(network.num_layers)]
     quantized = {layer.get_output(0).name for layer in layers if layer.type.name == "DEQUANTIZE"}
-    counted = Counter()
     for layer in layers:
-        if layer.type.name in only or not only and layer.type.name != "CONSTANT":
-            kind = layer.get_output(0).dtype.name
-            counted["int8" if layer.get_input(0) is not None and layer.get_input(0).name in quantized
-                    else _TYPES.get(kind, kind.lower())] += 1
-    return dict(counted)
+        source, kind = layer.get_input(0), layer.get_output(0).dtype.name
+        is_int8 = source is not None and source.name in quantized
+        yield layer.type.name, "int8" if is_int8 else _TYPES.get(kind, kind.lower())
 
 
-def load(path: str | Path, record: Record) -> "TensorRTEngine":
-    """Load an engine that :func:`build` wrote.
-
-    Raises:
-        KitError: it is for another version or GPU, can't be loaded, or there is no GPU.
-    """
+def _import_builder(path: str | Path, record: Record) -> Any:
+    """The package that built an engine; raises KitError if its version or the GPU is another one here."""
     if record.package not in _installed():
-        raise KitError(f"{path}: was built by {record.runtime}, which is not installed here; "
-                       "install it or build the engine again")
+        raise KitError(f"{path}: was built by {record.runtime}, which is not installed; install it or build again")
     trt = _import(record.package)
     if record.version != trt.__version__:
-        raise KitError(f"{path}: was built by {record.runtime}, here is version {trt.__version__}; build it again")
+        raise KitError(f"{path}: was built by {record.runtime}, but {trt.__version__} is installed; build it again")
     gpu = find_gpu()
     if gpu is None:
-        raise KitError(f"{path}: is a TensorRT engine, and no NVIDIA GPU is here; build one for the CPU with "
-                       "build_engine.py --backend onnxruntime")
+        raise KitError(f"{path}: needs a GPU, and no NVIDIA GPU is here; build it with --backend onnxruntime")
     if record.device and (record.device, record.compute_capability) != (gpu.name, gpu.compute_capability):
         raise KitError(f"{path}: was built for {record.device} (compute capability {record.compute_capability}), "
-                       f"here is {gpu.name} ({gpu.compute_capability}); build it again")
-    return TensorRTEngine(trt, path, record)
+                       f"but the GPU here is {gpu.name} ({gpu.compute_capability}); build it again")
+    return trt
 
 
 @dataclass
-class _Slot:
-    """What one batch in flight has to itself: memory for each tensor, pinned on the host and on the GPU, the events
-    by which one stream waits for another, and its run as a CUDA graph, if that is faster."""
+class Slot:
+    """Memory and events of one batch in flight."""
 
-    host: dict[str, np.ndarray]
-    device: dict[str, Any]
-    uploaded: Any
-    computed: Any
-    downloaded: Any
-    graph: Graph | None
+    inputs: dict[str, np.ndarray]  # pinned memory
+    outputs: dict[str, np.ndarray]  # pinned memory
+    device: dict[str, Any]  # GPU memory, of inputs and outputs under the same names
+    events: dict[str, Any]
+    graph: Graph | None  # the computation, if that is faster
+
+    def run(self, compute: Callable[[dict[str, Any]], None]) -> None:
+        """Launch the graph, or call ``compute`` with the GPU memory to enqueue kernel by kernel."""
+        if self.graph:
+            self.graph.launch()
+        else:
+            compute(self.device)
 
 
 class TensorRTEngine:
-    """An engine on the GPU (see :class:`rtmpose.engines.Engine`).
+    """An :class:`rtmpose.engines.Engine` on the GPU, with a stream each for uploads, runs and downloads.
 
-    All memory is allocated here, once. Copies up, runs and copies down have a stream each, so that they overlap. One
-    thread at a time may use an engine; all but :meth:`infer` must run in the thread that loaded it, which has CUDA's
-    context.
-
-    Attributes:
-        cuda: ``pycuda.driver``, with a context.
-        uploads, runs, downloads: its streams.
+    Use it in the thread that loaded it, which has CUDA's context; :meth:`infer` works in any, one at a time.
     """
 
-    def __init__(self, trt: ModuleType, path: str | Path, record: Record) -> None:
+    def __init__(self, path: str | Path, record: Record) -> None:
+        trt = _import_builder(path, record)
         try:
             import pycuda.autoprimaryctx  # makes the context that TensorRT shares
             import pycuda.driver as cuda
-            importlib.import_module("cuda.bindings.driver")  # what Graph needs
+            importlib.import_module("cuda.bindings.driver")  # for Graph
         except ImportError as error:
-            raise KitError(f"{path}: needs pycuda and cuda-bindings to run ({error}); run scripts/setup.sh --gpu"
-                           ) from error
+            raise KitError(f"{path}: needs pycuda and cuda-bindings ({error}); run scripts/setup.sh --gpu") from error
         self.path, self.record = str(path), record
-        self.cuda, self._log = cuda, _logger(trt)
-        self._cuda_context = pycuda.autoprimaryctx.context
+        self.cuda, self._cuda_context, self._logger = cuda, pycuda.autoprimaryctx.context, _make_logger(trt)
         self._graphs: weakref.WeakSet[Graph] = weakref.WeakSet()
-        self._runtime = trt.Runtime(self._log)
+        self._runtime = trt.Runtime(self._logger)
         self._engine = self._runtime.deserialize_cuda_engine(Path(path).read_bytes())
         if self._engine is None:
-            raise KitError(f"{path}: {record.runtime} can't load it ({self._log.last()}); build it again")
-        types = {name: np.dtype(trt.nptype(self._engine.get_tensor_dtype(name)))
-                 for name in (record.input_name, *OUTPUTS)}
-        if any(kind != np.float32 for kind in types.values()):
-            raise KitError(f"{path}: its tensors are {', '.join(f'{name} {kind}' for name, kind in types.items())}, "
-                           "expected float32; build it again")
+            raise KitError(f"{path}: {record.runtime} can't load it ({self._logger.last_error}); build it again")
+        for name in (record.input_name, *OUTPUTS):
+            if (kind := np.dtype(trt.nptype(self._engine.get_tensor_dtype(name)))) != np.float32:
+                raise KitError(f"{path}: {name} is {kind}, expected float32; build it again")
         self._context = self._engine.create_execution_context()
         if self._context is None:
-            raise KitError(f"{path}: {record.runtime} can't make room for a run ({self._log.last()}); "
-                           "free memory of the GPU or build for a smaller batch")
+            raise KitError(f"{path}: no GPU memory left to run it ({self._logger.last_error}); use a smaller batch")
         self.uploads, self.runs, self.downloads = (cuda.Stream(_NON_BLOCKING) for _ in range(3))
         self._slots = [self._make_slot() for _ in range(IN_FLIGHT)]
-        # pycuda's own exit hook, which was registered by its import, drops the context; this one runs before it.
+        # Exit hooks run in reverse order: this one before that of pycuda, which destroys the context.
         atexit.register(_close, weakref.ref(self))
 
     def close(self) -> None:
-        """Free what needs CUDA's context to be freed; the engine can't run any more."""
+        """Free what can't be freed without CUDA's context; the engine can't run any more."""
         for graph in self._graphs:
             graph.close()
         self._slots.clear()
         self._context = self._engine = self._runtime = None
 
-    def _make_slot(self) -> _Slot:
+    def _make_slot(self) -> Slot:
         shapes = {name: tuple(self._engine.get_tensor_shape(name)) for name in (self.record.input_name, *OUTPUTS)}
         host = {name: self.pinned(shape, np.float32) for name, shape in shapes.items()}
         device = {name: self.allocate(array.nbytes) for name, array in host.items()}
-        events = (self.cuda.Event() for _ in range(3))
-        return _Slot(host, device, *events, self.faster_graph(lambda: self.enqueue(device)))
+        events = {stage: self.cuda.Event() for stage in ("uploaded", "computed", "downloaded")}
+        inputs = {self.record.input_name: host.pop(self.record.input_name)}
+        return Slot(inputs, host, device, events, self.faster_graph(lambda: self.enqueue(device)))
 
     def pinned(self, shape: tuple[int, ...], dtype: np.dtype | type) -> np.ndarray:
-        """Pinned host memory, zeros.
-
-        Raises:
-            KitError: there is not enough.
-        """
+        """Pinned host memory, zeros; raises KitError if there is not enough."""
         try:
             return self.cuda.pagelocked_zeros(shape, dtype)
         except self.cuda.MemoryError as error:
-            raise KitError(f"{self.path}: no pinned memory left for {shape} of {np.dtype(dtype)} ({error}); "
-                           "take a smaller batch") from error
+            raise KitError(f"{self.path}: no pinned memory left for {shape} ({error}); use a smaller batch") from error
 
     def allocate(self, size: int) -> Any:
-        """Memory of the GPU, in bytes.
-
-        Raises:
-            KitError: there is not enough.
-        """
+        """GPU memory, ``size`` bytes; raises KitError if there is not enough."""
         try:
             return self.cuda.mem_alloc(size)
         except self.cuda.MemoryError as error:
             raise KitError(f"{self.path}: the GPU has no {size / 2**20:.0f} MiB left ({error}); free some of its "
-                           "memory or take a smaller batch") from error
+                           "memory or use a smaller batch") from error
 
     def enqueue(self, tensors: Mapping[str, SupportsInt]) -> None:
-        """Put one run of the network on the stream ``runs``.
-
-        Args:
-            tensors: address of the input and of each output on the GPU, by name.
-
-        Raises:
-            KitError: TensorRT refuses.
-        """
+        """Enqueue the network on the stream ``runs``, given its tensors on the GPU; raises KitError if that fails."""
         for name, memory in tensors.items():
             self._context.set_tensor_address(name, int(memory))
         if not self._context.execute_async_v3(self.runs.handle):
-            raise KitError(f"{self.path}: {self.record.runtime} failed to run the engine ({self._log.last()})")
+            raise KitError(f"{self.path}: {self.record.runtime} failed to run the engine ({self._logger.last_error})")
 
     def faster_graph(self, work: Callable[[], None]) -> Graph | None:
-        """Work on the stream ``runs`` as a CUDA graph, or None where it is faster as it is or can't be recorded.
-
-        A graph saves the host a call a kernel, which is what small batches wait for. Runs ``work`` a few times to find
-        out; that is also when TensorRT loads its kernels.
-        """
-        self._seconds(work)
+        """Work on the stream ``runs`` as a CUDA graph, that is in one launch; None if that is not faster or fails."""
+        self._seconds(work)  # TensorRT loads its kernels
         try:
             graph = Graph(self.runs, work)
-        except (RuntimeError, KitError, self.cuda.Error):  # the runtime allocates or waits for the GPU in its run
+        except (RuntimeError, KitError, self.cuda.Error):  # a run that allocates or waits can't be recorded
             return None
         self._graphs.add(graph)
         return graph if self._seconds(graph.launch) < self._seconds(work) else None
@@ -326,75 +257,72 @@ class TensorRTEngine:
         self.runs.synchronize()
         return time.perf_counter() - start
 
-    def _run(self, slot: _Slot) -> None:
-        if slot.graph:
-            slot.graph.launch()
-        else:
-            self.enqueue(slot.device)
-
     def infer(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         slot = self._slots[0]
-        slot.host[self.record.input_name][...] = crops
+        slot.inputs[self.record.input_name][...] = crops
         self._cuda_context.push()
         try:
-            self._copy_and_run(slot)
-            slot.downloaded.synchronize()
+            self.enqueue_batch(slot, slot.inputs, self.enqueue)
+            slot.events["downloaded"].synchronize()
         finally:
             self.cuda.Context.pop()
-        simcc_x, simcc_y = (slot.host[name].copy() for name in OUTPUTS)
+        simcc_x, simcc_y = (slot.outputs[name].copy() for name in OUTPUTS)
         return simcc_x, simcc_y
 
-    def _copy_and_run(self, slot: _Slot) -> None:
-        name = self.record.input_name
-        self.cuda.memcpy_htod_async(slot.device[name], slot.host[name], self.uploads)
-        slot.uploaded.record(self.uploads)
-        self.runs.wait_for_event(slot.uploaded)
-        self._run(slot)
-        slot.computed.record(self.runs)
-        self.downloads.wait_for_event(slot.computed)
-        for name in OUTPUTS:
-            self.cuda.memcpy_dtoh_async(slot.host[name], slot.device[name], self.downloads)
-        slot.downloaded.record(self.downloads)
+    def enqueue_batch(self, slot: Slot, inputs: Mapping[str, np.ndarray], compute: Callable[[dict[str, Any]], None]
+                      ) -> None:
+        """Enqueue the upload of inputs, the computation (see :meth:`Slot.run`) and the download of all outputs."""
+        for name, array in inputs.items():
+            self.cuda.memcpy_htod_async(slot.device[name], array, self.uploads)
+        slot.events["uploaded"].record(self.uploads)
+        self.runs.wait_for_event(slot.events["uploaded"])
+        slot.run(compute)
+        slot.events["computed"].record(self.runs)
+        self.downloads.wait_for_event(slot.events["computed"])
+        for name, array in slot.outputs.items():
+            self.cuda.memcpy_dtoh_async(array, slot.device[name], self.downloads)
+        slot.events["downloaded"].record(self.downloads)
 
     def timers(self, crops: np.ndarray) -> dict[str, Callable[[], float]]:
         for slot in self._slots:
-            slot.host[self.record.input_name][...] = crops
-            self._copy_and_run(slot)
-            slot.downloaded.synchronize()
+            slot.inputs[self.record.input_name][...] = crops
+            self.enqueue_batch(slot, slot.inputs, self.enqueue)
+            slot.events["downloaded"].synchronize()
         first = self._slots[0]
         how = "as CUDA graphs" if first.graph else "kernel by kernel"
+        on_gpu = self._intervals(self.runs, lambda i: first.run(self.enqueue))
+        with_copies = self._intervals(self.downloads, lambda i: self.enqueue_batch(
+            self._slots[i % IN_FLIGHT], self._slots[i % IN_FLIGHT].inputs, self.enqueue))
         return {
-            f"device time by CUDA events, crops on the GPU, batches back to back {how}":
-                self._intervals(self.runs, lambda i: self._run(first)).__next__,
+            f"device time by CUDA events, crops on the GPU, batches back to back {how}": on_gpu.__next__,
             f"the same with host-device copies from and to pinned memory, {IN_FLIGHT} batches in flight":
-                self._intervals(self.downloads, lambda i: self._copy_and_run(self._slots[i % IN_FLIGHT])).__next__,
+                with_copies.__next__,
             "end to end by the wall clock, crops and logits in ordinary memory, one batch at a time":
                 wall_clock(lambda: self.infer(crops)),
         }
 
-    def _intervals(self, stream: Any, work: Callable[[int], None]) -> Iterator[float]:
-        """Milliseconds from the end of each batch to the end of the next.
+    def _intervals(self, stream: Any, enqueue: Callable[[int], None]) -> Iterator[float]:
+        """Milliseconds from the end of each batch to the end of the next; batches end on ``stream``.
 
-        A batch always waits in line, so the GPU never waits for the host, and the mean is that of a bare loop of
-        enqueued batches. Batch ``i`` begins when batch ``i - IN_FLIGHT`` has ended, so slots can be taken in turn.
+        Batch ``i`` starts when batch ``i - IN_FLIGHT`` has ended, so they can share a slot. The batches in flight keep
+        the GPU busy meanwhile, so the mean is that of a loop that only enqueues.
         """
-        before, last = self._enqueue_marked(stream, work, 0), self._enqueue_marked(stream, work, 1)
-        before.synchronize()
-        for i in count(2):
-            newest = self._enqueue_marked(stream, work, i)
-            last.synchronize()
-            yield before.time_till(last)
-            before, last = last, newest
-
-    def _enqueue_marked(self, stream: Any, work: Callable[[int], None], i: int) -> Any:
-        """Enqueue batch ``i``, and give the event that marks its end."""
-        work(i)
-        end = self.cuda.Event()
-        end.record(stream)
-        return end
+        in_flight: deque[Any] = deque()  # the event at the end of each batch
+        previous = None
+        for i in count():
+            enqueue(i)
+            in_flight.append(self.cuda.Event().record(stream))
+            if len(in_flight) == IN_FLIGHT:
+                oldest = in_flight.popleft()
+                oldest.synchronize()
+                if previous is not None:
+                    yield previous.time_till(oldest)
+                previous = oldest
 
 
-def _close(reference: "weakref.ref[TensorRTEngine]") -> None:
-    engine = reference()
-    if engine is not None:
+def _close(reference: weakref.ref[TensorRTEngine]) -> None:
+    if engine := reference():
         engine.close()
+
+
+load = TensorRTEngine

@@ -1,1 +1,1 @@
-"""What an engine is worth: keypoint AP, agreement with another engine, throughput. Returns results, prints nothing."""
+"""Keypoint AP, agreement with another engine, and throughput. Returns results and prints nothing."""

@@ -1,6 +1,6 @@
-"""Accuracy mode: every person through the engine, COCO's AP of the result, and agreement with a reference engine."""
+"""Accuracy mode: every person through the engine, the result's AP, and its agreement with a reference engine."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from rtmpose import timing
@@ -15,65 +15,31 @@ from rtmpose.evaluate.predictions import Predictions
 
 @dataclass(frozen=True)
 class Score:
-    """COCO's judgement of one pass over a set.
+    """COCO's evaluation of predictions."""
 
-    Attributes:
-        results: what was scored, as :func:`rtmpose.evaluate.coco_eval.to_results` gives it.
-        metrics: the ten COCO numbers by name.
-        coco_lines: the same in pycocotools' words.
-    """
-
-    results: list[dict[str, Any]]
-    metrics: dict[str, float]
-    coco_lines: str
+    results: list[dict[str, Any]]  # as rtmpose.evaluate.coco_eval.to_results returns them
+    metrics: dict[str, float]  # the ten COCO numbers by name
+    coco_lines: str  # the same as pycocotools prints them
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Result of accuracy mode.
+    """Result of accuracy mode."""
 
-    Attributes:
-        score: COCO's judgement.
-        run: the engine's predictions and times.
-        reference: the reference engine's, if there is one.
-        agreement: of the two, as ``summary.json`` has it; else empty.
-        worst: rows of the predictions that agree least, least first.
-    """
-
-    score: Score
+    engine: Engine  # closed
     run: Run
-    reference: Run | None = None
-    agreement: dict[str, Any] = field(default_factory=dict)
-    worst: list[int] = field(default_factory=list)
+    score: Score
 
 
-def measure_accuracy(engine: Engine, persons: PersonSet, flip_test: bool, reference: Engine | None = None) -> Accuracy:
-    """Predict every person's keypoints and score them.
+def measure_accuracy(engine: Engine, persons: PersonSet, flip_test: bool) -> Accuracy:
+    """Predict every person's keypoints as :func:`rtmpose.evaluate.predict.predict` does, and score them.
 
-    Args:
-        engine: for 17 keypoints; it is closed when it has run, as the reference is.
-        persons: the persons.
-        flip_test: average with the mirrored crop.
-        reference: another engine, run over the same crops to be compared with.
-
-    Raises:
-        KitError: an image can't be used, or an engine gives something else than numbers.
+    A TensorRT engine crops on the GPU. The engine is closed before scoring, which takes memory of its own.
     """
-    run = predict_and_close(engine, persons, flip_test)
-    scored = score(run.predictions, persons)
-    if reference is None:
-        return Accuracy(scored, run)
-    other = predict_and_close(reference, persons, flip_test)
-    return Accuracy(scored, run, other, *compare(engine, run, scored, reference, other, persons))
-
-
-def predict_and_close(engine: Engine, persons: PersonSet, flip_test: bool) -> Run:
-    """Predict every person's keypoints: from whole images on the GPU where the engine is there, else from the CPU's
-    crops. The engine is closed then: scoring many persons takes memory of its own."""
-    chosen = predict_gpu if engine.record.backend == "tensorrt" else predict
-    run = chosen.predict(engine, persons, flip_test)
+    path = predict_gpu if engine.record.backend == "tensorrt" else predict
+    run = path.predict(engine, persons, flip_test)
     engine.close()
-    return run
+    return Accuracy(engine, run, score(run.predictions, persons))
 
 
 def score(predictions: Predictions, persons: PersonSet) -> Score:
@@ -88,7 +54,6 @@ def summarize_accuracy(accuracy: Accuracy, persons: PersonSet, flip_test: bool) 
     return {
         "mode": "accuracy",
         **accuracy.score.metrics,
-        **({"agreement": accuracy.agreement} if accuracy.agreement else {}),
         **describe_persons(persons, flip_test),
         "fps": len(persons) / run.seconds,
         "fps_of": "persons a second from image files to keypoints, scoring not included",
@@ -103,29 +68,27 @@ def describe_persons(persons: PersonSet, flip_test: bool) -> dict[str, Any]:
 
 
 def check_comparable(engine: Engine, reference: Engine) -> None:
-    """Make sure that keypoints of two engines lie on the same grid.
-
-    Raises:
-        KitError: crop or bins differ.
-    """
+    """Raise KitError unless the keypoints of two engines lie on the same grid."""
     one, other = engine.record, reference.record
     if (one.input_size, one.bins) != (other.input_size, other.bins):
         raise KitError(f"{reference.path}: has crops of {other.input_size} (WxH) and {other.bins} bins, "
                        f"{engine.path} has {one.input_size} and {one.bins}; they must be the same to be compared")
 
 
-def compare(engine: Engine, run: Run, scored: Score, reference: Engine, other: Run, persons: PersonSet
-            ) -> tuple[dict[str, Any], list[int]]:
-    """Distances of an engine's keypoints from the reference's and the difference in AP, as ``summary.json`` has them,
-    and the rows of the persons that agree least."""
-    record, predictions = engine.record, other.predictions
-    distances = crop_distances(run.predictions.keypoints, predictions.keypoints, predictions.scales, record.input_size)
-    reference_ap = score(predictions, persons).metrics["AP"]
+def compare(accuracy: Accuracy, reference: Accuracy) -> tuple[dict[str, Any], list[int]]:
+    """Compare the keypoints and the AP of two engines for the same persons.
+
+    Returns ``agreement`` of ``summary.json``, and the rows of the persons that agree least, worst first.
+    """
+    record, expected = accuracy.engine.record, reference.run.predictions
+    distances = crop_distances(accuracy.run.predictions.keypoints, expected.keypoints, expected.scales,
+                               record.input_size)
+    reference_ap = reference.score.metrics["AP"]
     agreement = {
-        **describe_agreement(distances, predictions.scores, record.input_size[0] / record.bins[0]),
+        **describe_agreement(distances, expected.scores, record.input_size[0] / record.bins[0]),
         "ap_reference": reference_ap,
-        "ap_difference": scored.metrics["AP"] - reference_ap,
-        "reference": {"path": str(reference.path), "sha256": reference.record.engine_sha256,
-                      "precision": reference.record.precision},
+        "ap_difference": accuracy.score.metrics["AP"] - reference_ap,
+        "reference": {"path": str(reference.engine.path), "sha256": reference.engine.record.engine_sha256,
+                      "precision": reference.engine.record.precision},
     }
-    return agreement, worst_crops(distances, predictions.scores)
+    return agreement, worst_crops(distances, expected.scores)

@@ -17,44 +17,30 @@ from rtmpose.data.annotations import Annotations
 from rtmpose.data.dataset import PersonSet
 from rtmpose.data.postprocess import KEYPOINT_SCORE_THRESHOLD
 from rtmpose.evaluate.predictions import Predictions
-from rtmpose.files import atomic_write
+from rtmpose.files import write_bytes
 
 METRICS = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
-
 OKS_NMS_THRESHOLD = 0.9
-
 SIGMAS = np.array([.026, .025, .025, .035, .035, .079, .079, .072, .072, .062, .062, .107, .107,
                    .087, .087, .089, .089], np.float32)
-"""Standard deviation of each COCO keypoint, relative to the person's size; float32, as mmpose's OKS-NMS has it."""
+"""Standard deviation of each COCO keypoint, relative to the person's size; float32 as in mmpose's OKS-NMS."""
 
 
 def rescore(scores: np.ndarray, box_scores: np.ndarray) -> np.ndarray:
     """Box score times the mean of the keypoint scores above 0.2 (``CocoMetric``, ``bbox_keypoint``).
 
-    Args:
-        scores: float32 (N, K).
-        box_scores: float32 (N,).
-
-    Returns:
-        float32 (N,); 0 where no keypoint is above the threshold.
+    Takes float32 (N, K) and (N,); returns float32 (N,), 0 where no keypoint is above the threshold.
     """
     counted = scores > KEYPOINT_SCORE_THRESHOLD
-    # cumsum adds one after the other, as CocoMetric's loop does; sum adds pairwise and rounds otherwise.
+    # cumsum adds in order, as CocoMetric's loop does; sum adds pairwise and rounds differently.
     totals = np.cumsum(np.where(counted, scores, np.float32(0)), axis=1, dtype=np.float32)[:, -1]
     return box_scores * (totals / np.maximum(counted.sum(axis=1), 1).astype(np.float32))
 
 
 def oks(keypoints: np.ndarray, area: np.float32, others: np.ndarray, areas: np.ndarray) -> np.ndarray:
-    """Object keypoint similarity of one person with others (mmpose ``oks_iou``).
+    """Object keypoint similarity of one person with N others (mmpose ``oks_iou``), float32 (N,), from 0 to 1.
 
-    Args:
-        keypoints: float32 (17, 2).
-        area: float32, in square pixels.
-        others: float32 (N, 17, 2).
-        areas: float32 (N,).
-
-    Returns:
-        float32 (N,), from 0 to 1.
+    Takes keypoints as float32 (17, 2) and (N, 17, 2), areas in square pixels as float32 and float32 (N,).
     """
     variances = (SIGMAS * 2) ** 2
     squared = ((others - keypoints) ** 2).sum(axis=-1)
@@ -63,15 +49,9 @@ def oks(keypoints: np.ndarray, area: np.float32, others: np.ndarray, areas: np.n
 
 
 def oks_nms(keypoints: np.ndarray, scores: np.ndarray, areas: np.ndarray) -> list[int]:
-    """Keep the best of persons that lie on each other (mmpose ``oks_nms`` at 0.9).
+    """Indices of the persons that non-maximum suppression keeps, best first (mmpose ``oks_nms`` at 0.9).
 
-    Args:
-        keypoints: float32 (N, 17, 2).
-        scores: float32 (N,).
-        areas: float32 (N,).
-
-    Returns:
-        Indices of those kept, best first.
+    Takes float32 (N, 17, 2), (N,) and (N,).
     """
     order = scores.argsort()[::-1]
     keep = []
@@ -83,12 +63,12 @@ def oks_nms(keypoints: np.ndarray, scores: np.ndarray, areas: np.ndarray) -> lis
 
 
 def to_results(predictions: Predictions) -> list[dict[str, Any]]:
-    """Rescored, non-maximum-suppressed results in COCO's format: image by image, and the persons of an image in the
-    order in which ``CocoMetric`` hands them to the evaluation, best first.
+    """Rescore, apply OKS-NMS, and convert to COCO's result format.
 
-    Each has ``image_id``, ``category_id``, ``keypoints`` (x, y, score of 17, float64), ``score``, ``bbox`` (x, y,
-    width, height) and ``index`` (:attr:`Person.index`). A person without a single positive keypoint score is left out,
-    as CocoMetric's evaluator leaves it out.
+    The results are in the order in which ``CocoMetric`` evaluates them: image by image, best person first. Each has
+    ``image_id``, ``category_id``, ``keypoints`` (x, y, score of 17, float64 (51,)), ``score``, ``bbox`` (x, y, width,
+    height) and ``index`` (:attr:`Person.index`). A person without a positive keypoint score is left out, as by
+    CocoMetric's evaluator.
     """
     persons = predictions.persons
     scores = rescore(predictions.scores, np.array([person.score for person in persons], np.float32))
@@ -119,35 +99,29 @@ def _result(predictions: Predictions, row: int, score: np.float32) -> dict[str, 
 
 def write_keypoints(path: Path, results: list[dict[str, Any]]) -> None:
     """Write results in COCO result format, in the order of the annotations."""
-    ordered = sorted(results, key=lambda result: result["index"])
-    with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        for number, result in enumerate(ordered):
-            kept = {**result, "keypoints": result["keypoints"].tolist()}
-            del kept["index"]
-            file.write(("[" if number == 0 else ",\n ") + json.dumps(kept, allow_nan=False))
-        file.write("]\n" if ordered else "[]\n")
+    lines = []
+    for result in sorted(results, key=lambda result: result["index"]):
+        written = {**result, "keypoints": result["keypoints"].tolist()}
+        del written["index"]
+        lines.append(json.dumps(written, allow_nan=False))
+    write_bytes(path, ("[" + ",\n ".join(lines) + "]\n").encode())
 
 
 def evaluate(results: list[dict[str, Any]], persons: PersonSet) -> tuple[dict[str, float], str]:
-    """COCO's ten keypoint numbers.
+    """Compute COCO's ten keypoint numbers of results that :func:`to_results` returned.
 
-    Args:
-        results: as :func:`to_results` gives them.
-        persons: ground truth and the images that count.
-
-    Returns:
-        The numbers by name (:data:`METRICS`), from 0 to 1 (-1 where nothing could be counted), and pycocotools'
-        ten lines of text.
+    Returns the numbers by name (:data:`METRICS`), from 0 to 1 (-1 where nothing could be counted), and pycocotools'
+    ten lines of text.
     """
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         ground_truth = _ground_truth(persons.annotations)
-        # loadRes writes into the records that it is given, and can't take an empty list.
+        # loadRes writes into the records and can't take an empty list.
         detected = (ground_truth.loadRes([dict(result) for result in results]) if results
                     else _to_coco(persons.annotations, []))
         evaluation = COCOeval(ground_truth, detected, "keypoints")
-        evaluation.params.imgIds = sorted([image.id for image in persons.images] if persons.limited
-                                          else ground_truth.imgs)
+        if persons.limited:
+            evaluation.params.imgIds = sorted(image.id for image in persons.images)
         evaluation.evaluate()
         evaluation.accumulate()
         printed.truncate(0)
@@ -157,11 +131,8 @@ def evaluate(results: list[dict[str, Any]], persons: PersonSet) -> tuple[dict[st
 
 
 def _ground_truth(annotations: Annotations) -> COCO:
-    """The annotations, such that pycocotools counts as CocoMetric's evaluator does.
-
-    It believes ``num_keypoints`` where CocoMetric's evaluator counts, and takes an annotation with id 0 for none, so
-    that ids are given anew.
-    """
+    """Correct what pycocotools trusts: CocoMetric's evaluator counts visible keypoints itself, and pycocotools takes
+    an annotation with id 0 for none."""
     return _to_coco(annotations, [
         {**annotation, "id": number, "num_keypoints": sum(v > 0 for v in annotation["keypoints"][2::3])}
         for number, annotation in enumerate(annotations.annotations, 1) if "keypoints" in annotation])

@@ -14,13 +14,13 @@ from rtmpose.files import read_json
 
 DETAIL, SUMMARY, ACCURACY = "mlperf_log_detail.txt", "mlperf_log_summary.txt", "mlperf_log_accuracy.json"
 
+_RATE = {"offline": "result_samples_per_second", "singlestream": "result_qps_with_loadgen_overhead",
+         "server": "result_completed_samples_per_sec"}
+_LATENCY = {"mean": "mean", "median": "50.00_percentile", "p90": "90.00_percentile", "p99": "99.00_percentile"}
+
 
 def clear_logs(folder: Path) -> Path:
-    """Remove the logs of an earlier run, so that none can be taken for this run's, and return the folder.
-
-    Raises:
-        KitError: the folder can't be written.
-    """
+    """Remove the logs of an earlier run and return the folder. Raises KitError if it is not writable."""
     try:
         for log in folder.glob("mlperf_log_*"):
             log.unlink()
@@ -32,15 +32,8 @@ def clear_logs(folder: Path) -> Path:
 
 
 def read_detail(path: Path, accuracy: bool) -> dict[str, Any]:
-    """LoadGen's detail log: the last value of each key, and the messages that LoadGen marked as errors as ``errors``.
-
-    Args:
-        path: the log.
-        accuracy: whether it is of accuracy mode.
-
-    Raises:
-        KitError: the log is missing or cut off.
-    """
+    """Read the detail log of an accuracy or a performance run: the last value of each key, and LoadGen's error
+    messages as ``errors``. Raises KitError if the log is missing or cut off."""
     values: dict[str, Any] = {"errors": []}
     last = "effective_accuracy_sample_count" if accuracy else "result_99.90_percentile_latency_ns"
     try:
@@ -70,15 +63,12 @@ def describe_run(detail: dict[str, Any], logs: Path) -> dict[str, Any]:
 
 
 def describe_performance(detail: dict[str, Any], scenario: str) -> dict[str, Any]:
-    """LoadGen's verdict and figures, as ``summary.json`` has them."""
-    names = {"offline": "result_samples_per_second", "singlestream": "result_qps_with_loadgen_overhead",
-             "server": "result_completed_samples_per_sec"}
-    nanoseconds = {"mean": "mean", "median": "50.00_percentile", "p90": "90.00_percentile", "p99": "99.00_percentile"}
+    """LoadGen's verdict and figures as ``summary.json`` has them."""
     described = {
         "valid": detail["result_validity"] == "VALID",
-        "fps": detail[names[scenario]],
-        "fps_of": f"LoadGen's {names[scenario]}: crops in memory to keypoints in the crop",
-        "latency_ms": {key: detail[f"result_{name}_latency_ns"] / 1e6 for key, name in nanoseconds.items()},
+        "fps": detail[_RATE[scenario]],
+        "fps_of": f"LoadGen's {_RATE[scenario]}: crops in memory to keypoints in the crop",
+        "latency_ms": {key: detail[f"result_{name}_latency_ns"] / 1e6 for key, name in _LATENCY.items()},
         "latency_of": "LoadGen's: a sample, from its query to its answer",
         "queries": detail["result_query_count"],
         "samples_per_query": detail["effective_samples_per_query"],
@@ -92,16 +82,7 @@ def describe_performance(detail: dict[str, Any], scenario: str) -> dict[str, Any
 
 
 def read_predictions(path: Path, crops: Sequence[Crop], input_size: tuple[int, int]) -> Predictions:
-    """The answers in LoadGen's accuracy log.
-
-    Args:
-        path: the log.
-        crops: of all samples.
-        input_size: width and height of the crop in pixels.
-
-    Raises:
-        KitError: an answer is missing.
-    """
+    """Read the answers for all crops from LoadGen's accuracy log. Raises KitError if one is missing."""
     logged = read_json(path, "LoadGen's accuracy log")
     answers = {entry["qsl_idx"]: np.frombuffer(bytes.fromhex(entry["data"]), np.float32) for entry in logged}
     if sorted(answers) != list(range(len(crops))):

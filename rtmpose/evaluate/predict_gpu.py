@@ -21,8 +21,6 @@ from rtmpose.environment import count_cores
 from rtmpose.evaluate.predict import Run
 from rtmpose.evaluate.predictions import check_finite, join, to_predictions
 
-_IMAGES_PER_THREAD = 4
-
 
 @dataclass(frozen=True)
 class PersonRegion(CropRegion):
@@ -32,17 +30,10 @@ class PersonRegion(CropRegion):
 
 
 def predict(engine: TensorRTEngine, persons: PersonSet, flip_test: bool = False) -> Run:
-    """Predict every person's keypoints; what :func:`rtmpose.evaluate.predict.predict` is for other engines.
+    """Predict keypoints as :func:`rtmpose.evaluate.predict.predict` does.
 
-    ``batch_ms`` of the result holds milliseconds from the start of a batch's upload to the end of its download.
-
-    Args:
-        engine: for 17 keypoints.
-        persons: the persons.
-        flip_test: average with the mirrored crop, as mmpose's ``flip_test`` does.
-
-    Raises:
-        KitError: an image can't be used, there is not enough memory, or the engine gives something else than numbers.
+    A batch's milliseconds are those from the start of its upload to the end of its download. Raises KitError also if
+    memory runs out.
     """
     record, parts, batch_ms = engine.record, [], []
     stream = GpuStream(engine, largest_batch(persons.images, record.batch), flip_test)
@@ -57,7 +48,7 @@ def predict(engine: TensorRTEngine, persons: PersonSet, flip_test: bool = False)
 
 
 def largest_batch(images: Sequence[Image], batch_size: int) -> int:
-    """Bytes of 8-bit BGR in the images of one batch of :func:`iterate_regions`, at most."""
+    """Maximum number of bytes of 8-bit BGR in the images of one batch of :func:`iterate_regions`."""
     owners = [image for image in images for _ in image.persons]
     return max(sum({image.id: 3 * image.width * image.height for image in owners[i:i + batch_size]}.values())
                for i in range(0, len(owners), batch_size))
@@ -65,15 +56,16 @@ def largest_batch(images: Sequence[Image], batch_size: int) -> int:
 
 def iterate_regions(images: Iterable[Image], input_size: tuple[int, int], batch_size: int
                     ) -> Iterator[list[PersonRegion]]:
-    """All persons of all images, in order, ``batch_size`` at a time; the last list may be shorter.
+    """All persons of all images in order, ``batch_size`` at a time; the last list may be shorter.
 
-    As many threads as there are cores read ahead, a few images each.
+    One thread per core reads ahead, up to four images each.
     """
     threads = count_cores()
     with ThreadPoolExecutor(threads) as pool:
         jobs = ((1, pool.submit(read_regions, image, input_size)) for image in images)
+        by_image: Iterator[list[PersonRegion]] = look_ahead(jobs, 4 * threads)
+        regions = chain.from_iterable(by_image)
         try:
-            regions = chain.from_iterable(look_ahead(jobs, _IMAGES_PER_THREAD * threads))
             while batch := list(islice(regions, batch_size)):
                 yield batch
         finally:
@@ -81,7 +73,7 @@ def iterate_regions(images: Iterable[Image], input_size: tuple[int, int], batch_
 
 
 def read_regions(image: Image, input_size: tuple[int, int]) -> list[PersonRegion]:
-    """Read an image once, and find the regions of its persons."""
+    """Read an image once and find the regions of its persons."""
     pixels = read_image(image)
     return [PersonRegion(pixels, *preprocess.box_to_center_scale(person.bbox, input_size), person)
             for person in image.persons]

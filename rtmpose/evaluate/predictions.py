@@ -1,7 +1,7 @@
 """Keypoints and scores of a whole set, as arrays."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,43 +13,44 @@ from rtmpose.errors import KitError
 
 @dataclass(frozen=True)
 class Predictions:
-    """Output of a network for N persons.
-
-    Attributes:
-        persons: N of them.
-        keypoints: float32 (N, 17, 2), x and y in image pixels.
-        scores: float32 (N, 17).
-        scales: float32 (N, 2), width and height in image pixels of the region that was cropped.
-    """
+    """Keypoints of N persons."""
 
     persons: list[Person]
-    keypoints: np.ndarray
-    scores: np.ndarray
-    scales: np.ndarray
+    keypoints: np.ndarray  # float32 (N, 17, 2), x and y in image pixels
+    scores: np.ndarray  # float32 (N, 17)
+    scales: np.ndarray  # float32 (N, 2), width and height of the cropped region in image pixels
 
     def __len__(self) -> int:
         return len(self.persons)
 
     def take(self, rows: Sequence[int]) -> "Predictions":
-        """The predictions in some rows."""
-        return Predictions([self.persons[row] for row in rows],
-                           *(array[list(rows)] for array in (self.keypoints, self.scores, self.scales)))
+        """Select rows."""
+        rows = list(rows)
+        return Predictions([self.persons[row] for row in rows], self.keypoints[rows], self.scores[rows],
+                           self.scales[rows])
 
 
-def join(parts: Iterable[Predictions]) -> Predictions:
-    """Predictions of several batches, one after the other, as one."""
-    persons, *arrays = ([getattr(part, field.name) for part in parts] for field in fields(Predictions))
-    return Predictions(sum(persons, []), *map(np.concatenate, arrays))
+def join(parts: Sequence[Predictions]) -> Predictions:
+    """Concatenate the predictions of several batches."""
+    return Predictions([person for part in parts for person in part.persons],
+                       np.concatenate([part.keypoints for part in parts]),
+                       np.concatenate([part.scores for part in parts]),
+                       np.concatenate([part.scales for part in parts]))
+
+
+def decode_batch(crops: Sequence[Any], simcc_x: np.ndarray, simcc_y: np.ndarray, input_size: tuple[int, int]
+                 ) -> Predictions:
+    """Decode the logits of a batch, whose first rows belong to ``crops`` and whose other rows are padding."""
+    keypoints, scores = decode(simcc_x[:len(crops)], simcc_y[:len(crops)], input_size)
+    return to_predictions(crops, keypoints, scores, input_size)
 
 
 def to_predictions(crops: Sequence[Any], keypoints: np.ndarray, scores: np.ndarray, input_size: tuple[int, int]
                    ) -> Predictions:
-    """Move the keypoints of crops into their images.
+    """Move keypoints of crops, as :func:`decode` returns them, into their images.
 
-    Args:
-        crops: N of :class:`rtmpose.data.loader.Crop`, or of anything with ``person``, ``center`` and ``scale``.
-        keypoints, scores: as :func:`decode` gives them.
-        input_size: width and height of a crop in pixels.
+    Each crop is a :class:`rtmpose.data.loader.Crop` or has its ``person``, ``center`` and ``scale``; ``input_size`` is
+    its width and height in pixels.
     """
     centers, scales = np.stack([crop.center for crop in crops]), np.stack([crop.scale for crop in crops])
     return Predictions([crop.person for crop in crops],
@@ -57,17 +58,13 @@ def to_predictions(crops: Sequence[Any], keypoints: np.ndarray, scores: np.ndarr
 
 
 def decode(simcc_x: np.ndarray, simcc_y: np.ndarray, input_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Keypoints in the crop and scores, as :func:`rtmpose.data.postprocess.decode` gives them.
-
-    Raises:
-        KitError: there is NaN or infinity among the logits.
-    """
+    """Decode logits as :func:`rtmpose.data.postprocess.decode` does. Raises KitError if one is NaN or infinite."""
     check_finite(np.isfinite(simcc_x).all((1, 2)) & np.isfinite(simcc_y).all((1, 2)))
     return postprocess.decode(simcc_x, simcc_y, input_size)
 
 
 def check_finite(finite: np.ndarray) -> None:
-    """Raise a KitError unless the engine gave finite numbers for every person of a batch, bool (n,)."""
+    """Raise KitError unless the logits of every person of a batch are finite, bool (N,)."""
     if not finite.all():
         raise KitError(f"the engine gave NaN or infinity for {np.count_nonzero(~finite)} of {len(finite)} persons of a "
                        "batch: a number left the range of its type; build the engine with --precision fp32 or check "

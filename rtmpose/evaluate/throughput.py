@@ -14,30 +14,26 @@ from rtmpose.engines import Engine
 
 def measure_throughput(engine: Engine, folder: str | None, warmup: int, iterations: int, duration: float
                        ) -> dict[str, Any]:
-    """Time the engine on one batch.
+    """Time the engine on one batch of :func:`throughput_input`.
 
-    Args:
-        engine: to be timed.
-        folder: data set whose first crops are taken; None: random input.
-        warmup: batches before the measurement.
-        iterations, duration: at least so many batches, and seconds.
-
-    Returns:
-        The result as ``summary.json`` has it. ``fps`` and ``latency_ms`` are of the first of the engine's timers,
-        ``other_timings`` of the others; ``percentiles_ms`` is the latency's distribution.
+    Runs ``warmup`` batches unrecorded, then at least ``iterations`` batches and ``duration`` seconds. Returns the
+    result as ``summary.json`` has it: ``fps`` and ``latency_ms`` come from the engine's first timer,
+    ``other_timings`` from the others.
     """
     crops, source = throughput_input(folder, engine)
-    timings = {name: describe_timing(timing.measure(timer, warmup, iterations, duration, "Timing"), engine.record.batch)
-               for name, timer in engine.timers(crops).items()}
+    timings = {}
+    for name, timer in engine.timers(crops).items():
+        samples = timing.measure(timer, warmup, iterations, duration, "Timing")
+        latency = timing.describe_latency(samples)
+        timings[name] = {**latency, "percentiles_ms": timing.percentiles(samples), "spread": timing.spread(samples),
+                         "iterations": len(samples), "fps": engine.record.batch / latency["mean"] * 1e3}
     (name, headline), *others = timings.items()
     return {
         "mode": "throughput",
         "fps": headline["fps"],
         "fps_of": name,
         "latency_ms": {key: headline[key] for key in ("mean", "median", "p90", "p99")},
-        "percentiles_ms": headline["percentiles_ms"],
-        "spread": headline["spread"],
-        "iterations": headline["iterations"],
+        **{key: headline[key] for key in ("percentiles_ms", "spread", "iterations")},
         "warmup": warmup,
         "input": source,
         "other_timings": dict(others),
@@ -45,17 +41,10 @@ def measure_throughput(engine: Engine, folder: str | None, warmup: int, iteratio
 
 
 def throughput_input(folder: str | None, engine: Engine) -> tuple[np.ndarray, str]:
-    """One batch, float32 (batch, 3, H, W), and what it is: real crops where a data set is given, else random input."""
+    """One batch, float32 (batch, 3, H, W), and its name: crops of the data set ``folder``, or random input."""
     batch, size = engine.record.batch, engine.record.input_size
-    if folder:
-        images = load_persons(folder, limit=batch).images
-        crops = [one.pixels for one in islice(iterate_crops(images, size), batch)]
-        return np.stack(list(islice(cycle(crops), batch))), f"crops of {folder}"
-    return preprocess.random_input(batch, size), "random pixels"
-
-
-def describe_timing(samples: np.ndarray, batch: int) -> dict[str, Any]:
-    """Milliseconds a batch and persons a second."""
-    latency = timing.describe_latency(samples)
-    return {**latency, "percentiles_ms": timing.percentiles(samples), "spread": timing.spread(samples),
-            "iterations": len(samples), "fps": batch / latency["mean"] * 1e3}
+    if not folder:
+        return preprocess.random_input(batch, size), "random pixels"
+    images = load_persons(folder, limit=batch).images
+    crops = [crop.pixels for crop in islice(iterate_crops(images, size), batch)]
+    return np.stack(list(islice(cycle(crops), batch))), f"crops of {folder}"

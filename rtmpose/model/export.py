@@ -2,54 +2,36 @@
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
+import onnxruntime
+import torch
 
 from rtmpose.errors import KitError
 from rtmpose.files import atomic_write, sha256
+from rtmpose.model.checkpoint import Network
 from rtmpose.model.graph import INPUT, OUTPUTS, simplify
 
-if TYPE_CHECKING:
-    from rtmpose.model.checkpoint import Network
-
-OPSET = 17
-
+# Largest allowed difference between ONNX Runtime and PyTorch, relative to the largest logit. Both compute in float32,
+# but add in another order: at most 1.2e-6 was measured, from RTMPose-t to -x. A wrong graph is off by about 1, one in
+# FP16 by about 1e-3 (2**-11 a rounding).
 EXPORT_TOLERANCE = 1e-4
-"""Largest difference between ONNX Runtime and PyTorch that an export may have, relative to the largest logit.
-
-Both compute in float32 but add in another order: 1.2e-6 at most was measured, from RTMPose-t to -x. A wrong graph is
-off by about 1, and one that slipped into FP16 by about 1e-3 (2**-11 a rounding). The tolerance lies between.
-"""
 
 
-def export(network: "Network", path: str | Path, metadata: dict[str, str], simplify_it: bool) -> dict[str, float]:
-    """Write a network as one ONNX file with a dynamic batch, checked against PyTorch before it is there.
+def export(network: Network, path: str | Path, metadata: dict[str, str], simplify_it: bool) -> dict[str, float]:
+    """Write a network as one ONNX file with a dynamic batch, after comparing it with PyTorch.
 
-    Args:
-        network: from :func:`rtmpose.model.checkpoint.load_network`.
-        path: the ONNX file to write.
-        metadata: the graph's source; kept in the file.
-        simplify_it: whether onnxsim simplifies it.
-
-    Returns:
-        The largest absolute difference between ONNX Runtime and PyTorch, relative to the largest logit, by
-        ``"simcc_x, batch 1"`` and so on.
-
-    Raises:
-        KitError: the difference exceeds :data:`EXPORT_TOLERANCE`, or the file can't be written.
+    The file keeps the metadata, and onnxsim simplifies the graph if ``simplify_it``. Returns the differences of
+    :func:`compare_with_torch`; raises KitError, and writes nothing, if one exceeds :data:`EXPORT_TOLERANCE`.
     """
-    import torch
-
     width, height = network.input_size
-    sample = torch.zeros(1, 3, height, width)
     with atomic_write(path) as temporary:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            # The tracing exporter: the graph is smaller than the newer one's, and it needs no onnxscript.
-            torch.onnx.export(network.module, (sample,), str(temporary), dynamo=False, opset_version=OPSET,
-                              input_names=[INPUT], output_names=list(OUTPUTS),
+            # The tracing exporter: its graph is smaller than the newer exporter's, and it needs no onnxscript.
+            torch.onnx.export(network.module, (torch.zeros(1, 3, height, width),), str(temporary), dynamo=False,
+                              opset_version=17, input_names=[INPUT], output_names=list(OUTPUTS),
                               dynamic_axes={name: {0: "batch"} for name in (INPUT, *OUTPUTS)})
         model = onnx.load(temporary)
         if simplify_it:
@@ -57,24 +39,20 @@ def export(network: "Network", path: str | Path, metadata: dict[str, str], simpl
         onnx.helper.set_model_props(model, metadata)
         onnx.save(model, temporary)
         differences = compare_with_torch(network, temporary)
-        worst = max(differences.values(), key=lambda d: d if np.isfinite(d) else np.inf)
+        worst = float(np.max([*differences.values()]))  # NaN if any is
         if not worst <= EXPORT_TOLERANCE:
             raise KitError(f"{path}: not written, ONNX Runtime differs from PyTorch by {worst:.1e} of the largest "
                            f"logit, expected at most {EXPORT_TOLERANCE:.0e}; check the checkpoint for NaN")
     return differences
 
 
-def compare_with_torch(network: "Network", path: str | Path) -> dict[str, float]:
-    """Run a graph in ONNX Runtime at two batch sizes and measure how far it is from PyTorch (see :func:`export`)."""
-    import onnxruntime
-    import torch
-
+def compare_with_torch(network: Network, path: str | Path) -> dict[str, float]:
+    """Largest difference between ONNX Runtime and PyTorch, relative to the largest logit, by output and batch size."""
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    width, height = network.input_size
     random = np.random.default_rng(0)
     differences = {}
     for batch in (1, 3):
-        crops = random.standard_normal((batch, 3, height, width), dtype=np.float32)
+        crops = random.standard_normal((batch, 3, *network.input_size[::-1]), dtype=np.float32)
         with torch.inference_mode():
             expected = [output.numpy() for output in network.module(torch.from_numpy(crops))]
         for name, given, wanted in zip(OUTPUTS, session.run(list(OUTPUTS), {INPUT: crops}), expected, strict=True):
@@ -83,6 +61,6 @@ def compare_with_torch(network: "Network", path: str | Path) -> dict[str, float]
 
 
 def describe_source(config: str | Path, weights: str | Path) -> dict[str, str]:
-    """Source of an exported graph, to be kept in its metadata."""
+    """Source of an exported graph, for its metadata."""
     return {"config": Path(config).name, "config_sha256": sha256(config),
             "checkpoint": Path(weights).name, "checkpoint_sha256": sha256(weights)}

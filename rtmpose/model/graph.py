@@ -14,42 +14,30 @@ from rtmpose.errors import KitError
 
 INPUT = "input"
 OUTPUTS = ("simcc_x", "simcc_y")
+PRODUCTS = ("Conv", "MatMul", "Gemm")  # the operators that multiply
 
-PRODUCTS = ("Conv", "MatMul", "Gemm")
-"""The operators that multiply."""
+RECIPE = 4  # increases when the kit builds another engine from the same ONNX file, so that old engines are rebuilt
 
-Shapes = dict[str, tuple[int, tuple[int | None, ...]]]
-"""ONNX's number of the type, and the shape, of tensors by name."""
+# Type (ONNX's number) and shape of tensors, by name; a dynamic size is 0, as in all shapes here.
+Shapes = dict[str, tuple[int, tuple[int, ...]]]
 
-RECIPE = 4
-"""Counts up when the kit makes another engine of the same ONNX file, so that old engines are rebuilt."""
+_TYPES: dict[int, str] = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16", TensorProto.INT64: "int64",
+                          TensorProto.INT8: "int8", TensorProto.UINT8: "int8"}
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Specification of a graph with a fixed batch size.
-
-    Attributes:
-        batch: number of crops a run.
-        input_size: width and height of a crop in pixels.
-        num_keypoints: K.
-        bins: number of SimCC bins over x and over y.
-    """
+    """Specification of a graph with a fixed batch size."""
 
     batch: int
-    input_size: tuple[int, int]
+    input_size: tuple[int, int]  # width and height of the crop in pixels
     num_keypoints: int
-    bins: tuple[int, int]
+    bins: tuple[int, int]  # number of SimCC bins over x and over y
 
 
 def simplify(model: onnx.ModelProto, input_shape: Sequence[int] | None = None) -> onnx.ModelProto:
-    """onnxsim's simplification, with the input's shape fixed where one is given.
-
-    Raises:
-        KitError: onnxsim can't, or its result differs.
-    """
+    """Simplify a graph, for a fixed input shape if given. Raises KitError if onnxsim fails or changes the results."""
     import onnxsim
-
     shapes = {model.graph.input[0].name: list(input_shape)} if input_shape else None
     try:
         simplified, same = onnxsim.simplify(model, overwrite_input_shapes=shapes)
@@ -62,11 +50,7 @@ def simplify(model: onnx.ModelProto, input_shape: Sequence[int] | None = None) -
 
 
 def load(path: str | Path) -> onnx.ModelProto:
-    """Read and check an ONNX file.
-
-    Raises:
-        KitError: it is missing, truncated or no valid ONNX.
-    """
+    """Read and check an ONNX file. Raises KitError if it is missing, truncated or not valid."""
     if not Path(path).is_file():
         raise KitError(f"{path}: no such ONNX file; export.py --simplify makes it")
     try:
@@ -79,54 +63,41 @@ def load(path: str | Path) -> onnx.ModelProto:
 
 
 def check_input(model: onnx.ModelProto, path: str | Path, name: str, shape: Sequence[int]) -> None:
-    """Hold the input that an engine is wanted for against a graph.
-
-    Args:
-        model: the graph, of the file ``path``.
-        name: the input's name.
-        shape: N, 3, H, W.
-
-    Raises:
-        KitError: the graph has other inputs, or its input can't have this shape.
-    """
+    """Check that a graph's only input has this name and can have this shape: N, 3, H, W; raise KitError otherwise."""
     constants = {tensor.name for tensor in model.graph.initializer}
-    inputs = {i.name: _shape(i) for i in model.graph.input if i.name not in constants}
+    inputs = {value.name: _shape(value) for value in model.graph.input if value.name not in constants}
     if list(inputs) != [name]:
-        raise KitError(f"{path}: has the inputs {_told(inputs)}, expected {name} alone; check --input")
+        raise KitError(f"{path}: has the inputs {_describe(inputs)}, expected {name} alone; check --input")
     found = inputs[name]
-    if len(found) != 4 or any(size not in (None, wanted) for size, wanted in zip(found, shape, strict=True)):
-        raise KitError(f"{path}: has the input {_told(inputs)}, --input says {','.join(map(str, shape))}; "
+    if len(found) != 4 or any(size not in (0, wanted) for size, wanted in zip(found, shape, strict=True)):
+        raise KitError(f"{path}: has the input {_describe(inputs)}, --input says {','.join(map(str, shape))}; "
                        "they must agree")
 
 
-def read_input(model: onnx.ModelProto) -> tuple[str, tuple[int | None, ...]]:
-    """Name and shape of a graph's input; None where a size is dynamic."""
+def read_input(model: onnx.ModelProto) -> tuple[str, tuple[int, ...]]:
+    """Name and shape of a graph's input; a dynamic size is 0."""
     return model.graph.input[0].name, _shape(model.graph.input[0])
 
 
 def read_spec(model: onnx.ModelProto, path: str | Path) -> ModelSpec:
-    """Specification of a graph with a fixed batch size.
-
-    Raises:
-        KitError: its outputs are not RTMPose's.
-    """
+    """Read the specification of a graph with a fixed batch size. Raises KitError if its outputs are not RTMPose's."""
     batch, _, height, width = _shape(model.graph.input[0])
-    outputs = {o.name: _shape(o) for o in model.graph.output}
+    outputs = {value.name: _shape(value) for value in model.graph.output}
     x, y = (outputs.get(name, ()) for name in OUTPUTS)
-    fits = (len(outputs) == 2 and len(x) == len(y) == 3 and None not in (*x, *y) and x[0] == batch
-            and x[:2] == y[:2] and x[2] * height == y[2] * width)
-    if not fits:
-        raise KitError(f"{path}: has the outputs {_told(outputs)}, expected simcc_x[{batch},K,Wx] and "
+    if not (len(outputs) == 2 and len(x) == len(y) == 3 and all((*x, *y)) and x[0] == batch
+            and x[:2] == y[:2] and x[2] * height == y[2] * width):
+        raise KitError(f"{path}: has the outputs {_describe(outputs)}, expected simcc_x[{batch},K,Wx] and "
                        f"simcc_y[{batch},K,Wy] with as many bins a pixel over {width} pixels as over {height}")
     return ModelSpec(batch, (width, height), x[1], (x[2], y[2]))
 
 
-def _shape(value: onnx.ValueInfoProto) -> tuple[int | None, ...]:
-    return tuple(d.dim_value if d.HasField("dim_value") else None for d in value.type.tensor_type.shape.dim)
+def _shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:
+    return tuple(size.dim_value for size in value.type.tensor_type.shape.dim)
 
 
-def _told(values: dict[str, tuple[int | None, ...]]) -> str:
-    return ", ".join(f"{name}[{','.join(str(d or '?') for d in shape)}]" for name, shape in values.items()) or "none"
+def _describe(values: dict[str, tuple[int, ...]]) -> str:
+    described = [f"{name}[{','.join(str(size or '?') for size in shape)}]" for name, shape in values.items()]
+    return ", ".join(described) or "none"
 
 
 def read_metadata(model: onnx.ModelProto) -> dict[str, str]:
@@ -134,30 +105,20 @@ def read_metadata(model: onnx.ModelProto) -> dict[str, str]:
     return {entry.key: entry.value for entry in model.metadata_props if not entry.key.startswith("onnxsim.")}
 
 
-_TYPES = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16", TensorProto.INT64: "int64",
-          TensorProto.INT8: "int8", TensorProto.UINT8: "int8"}
-
-
 def count_arithmetic(model: onnx.ModelProto) -> dict[str, int]:
-    """How many convolutions and matrix products a graph computes in which type, e.g. ``{"fp32": 69}``.
-
-    The type is that of the operands as they reach the operator: what the arithmetic is, whatever was asked for.
-    """
-    return dict(Counter(kind for node, kind in _typed_nodes(model)
+    """Number of convolutions and matrix products of a graph by the type of their operands, e.g. ``{"fp32": 69}``."""
+    return dict(Counter(kind for node, kind in _operand_types(model)
                         if re.sub("^(Fused|QLinear)", "", node.op_type) in PRODUCTS))
 
 
 def count_layers(model: onnx.ModelProto) -> dict[str, int]:
-    """How many of all operators of a graph work on which type."""
-    return dict(Counter(kind for _, kind in _typed_nodes(model)))
+    """Number of all operators of a graph by the type of their operands."""
+    return dict(Counter(kind for _, kind in _operand_types(model)))
 
 
-def _typed_nodes(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, str]]:
-    """Each node with the type of its operands.
-
-    ONNX's own inference stops at ONNX Runtime's operators; here an operator gives the type that it takes.
-    """
-    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+def _operand_types(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, str]]:
+    """Each node with the type of its operands. ONNX's own inference stops at ONNX Runtime's operators."""
+    types: dict[str, int] = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     types |= {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
     for node in model.graph.node:
         operand = next((types[name] for name in node.input if name in types), TensorProto.UNDEFINED)
@@ -167,7 +128,6 @@ def _typed_nodes(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, str]]
 
 
 def _result_type(node: onnx.NodeProto, operand: int, types: dict[str, int]) -> int:
-    """ONNX's number of the type that a node gives: its operand's, unless it converts."""
     if node.op_type in ("Cast", "Constant"):
         return next((a.t.data_type or a.i for a in node.attribute if a.name in ("to", "value")), operand)
     if node.op_type == "QuantizeLinear":
@@ -196,5 +156,4 @@ def node_macs(node: onnx.NodeProto, shapes: Shapes) -> int:
     (_, first), (_, second), (_, result) = (shapes[name] for name in (*node.input[:2], node.output[0]))
     if node.op_type == "Conv":
         return math.prod(second[1:]) * math.prod(result)  # input channels of a group, kernel height and width
-    transposed = any(a.name == "transA" and a.i for a in node.attribute)
-    return first[-2 if transposed else -1] * math.prod(result)
+    return first[-1] * math.prod(result)

@@ -1,15 +1,14 @@
 """INT8 as Q/DQ nodes in the graph: which operators, in which scheme.
 
-Convolutions take INT8 operands: weights signed, symmetric, a scale a channel; activations one scale a tensor. A sum
-that reads the same tensor reads it rounded as well. Biases stay in float, and so does the head behind its convolution,
-whose matrix products are a few percent of the network and end in logits that must not be rounded. ONNX Runtime's
-quantiser writes the nodes: it is installed anyway, it gives plain ONNX, and it lets the scheme be chosen.
-
-Each runtime has its own :class:`Int8Scheme`, with which it is fast and right.
+Convolutions have INT8 operands: weights are signed and symmetric with one scale a channel, activations have one scale a
+tensor. A sum that reads the same tensor reads it rounded as well. Biases stay in float. So does the head behind its
+convolution: its matrix products are a few percent of the network and end in logits, which must not be rounded.
+ONNX Runtime's quantizer writes the nodes: it is installed anyway, gives plain ONNX and lets the scheme be chosen.
 """
 
 import re
 from collections.abc import Iterable
+from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,59 +17,37 @@ import onnx.version_converter
 
 from rtmpose.model.fp16 import scale_final_convolutions
 
-_SMALLEST_SCALE = 1e-5
-"""Below, a scale that is rounded to FP16 would be further off than INT8 itself."""
+_SMALLEST_SCALE = 1e-5  # rounded to FP16, a smaller scale would be further off than INT8 itself
+_OPSET = 19  # the first in which scales can be FP16
 
-_OPSET = 19
-"""The first in which scales can be FP16."""
-
-Ranges = dict[str, tuple[float, float]]
-"""Smallest and largest value of a tensor, by its name."""
+Ranges = dict[str, tuple[float, float]]  # smallest and largest value of a tensor, by its name
 
 
 @dataclass(frozen=True)
 class Int8Scheme:
-    """The INT8 that a runtime takes.
+    """The INT8 with which a runtime is fast and accurate."""
 
-    Attributes:
-        signed: activations are signed and symmetric; otherwise unsigned with a zero point, which uses the whole range
-            on what is mostly positive, as SiLU's outputs are.
-        outputs: the outputs of convolutions are quantised as well as their inputs.
-        rest_fp16: everything else is typed as for FP16 (:func:`rtmpose.model.fp16.to_fp16`), else it is FP32.
-    """
-
-    signed: bool
-    outputs: bool
-    rest_fp16: bool
+    signed: bool  # activations are symmetric; if not, a zero point lets SiLU's mostly positive outputs use all steps
+    outputs: bool  # the outputs of convolutions are quantised as well as their inputs
+    rest_fp16: bool  # everything else is mixed precision (rtmpose.model.fp16.to_fp16), else FP32
 
 
 @dataclass(frozen=True)
 class Block:
-    """Effect of INT8 in one block of the network alone.
+    """Effect of INT8 in one block of the network alone."""
 
-    Attributes:
-        name: as mmpose names it.
-        convolutions: how many it has.
-        macs: its share of the network's multiplications.
-        within_bin, within_4px: shares of the counted keypoints at most one SimCC bin and 4 px off FP32's.
-        int8: whether its convolutions are quantised.
-    """
-
-    name: str
-    convolutions: int
-    macs: float
-    within_bin: float
-    within_4px: float
-    int8: bool
+    name: str  # mmpose's
+    convolutions: int  # their number
+    macs: float  # share of the network's multiplications
+    within_bin: float  # share of counted keypoints at most one SimCC bin off FP32's
+    within_4px: float  # share of counted keypoints at most 4 px off FP32's
+    int8: bool  # whether its convolutions are quantised
 
 
 def quantize(model: onnx.ModelProto, ranges: Ranges, scheme: Int8Scheme, blocks: Iterable[Block]) -> onnx.ModelProto:
-    """Turn a network into its INT8 graph, ready for :func:`rtmpose.model.fp16.to_fp16` where the scheme wants that.
+    """A copy in INT8 of an FP32 graph with a fixed batch size, from the ranges and blocks of a calibration.
 
-    Args:
-        model: FP32, with a fixed batch size; not changed.
-        ranges, blocks: from :mod:`rtmpose.model.calibration`.
-        scheme: the runtime's.
+    If the scheme wants the rest in FP16, it is ready for :func:`rtmpose.model.fp16.to_fp16`.
     """
     scaled = scale_final_convolutions(model) if scheme.rest_fp16 else model
     return insert_quantization(scaled, ranges, scheme, kept_nodes(model, blocks))
@@ -78,23 +55,14 @@ def quantize(model: onnx.ModelProto, ranges: Ranges, scheme: Int8Scheme, blocks:
 
 def insert_quantization(model: onnx.ModelProto, ranges: Ranges, scheme: Int8Scheme, kept: Iterable[str] = ()
                         ) -> onnx.ModelProto:
-    """Put Q/DQ nodes around a graph's convolutions.
-
-    Args:
-        model: FP32, with a fixed batch size; not changed.
-        ranges: of the same graph with any batch size.
-        scheme: the runtime's.
-        kept: names of convolutions that are left alone.
-    """
+    """A copy of an FP32 graph with a fixed batch size and Q/DQ nodes around all convolutions but those in ``kept``."""
     from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType
     from onnxruntime.quantization.calibrate import TensorData, TensorsData
 
     tensors = TensorsData(CalibrationMethod.MinMax, {
         name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()})
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
     quantizer = QDQQuantizer(
-        copy, per_channel=True, reduce_range=False, weight_qType=QuantType.QInt8,
+        deepcopy(model), per_channel=True, reduce_range=False, weight_qType=QuantType.QInt8,
         activation_qType=QuantType.QInt8 if scheme.signed else QuantType.QUInt8, tensors_range=tensors,
         nodes_to_quantize=[], nodes_to_exclude=list(kept), op_types_to_quantize=["Conv"],
         extra_options={"ActivationSymmetric": scheme.signed, "WeightSymmetric": True, "QuantizeBias": False,
@@ -106,11 +74,11 @@ def insert_quantization(model: onnx.ModelProto, ranges: Ranges, scheme: Int8Sche
 
 
 def group_by_block(model: onnx.ModelProto) -> dict[str, list[str]]:
-    """Names of a graph's convolutions by block: mmpose's stem, stages and final layer; ``other`` where names differ."""
+    """Names of a graph's convolutions by mmpose's block: stem, stages, final layer; ``other`` if the name says none."""
     blocks: dict[str, list[str]] = {}
     for node in model.graph.node:
         if node.op_type == "Conv":
-            found = re.search(r"(stem|stage\d+|final_layer)", node.name)
+            found = re.search(r"stem|stage\d+|final_layer", node.name)
             blocks.setdefault(found.group() if found else "other", []).append(node.name)
     return blocks
 

@@ -15,13 +15,12 @@ HEADER = ("Model", "BatchSize", "Precision", "Backend", "FPS", "AP@0.5", "AP@0.5
 
 def summarize(record: Record, engine: str | Path, measured: dict[str, Any], inputs: Iterable[str | Path]
               ) -> dict[str, Any]:
-    """One result with all that it takes to trace it: engine, command, files, machine and versions.
+    """One result with everything needed to trace it: engine, command, input files, machine and versions.
 
     Args:
-        record: of the engine that ran.
-        engine: its file.
+        record, engine: the engine's record and its file.
         measured: the figures of this run.
-        inputs: files that decide the result, to be named with their SHA-256.
+        inputs: files that the result depends on.
     """
     return {
         **measured,
@@ -44,35 +43,34 @@ def summarize(record: Record, engine: str | Path, measured: dict[str, Any], inpu
 
 
 def table(*summaries: dict[str, Any]) -> str:
-    """A Markdown table with a row a summary, in the shape of the published results; what was not measured is a dash."""
-    cells = [row(summary) for summary in summaries]
-    widths = [max(map(len, column)) for column in zip(HEADER, *cells, strict=True)]
-    rows = (HEADER, tuple("-" * width for width in widths), *cells)
-    return "\n".join("| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in rows)
+    """A Markdown table in the shape of the published results, one row per summary."""
+    rows = [HEADER, *map(row, summaries)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, tuple("-" * width for width in widths))
+    return "\n".join("| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows)
 
 
 def csv_text(summaries: Iterable[dict[str, Any]]) -> str:
-    """The table as CSV, with unrounded numbers and the latency of a batch in milliseconds beside them."""
+    """The table as CSV: unrounded numbers, and the latency of a batch in milliseconds."""
     latencies = ("mean", "median", "p90", "p99")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow((*HEADER, *(f"{name} ms" for name in latencies)))
     for summary in summaries:
-        writer.writerow((*row(summary)[:4], *(summary.get(key, "") for key in ("fps", "AP50", "AP")),
+        writer.writerow((*row(summary)[:4], *(summary[key] for key in ("fps", "AP50", "AP")),
                          *(summary["latency_ms"][name] for name in latencies)))
     return text.getvalue()
 
 
 def row(summary: dict[str, Any]) -> tuple[str, ...]:
-    """A summary's cells under :data:`HEADER`."""
-    engine = summary["engine"]
-    model = Path(engine["source"].get("config", engine["onnx"])).stem
-    measured = (("fps", ".2f"), ("AP50", ".3f"), ("AP", ".3f"))
-    return (model, str(summary["batch"]), precision(summary), summary["backend"],
-            *(format(summary[key], digits) if key in summary else "-" for key, digits in measured))
+    """A summary's cells under :data:`HEADER`; a dash where nothing was measured."""
+    model = Path(summary["engine"]["source"].get("config", summary["engine"]["onnx"])).stem
+    figures = (f"{summary[key]:.{digits}f}" if key in summary else "-"
+               for key, digits in (("fps", 2), ("AP50", 3), ("AP", 3)))
+    return model, str(summary["batch"]), precision(summary), summary["backend"], *figures
 
 
 def precision(summary: dict[str, Any]) -> str:
-    """Precision that the engine computes in, and the requested one where that is another."""
-    computed, asked = summary["precision"], summary["requested_precision"]
-    return computed if computed == asked else f"{computed} (asked: {asked})"
+    """The precision that the engine computes in, and the requested one if it differs."""
+    computed, requested = summary["precision"], summary["requested_precision"]
+    return computed if computed == requested else f"{computed} (asked: {requested})"

@@ -1,4 +1,4 @@
-"""Sweep: every precision and batch size built and measured, each measurement in a process of its own, none twice."""
+"""Sweep: build and measure every precision and batch size, each measurement in its own process, none twice."""
 
 import os
 import shlex
@@ -23,79 +23,58 @@ _PICTURES = 2  # of the worst images, and of the best
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of a sweep.
+    """Settings of a sweep."""
 
-    Attributes:
-        model: the ONNX file.
-        datasets: folder of the set that AP is measured on, and whose crops the throughput runs take.
-        calibration: folder of the set for INT8.
-        precisions, batches: every pair of them is a cell.
-        output: folder of the sweep.
-        backend: as ``build_engine.py --backend`` takes it.
-        extra: more options of inference.py, for every run of it.
-    """
-
-    model: str
-    datasets: str
-    calibration: str | None
+    model: str  # the ONNX file
+    datasets: str  # folder of the set that AP is measured on; the throughput runs take its crops
+    calibration: str | None  # folder of the set for INT8
     precisions: Sequence[str]
     batches: Sequence[int]
     output: Path
-    backend: str
-    extra: Sequence[str] = ()
+    backend: str  # as build_engine.py --backend takes it
+    extra: Sequence[str]  # more options for every run of inference.py
 
 
 @dataclass
 class Cell:
-    """One precision and batch size, and its results.
+    """One precision and batch size, and its results."""
 
-    Attributes:
-        precision: that is asked for.
-        batch: number of crops a run.
-        folder: of the summaries, the pictures, and the output of each step.
-        engine: the engine file. Engines lie together, because the INT8 calibration beside them serves every batch size.
-        accuracy, throughput: the two runs' ``summary.json``.
-        failure: the error, else empty.
-    """
-
-    precision: str
+    precision: str  # requested
     batch: int
-    folder: Path
-    engine: Path
-    accuracy: dict[str, Any] = field(default_factory=dict)
-    throughput: dict[str, Any] = field(default_factory=dict)
-    failure: str = ""
+    folder: Path  # summaries, pictures, and the output of each step
+    engine: Path  # in one folder with the others: the INT8 calibration beside it serves every batch size
+    accuracy: dict[str, Any] = field(default_factory=dict)  # summary.json of the accuracy run
+    throughput: dict[str, Any] = field(default_factory=dict)  # summary.json of the throughput run
+    failure: str = ""  # the error, if there was one
+
+    @property
+    def name(self) -> str:
+        """The cell's name for people."""
+        return f"{self.precision}, batch {self.batch}"
 
     @property
     def summary(self) -> dict[str, Any]:
-        """Both summaries in one, where the FPS is the engine's alone."""
+        """Both summaries in one; FPS is the engine's alone."""
         return {**self.accuracy, **self.throughput}
 
 
-def plan(settings: Settings) -> list[Cell]:
-    """The cells in the order they are run in: FP32 first, because the others are compared with it."""
-    pairs = [(precision, batch) for precision in sorted(settings.precisions, key=lambda name: name != "fp32")
-             for batch in settings.batches]
-    return [Cell(precision, batch, make_folder(settings.output / "cells" / f"{precision}_bs{batch}"),
-                 make_folder(settings.output / "engines") / f"{precision}_bs{batch}.engine")
-            for precision, batch in pairs]
-
-
 def run_sweep(settings: Settings) -> list[Cell]:
-    """Run every cell and print the progress; a failure is reported, and the next cell is run.
+    """Run every cell and print the progress. A failure is reported, and the sweep continues with the next cell.
 
-    Raises:
-        KitError: the ONNX file can't be read, or the output folder can't be written.
+    Raises KitError if the ONNX file can't be read or the output folder can't be written.
     """
     input_name, input_shape = graph.read_input(graph.load(settings.model))
-    cells = plan(settings)
+    if len(input_shape) != 4:
+        raise KitError(f"{settings.model}: has an input of {len(input_shape)} dimensions, expected N x 3 x H x W; "
+                       "use a graph that export.py wrote")
+    _, channels, height, width = (size or 0 for size in input_shape)
+    cells = plan_cells(settings)
     references: dict[int, Path] = {}
     for number, cell in enumerate(cells, 1):
-        progress = f"cell {number}/{len(cells)}: {cell.precision}, batch {cell.batch}"
+        progress = f"cell {number}/{len(cells)}: {cell.name}"
         try:
-            print(f"{progress}: build", flush=True)
-            build_cell(cell, settings, input_name, (cell.batch, *input_shape[1:]))
-            measure_cell(cell, settings, references.get(cell.batch), progress)
+            run_cell(cell, settings, input_name, (cell.batch, channels, height, width), references.get(cell.batch),
+                     progress)
         except KitError as error:
             cell.failure = str(error)
             print(f"{progress}: failed: {error}", flush=True)
@@ -105,62 +84,58 @@ def run_sweep(settings: Settings) -> list[Cell]:
     return cells
 
 
-def build_cell(cell: Cell, settings: Settings, input_name: str, shape: tuple[int, int, int, int]) -> None:
-    """Build a cell's engine, unless the same is there already; ``build.txt`` says what was built.
+def plan_cells(settings: Settings) -> list[Cell]:
+    """The cells in the order in which they run: FP32 first, because the others are compared with it."""
+    engines, cells = make_folder(settings.output / "engines"), settings.output / "cells"
+    return [Cell(precision, batch, make_folder(cells / f"{precision}_bs{batch}"),
+                 engines / f"{precision}_bs{batch}.engine")
+            for precision in sorted(settings.precisions, key=lambda name: name != "fp32") for batch in settings.batches]
 
-    Raises:
-        KitError: it can't be built.
+
+def run_cell(cell: Cell, settings: Settings, input_name: str, shape: tuple[int, int, int, int],
+             reference: Path | None, progress: str) -> None:
+    """Build a cell's engine, unless it is up to date, and measure it; ``build.txt`` describes it.
+
+    ``reference`` is the FP32 engine of the same batch size, to compare with. Raises KitError if a step fails.
     """
+    print(f"{progress}: build", flush=True)
     calibration = settings.calibration if cell.precision == "int8" else None
     build = plan_build(settings.model, cell.engine, input_name, shape, cell.precision, settings.backend, calibration)
     if not is_built(build):
-        lines = text.build_lines(build, build_engine(build))
-        write_bytes(cell.folder / "build.txt", f"{lines}\n".encode())
-
-
-def measure_cell(cell: Cell, settings: Settings, reference: Path | None, progress: str) -> None:
-    """Measure a cell's engine; what was measured before from the same inputs is kept.
-
-    Args:
-        cell: its results are put into it.
-        settings: of the sweep.
-        reference: FP32 engine of this batch size, to be compared with.
-        progress: to begin what is printed with.
-
-    Raises:
-        KitError: a step failed.
-    """
-    measure = [*settings.extra, "--engine", str(cell.engine), "--datasets", settings.datasets]
-    compared = ["--reference", str(reference)] if reference else []
+        write_bytes(cell.folder / "build.txt", f"{text.build_lines(build, build_engine(build))}\n".encode())
+    arguments = [*settings.extra, "--engine", str(cell.engine), "--datasets", settings.datasets]
+    compare = ["--reference", str(reference)] if reference else []
     cell.accuracy = run_inference(cell.folder / "accuracy", f"{progress}: accuracy",
-                                  [*measure, "--visualize", str(_PICTURES), *compared])
+                                  [*arguments, "--visualize", str(_PICTURES), *compare])
     cell.throughput = run_inference(cell.folder / "throughput", f"{progress}: throughput",
-                                    [*measure, "--perf_only", "True"])
+                                    [*arguments, "--perf_only", "True"])
 
 
-def run_inference(folder: Path, progress: str, arguments: list[str]) -> dict[str, Any]:
-    """Run inference.py, unless its summary in ``folder`` is of the same command, files, machine and versions.
+def run_inference(folder: Path, progress: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """Run inference.py in its own process unless ``folder/summary.json`` is up to date, and return that summary.
 
-    Returns:
-        The summary.
+    Its output is appended to ``folder.txt``. Raises KitError if inference.py fails.
     """
-    summary, arguments = folder / "summary.json", [*arguments, "--output", str(folder)]
+    summary, log, arguments = folder / "summary.json", Path(f"{folder}.txt"), [*arguments, "--output", str(folder)]
     if is_current(summary, arguments):
         print(f"{progress}: kept, nothing that it depends on has changed", flush=True)
-    else:
-        print(progress, flush=True)
-        # An old result must not be taken for this run's, should it fail.
-        summary.unlink(missing_ok=True)
-        try:
-            run_script(arguments, Path(f"{folder}.txt"))
-        except KitError:
-            summary.unlink(missing_ok=True)
-            raise
+        return read_json(summary, "a summary.json")
+    print(progress, flush=True)
+    summary.unlink(missing_ok=True)
+    start = time.perf_counter()
+    with open(log, "a", encoding="utf-8") as output:
+        code = subprocess.run([sys.executable, os.path.relpath(_INFERENCE), *arguments], stdout=output,
+                              stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False).returncode
+    if code:
+        summary.unlink(missing_ok=True)  # a missed target writes one, too
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["inference.py"]
+        raise KitError(f"{lines[-1]} (exit code {code} of inference.py; its output is in {log})")
+    print(f"  {time.perf_counter() - start:.0f} s; {log}", flush=True)
     return read_json(summary, "a summary.json")
 
 
-def is_current(summary: Path, arguments: list[str]) -> bool:
-    """Whether a ``summary.json`` is of what inference.py would do here with these arguments."""
+def is_current(summary: Path, arguments: Sequence[str]) -> bool:
+    """Whether a ``summary.json`` comes from these arguments, the same files, this machine and these versions."""
     try:
         found = read_json(summary, "a summary.json")
         return (shlex.split(found["command"])[2:] == arguments and found["machine"] == describe_machine()
@@ -168,20 +143,3 @@ def is_current(summary: Path, arguments: list[str]) -> bool:
                 and all(sha256(path) == digest for path, digest in found["inputs"].items()))
     except (KitError, KeyError, TypeError):
         return False
-
-
-def run_script(arguments: list[str], log: Path) -> None:
-    """Run inference.py in a process of its own; what it prints is added to ``log``.
-
-    Raises:
-        KitError: it failed.
-    """
-    start = time.perf_counter()
-    with open(log, "a", encoding="utf-8") as output:
-        code = subprocess.run([sys.executable, os.path.relpath(_INFERENCE), *arguments], stdout=output,
-                              stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False).returncode
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    if code:
-        raise KitError(f"{lines[-1] if lines else 'inference.py'} (exit code {code} of inference.py; its output is in "
-                       f"{log})")
-    print(f"  {time.perf_counter() - start:.0f} s; {log}", flush=True)

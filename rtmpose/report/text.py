@@ -1,4 +1,4 @@
-"""Results of each stage as lines for the terminal."""
+"""Results as text for the terminal."""
 
 import os
 from pathlib import Path
@@ -13,24 +13,21 @@ from rtmpose.model import calibration, graph
 
 _WHY_OTHER_PRECISION = {
     "fp16": "weights are rounded to fp16, results are not those of fp16 hardware and no faster",
-    "int8": "the table above says which blocks don't bear int8",
+    "int8": "the table above shows which blocks lose too much in int8",
 }
 
 
 def build_start_lines(plan: Plan) -> str:
     """The engines that are about to be built."""
-    return "\n".join(f"Building {plan.engine_path}: {record.runtime} for {record.device or 'any GPU it supports'}, "
-                     f"{record.requested_precision}, batch {record.batch}" for _, record in plan.candidates)
+    return "\n".join(f"Building {plan.engine_path}: {facts.runtime} for {facts.device or 'any GPU it supports'}, "
+                     f"{facts.requested_precision}, batch {facts.batch}" for facts in plan.candidates)
 
 
 def build_lines(plan: Plan, built: Built) -> str:
     """The engine that was built, and what stays in a higher precision."""
     record = built.record
-    lines = []
-    if built.calibration and plan.crops:
-        lines += _calibration_lines(built.calibration, plan.crops)
-    if built.kept:
-        lines += _kept_lines(built)
+    lines = _calibration_lines(built.calibration, plan.crops) if built.calibration and plan.crops else []
+    lines += _kept_lines(built) if built.kept else []
     lines += [f"Built {plan.engine_path} in {record.build_seconds:.1f} s: {record.engine_bytes / 2**20:.1f} MiB, "
               f"record in {record_path(plan.engine_path).name}",
               f"  convolutions and matrix products: {_counts(record.arithmetic)}",
@@ -49,18 +46,18 @@ def _counts(numbers: dict[str, int]) -> str:
 
 
 def _calibration_lines(found: calibration.Calibration, crops: calibration.CalibrationSet) -> list[str]:
-    """Source of the calibration, and the effect of INT8 block by block as a Markdown table."""
+    """Source of the calibration, and the effect of INT8 on each block as a Markdown table."""
     source = (f"taken from {found.cache}" if found.reused else
               f"{crops.persons} crops of {crops.folder}, seed {calibration.SEED}; kept in {found.cache}")
     rows = [f"| {block.name} | {block.convolutions} | {block.macs:.1%} | {block.within_bin:.2%} | "
             f"{block.within_4px:.2%} | {'int8' if block.int8 else 'higher precision'} |" for block in found.blocks]
     return [f"Calibration: {source}",
-            "| block | convolutions | multiplications | int8 in it alone: at most one bin off | at most 4 px off "
-            "| computes in |", "|---|---|---|---|---|---|", *rows]
+            "| block | convolutions | multiplications | int8 in this block only: at most one bin off | at most "
+            "4 px off | computes in |", "|---|---|---|---|---|---|", *rows]
 
 
 def _kept_lines(built: Built) -> list[str]:
-    """The operators of an FP16 engine that stay in FP32, as a Markdown table."""
+    """Operators of an FP16 engine that stay in FP32, as a Markdown table."""
     macs = graph.count_macs(built.fixed)
     prefix = os.path.commonprefix([name for kept in built.kept for name in kept.nodes])
     prefix = prefix[:prefix.rfind("/") + 1]
@@ -74,31 +71,31 @@ def persons_line(persons: PersonSet, mode: str, flip_test: bool) -> str:
     text = (f"{mode}: {len(persons)} persons in {len(persons.images)} images, {persons.boxes}, "
             f"{'flip test' if flip_test else 'no flip test'}")
     if persons.skipped:
-        text += f"\nLeft out: {persons.skipped} persons whose box is empty or outside the image, as mmpose does"
+        text += f"\nLeft out: {persons.skipped} persons whose box is empty or outside the image, as in mmpose"
     return text
 
 
 def agreement_lines(agreement: dict[str, Any]) -> str:
-    """Agreement with the engine of ``--reference``."""
+    """Agreement with the engine of ``--reference``; ``agreement`` is its part of ``summary.json``."""
     lines = [f"Agreement with {agreement['reference']['path']}: its AP is {agreement['ap_reference']:.4f}, difference "
              f"{agreement['ap_difference']:+.4f}"]
-    for what, numbers in (("that it scores above 0.2", agreement), ("of lower score", agreement["rest"])):
-        line = f"  {numbers['counted']} keypoints {what}"
+    for which, numbers in (("that it scores above 0.2", agreement), ("of lower score", agreement["rest"])):
+        line = f"  {numbers['counted']} keypoints {which}"
         if numbers["counted"]:
             line += (f": at most one bin off {numbers['within_bin']:.3%}, 1 px {numbers['within_1px']:.3%}, 4 px "
                      f"{numbers['within_4px']:.3%}; median {numbers['median_px']:.2f} px, p99 {numbers['p99_px']:.2f}, "
-                     f"worst {numbers['max_px']:.2f}, of the crop")
+                     f"worst {numbers['max_px']:.2f}, in pixels of the crop")
         lines.append(line)
     return "\n".join(lines)
 
 
 def throughput_lines(measured: dict[str, Any], batch_size: int) -> str:
     """Figures of a throughput run; ``measured`` is its part of ``summary.json``."""
-    headline = {**measured["latency_ms"], **{key: measured[key] for key in ("spread", "fps")}}
+    headline = {**measured["latency_ms"], "spread": measured["spread"], "fps": measured["fps"]}
     lines = [f"* Mean inference time: {headline['mean']:.3f} ms, Mean fps: {headline['fps']:.2f}"]
     for name, timed in ({measured["fps_of"]: headline} | measured["other_timings"]).items():
         lines.append(f"  {name}: {_latency(timed)}, spread {timed['spread']:.1%}, {timed['fps']:.2f} persons a second")
-    lines.append(f"  timed: {measured['iterations']} batches of {batch_size} after {measured['warmup']} to warm up; "
+    lines.append(f"  timed: {measured['iterations']} batches of {batch_size} after a warm-up of {measured['warmup']}; "
                  f"input: {measured['input']}; reading, cropping and decoding not included")
     return "\n".join(lines)
 
@@ -109,20 +106,21 @@ def _latency(latency: dict[str, float]) -> str:
 
 
 def loadgen_start_lines(plan: loadgen.Plan, batch_size: int) -> str:
-    """Settings of a LoadGen run that is about to start, and warnings."""
+    """Settings of a LoadGen run that is about to start, and a warning if they don't suit the engine."""
     config = plan.config
-    mode = "accuracy, every sample once" if config.accuracy else f"performance, at least {config.min_duration:g} s"
     rate = f", {plan.target_qps:.4g} queries a second" if config.scenario == "server" else ""
-    lines = [f"LoadGen: {config.scenario}, {mode}{rate}"]
-    if not config.accuracy and config.scenario == "singlestream" and batch_size > 1:
-        lines.append(f"Each query is one person in a batch padded to {batch_size}: for the latency of one, build the "
-                     "engine for batch 1")
+    if config.accuracy:
+        return f"LoadGen: {config.scenario}, accuracy, every sample once{rate}"
+    line = f"LoadGen: {config.scenario}, performance, at least {config.min_duration:g} s{rate}"
+    if config.scenario == "singlestream" and batch_size > 1:
+        line += (f"\nEach query is one person in a batch padded to {batch_size}: for the latency of one, build the "
+                 "engine for batch 1")
     # A query may have to wait for one batch and is in the next.
-    if not config.accuracy and config.scenario == "server" and 2 * plan.batch_ms > config.target_latency:
-        lines.append(f"A batch of {batch_size} takes {plan.batch_ms:.3g} ms, and a query may wait for one and be in "
-                     f"the next: {config.target_latency:g} ms are too few at any rate; build the engine for a smaller "
-                     "batch, or see --target_latency")
-    return "\n".join(lines)
+    if config.scenario == "server" and 2 * plan.batch_ms > config.target_latency:
+        line += (f"\nA batch of {batch_size} takes {plan.batch_ms:.3g} ms, and a query may wait for one and be in the "
+                 f"next: {config.target_latency:g} ms are too few at any rate; build the engine for a smaller batch, "
+                 "or see --target_latency")
+    return line
 
 
 def loadgen_lines(measured: dict[str, Any]) -> str:

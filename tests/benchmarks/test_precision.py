@@ -53,7 +53,7 @@ def test_emulated_precision_prints_a_row_a_graph(demo_onnx: Path, tmp_path: Path
         assert abs(float(row[2])) < 0.05 and within < float(row[3].strip("%")) < 100 + (row[0] != "INT8, the rest FP16")
 
 
-def test_too_few_persons_are_told(model_files: dict[str, Path], drawn: Path) -> None:
+def test_too_few_persons_are_reported(model_files: dict[str, Path], drawn: Path) -> None:
     done = run_script("benchmarks/fp16_stress.py", "--model_path", model_files["onnx"], "--datasets", drawn,
                       "--persons", 3)
     assert done.returncode == 2

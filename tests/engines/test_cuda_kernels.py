@@ -1,7 +1,6 @@
-"""The GPU's kernels against the CPU's crops and keypoints, bit for bit.
+"""The GPU kernels against crops and keypoints of the CPU, bit for bit.
 
-The same source runs as C++ here, where g++ is; with NVRTC it is compiled for GPUs as well. Tests marked ``gpu`` run it
-where it belongs.
+g++ compiles the same source as C++ here, and NVRTC compiles it for GPUs. Tests marked ``gpu`` run it on one.
 """
 
 import ctypes
@@ -22,7 +21,7 @@ from rtmpose.errors import KitError
 
 
 def has_nvrtc() -> bool:
-    """Whether CUDA's run-time compiler is there."""
+    """Whether CUDA's run-time compiler is installed."""
     try:
         from cuda.bindings import nvrtc
         nvrtc.nvrtcVersion()
@@ -54,7 +53,7 @@ def run(kernel: Callable, grid: tuple[int, int, int], block: tuple[int, int, int
                           for argument in arguments))
 
 
-def cut(kernels: ctypes.CDLL, people: list[Region], size: tuple[int, int], mirrored: bool = False) -> np.ndarray:
+def crop(kernels: ctypes.CDLL, people: list[Region], size: tuple[int, int], mirrored: bool = False) -> np.ndarray:
     """Crops by the kernel, (N, 3, H, W)."""
     images, regions = pack(people, size)
     crops = np.full((len(people), 3, size[1], size[0]), np.nan, np.float32)
@@ -66,7 +65,7 @@ def cut(kernels: ctypes.CDLL, people: list[Region], size: tuple[int, int], mirro
 @pytest.mark.parametrize("size", [(192, 256), (288, 384), (50, 30)], ids=str)
 def test_crops_equal_the_cpus(kernels: ctypes.CDLL, size: tuple[int, int]) -> None:
     people = draw_regions(size, 16, size[0])
-    for (image, center, scale), given in zip(people, cut(kernels, people, size), strict=True):
+    for (image, center, scale), given in zip(people, crop(kernels, people, size), strict=True):
         expected = preprocess.normalize(preprocess.crop_person(image, center, scale, size))
         np.testing.assert_array_equal(given, expected)
 
@@ -77,15 +76,15 @@ def test_crops_of_an_image_far_larger_and_far_smaller_than_the_crop(kernels: cty
     boxes = ([0, 0, 2500, 1500], [100.3, 50.7, 100.9, 51.9], [-9000, -9000, 90000, 80000], [2498, 1498, 2501, 1502],
              [-1000, 0, -900, 100])
     people = [(image, *preprocess.box_to_center_scale(np.array(box, np.float32), size)) for box in boxes]
-    for (_, center, scale), given in zip(people, cut(kernels, people, size), strict=True):
+    for (_, center, scale), given in zip(people, crop(kernels, people, size), strict=True):
         np.testing.assert_array_equal(given, preprocess.normalize(preprocess.crop_person(image, center, scale, size)))
 
 
 def test_mirrored_crops(kernels: ctypes.CDLL) -> None:
     size = (192, 256)
     people = draw_regions(size, 8, 6)
-    whole = cut(kernels, people, size)
-    np.testing.assert_array_equal(cut(kernels, people, size, mirrored=True), whole[..., ::-1])
+    whole = crop(kernels, people, size)
+    np.testing.assert_array_equal(crop(kernels, people, size, mirrored=True), whole[..., ::-1])
 
 
 def test_maps_are_inverted_as_warp_affine_does() -> None:

@@ -1,4 +1,4 @@
-"""What runs on an NVIDIA GPU only: the kernels there, and images to keypoints, against the CPU's path."""
+"""On an NVIDIA GPU: the kernels, and images to keypoints, against the CPU path."""
 
 import threading
 from pathlib import Path

@@ -53,8 +53,8 @@ def test_every_published_size_exports_and_builds_in_fp32_and_fp16(name: str, tmp
     export.export(network, tmp_path / "model.onnx", {}, simplify_it=True)
     width, height = network.input_size
     fixed = graph.simplify(graph.load(tmp_path / "model.onnx"), (2, 3, height, width))
-    contract = graph.read_spec(fixed, "model.onnx")
-    assert contract == graph.ModelSpec(2, (width, height), model["head"]["out_channels"], (2 * width, 2 * height))
+    spec = graph.read_spec(fixed, "model.onnx")
+    assert spec == graph.ModelSpec(2, (width, height), model["head"]["out_channels"], (2 * width, 2 * height))
     products = sum(Counter(n.op_type for n in fixed.graph.node)[kind] for kind in ("Conv", "MatMul"))
     half, _ = to_fp16(fixed)
     for typed, expected, size in ((fixed, {"fp32": products}, 4), (half, {"fp16": products - 4, "fp32": 4}, 2)):
@@ -73,8 +73,8 @@ def test_int8_builds_strongly_typed(name: str, tmp_path: Path) -> None:
     network = Network(_SimCC(build_estimator(read_config(config), config)).eval(), (192, 256), 17)
     export.export(network, tmp_path / "model.onnx", {}, simplify_it=True)
     fixed = graph.simplify(graph.load(tmp_path / "model.onnx"), (2, 3, 256, 192))
-    noise = np.random.default_rng(0).standard_normal((2, 3, 256, 192), dtype=np.float32)
-    ranges = calibration.find_ranges(fixed, tensorrt.INT8_SCHEME, [noise])
+    crops = np.random.default_rng(0).standard_normal((2, 3, 256, 192), dtype=np.float32)
+    ranges = calibration.find_ranges(fixed, tensorrt.INT8_SCHEME, [crops])
     quantized = int8.insert_quantization(scale_final_convolutions(fixed), ranges, tensorrt.INT8_SCHEME)
     typed, _ = to_fp16(quantized)
     engine = tmp_path / "rtmpose.engine"

@@ -1,4 +1,4 @@
-"""Ground truth through mmpose's SimCC codec and back through the kit: all that a perfect network could reach."""
+"""Ground truth through mmpose's SimCC codec and back through the kit: the AP of a perfect network."""
 
 import hashlib
 from dataclasses import dataclass
@@ -52,8 +52,8 @@ def perfect_engine(dataset: Any, batch: int) -> PerfectEngine:
 
 def encode(sample: Any) -> Logits:
     """SimCC labels of a person's ground truth, float32 (17, 384) and (17, 512)."""
-    truth = sample.gt_instances
-    labels = judge.codec().encode(truth.transformed_keypoints, truth.keypoints_visible)
+    ground_truth = sample.gt_instances
+    labels = judge.codec().encode(ground_truth.transformed_keypoints, ground_truth.keypoints_visible)
     return labels["keypoint_x_labels"][0], labels["keypoint_y_labels"][0]
 
 

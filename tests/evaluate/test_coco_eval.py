@@ -32,7 +32,7 @@ class Case:
     persons: PersonSet
     dataset: Any
     samples: list[Any]
-    truth: np.ndarray
+    ground_truth: np.ndarray
 
     @property
     def images(self) -> np.ndarray:
@@ -46,14 +46,14 @@ def load_case(folder: Path, detections: Path | None = None) -> Case:
     dataset = judge.coco_dataset(folder, detections=detections)
     samples = sorted((item["data_samples"] for item in dataset),
                      key=lambda sample: sample.id if detections else _position(persons, sample.id))
-    return Case(persons, dataset, samples, np.stack([_nearest_truth(persons, sample) for sample in samples]))
+    return Case(persons, dataset, samples, np.stack([_nearest_ground_truth(persons, sample) for sample in samples]))
 
 
 def _position(persons: PersonSet, identity: int) -> int:
     return [annotation["id"] for annotation in persons.annotations.annotations].index(identity)
 
 
-def _nearest_truth(persons: PersonSet, sample: Any) -> np.ndarray:
+def _nearest_ground_truth(persons: PersonSet, sample: Any) -> np.ndarray:
     known = [annotation for annotation in persons.annotations.annotations
              if annotation["image_id"] == sample.img_id and annotation["num_keypoints"]]
     box = sample.gt_instances.bboxes[0]
@@ -110,42 +110,43 @@ def uniform(random: Random, number: int) -> np.ndarray:
 def noisy(pixels: float) -> Callable:
     """Ground truth moved by normal noise."""
     def draw(random: Random, case: Case) -> Arrays:
-        return case.truth + random.normal(0, pixels, case.truth.shape), uniform(random, len(case.truth))
+        keypoints = case.ground_truth + random.normal(0, pixels, case.ground_truth.shape)
+        return keypoints, uniform(random, len(keypoints))
     draw.__name__ = f"noise_of_{pixels}_pixels"
     return draw
 
 
 def signed(random: Random, case: Case) -> Arrays:
     """Scores of both signs, some persons without a positive one or with small ones only."""
-    scores = random.normal(0, 0.5, (len(case.truth), 17))
+    scores = random.normal(0, 0.5, (len(case.ground_truth), 17))
     scores[::3] = -np.abs(scores[::3])
     scores[1::6] = 0
     scores[2::6] = np.minimum(scores[2::6], 0.1)
-    return case.truth + random.normal(0, 3, case.truth.shape), scores
+    return case.ground_truth + random.normal(0, 3, case.ground_truth.shape), scores
 
 
 def hopeless(random: Random, case: Case) -> Arrays:
     """Nobody has a positive score."""
-    return case.truth, -uniform(random, len(case.truth))
+    return case.ground_truth, -uniform(random, len(case.ground_truth))
 
 
 def around_threshold(random: Random, case: Case) -> Arrays:
     """Scores just below, at and just above 0.2."""
     threshold = np.float32(0.2)
     near = [np.nextafter(threshold, np.float32(side)) for side in (0, 1)]
-    return (case.truth + random.normal(0, 3, case.truth.shape),
-            random.choice([threshold, *near, 0.1, 0.9], (len(case.truth), 17)))
+    return (case.ground_truth + random.normal(0, 3, case.ground_truth.shape),
+            random.choice([threshold, *near, 0.1, 0.9], (len(case.ground_truth), 17)))
 
 
 def tied(random: Random, case: Case) -> Arrays:
     """Everybody has the same scores."""
-    return case.truth + random.normal(0, 4, case.truth.shape), np.full((len(case.truth), 17), 0.5)
+    return case.ground_truth + random.normal(0, 4, case.ground_truth.shape), np.full((len(case.ground_truth), 17), 0.5)
 
 
 def crowded(random: Random, case: Case) -> Arrays:
     """The persons of an image lie nearly on each other: for NMS to drop some and keep others."""
     _, first = np.unique(case.images, return_inverse=True)
-    keypoints = np.stack([case.truth[np.argmax(first == group)] for group in first])
+    keypoints = np.stack([case.ground_truth[np.argmax(first == group)] for group in first])
     areas = np.array([np.prod(sample.gt_instances.bbox_scales) for sample in case.samples])
     spread = random.choice([0, 0.01, 1, 3, 9], len(keypoints)) * np.sqrt(areas) / 100
     keypoints = keypoints + random.normal(0, 1, keypoints.shape) * spread[:, None, None]
@@ -192,7 +193,7 @@ def test_results_and_numbers(case: Case, draw: Callable, tmp_path: Path) -> None
 
 
 @judge.needs_xtcocotools
-def test_draws_reach_what_they_are_for(case: Case) -> None:
+def test_draws_cover_their_cases(case: Case) -> None:
     kept = {draw: len(to_results(predict(case, draw))) for draw in DRAWS}
     number = len(case.samples)
     assert kept[hopeless] == 0
@@ -204,7 +205,7 @@ def test_draws_reach_what_they_are_for(case: Case) -> None:
 @judge.needs_xtcocotools
 @pytest.mark.parametrize("draw", WITHOUT_TIES)
 def test_keypoints_file(case: Case, draw: Callable, tmp_path: Path) -> None:
-    """Anybody can score the file. It is in the order of the annotations, which decides between equal scores.
+    """The file scores the same in plain pycocotools. Its order, that of the annotations, decides between equal scores.
 
     Annotations with id 0 are left out: plain pycocotools counts them as not found.
     """
@@ -220,10 +221,10 @@ def test_keypoints_file(case: Case, draw: Callable, tmp_path: Path) -> None:
 
 
 def plain_pycocotools(annotations: str, results: Path) -> list[float]:
-    """The ten numbers as anybody computes them."""
+    """The ten numbers by plain pycocotools."""
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(annotations)
-        evaluation = COCOeval(truth, truth.loadRes(str(results)), "keypoints")
+        ground_truth = COCO(annotations)
+        evaluation = COCOeval(ground_truth, ground_truth.loadRes(str(results)), "keypoints")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -249,7 +250,7 @@ def test_oks_nms(spread: float, kind: str) -> None:
 
 
 def mmpose_oks_nms(keypoints: np.ndarray, scores: np.ndarray, areas: np.ndarray) -> list[int]:
-    """What mmpose's ``oks_nms`` keeps."""
+    """Indices that mmpose's ``oks_nms`` keeps."""
     instances = [{"keypoints": np.concatenate([points, np.ones((17, 1), np.float32)], 1), "score": score,
                   "area": area} for points, score, area in zip(keypoints, scores, areas, strict=True)]
     nms = judge.mmpose("evaluation.functional").oks_nms

@@ -19,7 +19,7 @@ import inference
 from rtmpose.engines import load_engine
 from rtmpose.errors import EXIT_INVALID, KitError
 from rtmpose.evaluate.coco_eval import METRICS
-from rtmpose.evaluate.loadgen import SCENARIOS, LoadGenConfig, Plan, SampleLibrary, SystemUnderTest, drive
+from rtmpose.evaluate.loadgen import SCENARIOS, LoadGenConfig, Plan, QuerySampleLibrary, SystemUnderTest, run_test
 from rtmpose.evaluate.loadgen_logs import read_detail
 
 pytest.importorskip("mlperf_loadgen")
@@ -82,7 +82,7 @@ def test_server_is_valid(engine_file: Path, drawn: Path, tmp_path: Path) -> None
 
 
 def check_valid(done: subprocess.CompletedProcess[str], scenario: str, output: Path) -> dict:
-    """Hold what was printed and the summary, which is given back, against LoadGen's own logs."""
+    """Compare what was printed and the summary with LoadGen's own logs, and return the summary."""
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Result is : VALID" in done.stdout and f"{scenario}: VALID" in done.stdout
     assert {path.name for path in (output / "loadgen").iterdir()} == LOGS
@@ -99,7 +99,7 @@ def check_valid(done: subprocess.CompletedProcess[str], scenario: str, output: P
 
 
 def test_offline_takes_as_many_samples_as_expected(engine_file: Path, drawn: Path, tmp_path: Path) -> None:
-    """A tenth more than --target_qps times --min_duration, says LoadGen; and its earlier logs are gone."""
+    """A tenth more than --target_qps times --min_duration, says LoadGen; and earlier logs are gone."""
     (tmp_path / "loadgen").mkdir()
     (tmp_path / "loadgen/mlperf_log_old.txt").touch()
     done = run_performance(engine_file, "offline", tmp_path, "--datasets", drawn, "--min_duration", 0.1,
@@ -109,7 +109,7 @@ def test_offline_takes_as_many_samples_as_expected(engine_file: Path, drawn: Pat
     assert {path.name for path in (tmp_path / "loadgen").iterdir()} == LOGS
 
 
-def test_invalid_is_told_with_its_reason(engine_file: Path, drawn: Path, tmp_path: Path) -> None:
+def test_invalid_run_prints_its_reason(engine_file: Path, drawn: Path, tmp_path: Path) -> None:
     done = run_performance(engine_file, "server", tmp_path, "--datasets", drawn, "--target_qps", 500,
                            "--target_latency", 0.001, "--fps_target", 0.001)
     assert done.returncode == EXIT_INVALID, done.stderr
@@ -119,11 +119,11 @@ def test_invalid_is_told_with_its_reason(engine_file: Path, drawn: Path, tmp_pat
 
 
 def test_an_error_beside_loadgen_ends_the_run(engine_file: Path, tmp_path: Path) -> None:
-    """LoadGen crashes of exceptions; here the last sample's crop has another size than the engine's."""
+    """An exception would crash LoadGen. Here the last sample's crop has another size than the engine's."""
     pixels = [np.zeros((256, 192, 3), np.uint8)] * 9 + [np.zeros((8, 8, 3), np.uint8)]
     config = LoadGenConfig("offline", accuracy=False, min_duration=0.001, target_qps=None, target_latency=100)
-    with pytest.raises(ValueError, match="same shape"):
-        drive(load_engine(engine_file), Plan(config, [], SampleLibrary(pixels), 1.0, 1.0), tmp_path)
+    with pytest.raises(ValueError, match="could not broadcast"):
+        run_test(load_engine(engine_file), Plan(config, [], QuerySampleLibrary(pixels), 1.0, 1.0), tmp_path)
 
 
 @pytest.mark.parametrize("share", [0, 0.3, 0.6])
@@ -139,20 +139,20 @@ def test_detail_log_cut_off(tmp_path: Path, share: float) -> None:
 
 def test_padding_is_the_first_sample() -> None:
     random = np.random.default_rng(0)
-    library = SampleLibrary(random.integers(0, 256, (3, 8, 6, 3), np.uint8))
+    library = QuerySampleLibrary(random.integers(0, 256, (3, 8, 6, 3), np.uint8))
     library.load([0, 1, 2])
     out = np.empty((4, 3, 8, 6), np.float32)
-    library.batch([2, 1], out)
+    library.fill(out, [2, 1])
     assert (out[2:] == out[0]).all() and (out[1] != out[0]).any()
     library.unload([2])
     with pytest.raises(KeyError):
-        library.batch([2], out)
+        library.fill(out, [2])
 
 
 @pytest.fixture
 def refused(engine_file: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
             ) -> Callable[..., str]:
-    """Run inference.py, which must refuse; gives the one line that it said."""
+    """Run inference.py, which must fail; returns its one line of error."""
     def refused(*arguments: object) -> str:
         monkeypatch.setattr(sys, "argv", ["inference.py", "--engine", str(engine_file), "--datasets", str(drawn),
                                           *map(str, arguments)])
@@ -177,7 +177,7 @@ def refused(engine_file: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch, cap
     (("--scenario", "offline", "--min_duration", 0), "--min_duration: 0 is not above zero"),
     (("--scenario", "server", "--target_qps", "nan"), "--target_qps: nan is not above zero"),
     (("--scenario", "server", "--target_latency", "fast"), "--target_latency: invalid amount value: 'fast'"),
-    (("--scenario", "offline", "--output", "/dev/null"), "/dev/null/loadgen: can't be made"),
+    (("--scenario", "offline", "--output", "/dev/null"), "/dev/null/loadgen: can't be created"),
 ])
 def test_contradictions(refused: Callable, options: tuple, said: str) -> None:
     assert said in refused(*options)
@@ -212,6 +212,6 @@ def test_interrupt_ends_loadgen_at_once(engine_file: Path, drawn: Path, tmp_path
 
 def test_close_ends_the_thread(engine_file: Path) -> None:
     with tqdm(disable=True) as bar:
-        system = SystemUnderTest(load_engine(engine_file), SampleLibrary([]), bar)
+        system = SystemUnderTest(load_engine(engine_file), QuerySampleLibrary([]), bar)
         system.close()
     assert system.error is None

@@ -1,4 +1,4 @@
-"""INT8 through the scripts: calibrate, build, and AP stays; and what is told when something is wrong."""
+"""INT8 through the scripts: calibrate, build, and AP stays; errors are one line."""
 
 import dataclasses
 import json
@@ -69,11 +69,10 @@ def test_ap_is_that_of_fp32(built: tuple[str, Path, str], people_folder: Path, t
     assert summary["precision"] == "int8" and summary["engine"]["calibration"] == read_record(engine).calibration
 
 
-def test_ap_on_the_set_that_was_calibrated_on_is_told_as_such(built: tuple[str, Path, str], calibration_folder: Path
-                                                              ) -> None:
+def test_ap_on_the_calibration_set_has_a_note(built: tuple[str, Path, str], calibration_folder: Path) -> None:
     done = run_script("inference.py", "--engine", built[1], "--datasets", calibration_folder, "--limit", 2)
     assert done.returncode == 0, done.stderr
-    assert "Note: this engine was calibrated on persons of this very set" in done.stdout
+    assert "Note: this engine was calibrated on this data set" in done.stdout
 
 
 def test_the_same_again_is_not_built_and_another_batch_not_calibrated(built: tuple[str, Path, str], demo_onnx: Path,
@@ -91,7 +90,7 @@ def test_the_same_again_is_not_built_and_another_batch_not_calibrated(built: tup
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory: pytest.TempPathFactory) -> CalibrationSet:
-    """A batch and a bit of noise with boxes."""
+    """Random pixels with boxes, a little more than a batch."""
     folder = tmp_path_factory.mktemp("few")
     draw_dataset(folder)
     return calibration.load_calibration_set(folder, (192, 256))
@@ -114,15 +113,15 @@ def test_a_cache_is_used_for_its_own_facts_only(model_files: dict[str, Path], fe
     wanted = {"onnx_sha256": "a", **calibration.facts(scheme, few)}
     content = json.loads(written)
     cache.write_text(written)
-    assert calibration._read(cache, wanted) is not None
+    assert calibration.read_cache(cache, wanted) is not None
     for fact in wanted:
         cache.write_text(json.dumps({**content, "facts": {**content["facts"], fact: "other"}}))
-        assert calibration._read(cache, wanted) is None, fact
+        assert calibration.read_cache(cache, wanted) is None, fact
     for text in ("", "[]", "{}", written[:-100], json.dumps({**content, "blocks": [{"name": "stem"}]}),
                  json.dumps({**content, "blocks": None}), json.dumps({**content, "ranges": [1]}),
                  json.dumps({**content, "ranges": {"input": [1]}}), json.dumps({"facts": wanted})):
         cache.write_text(text)
-        assert calibration._read(cache, wanted) is None, text[:50]
+        assert calibration.read_cache(cache, wanted) is None, text[:50]
 
 
 def test_crops_are_drawn_from_the_whole_set_and_the_same_every_time(calibration_folder: Path, people_folder: Path,
@@ -149,8 +148,8 @@ def test_crops_are_drawn_from_the_whole_set_and_the_same_every_time(calibration_
     ("int8", "nowhere", "nowhere: no such folder"),
     ("int8", "few", "holds 2 persons, expected at least 8 to calibrate with"),
 ])
-def test_mistakes_are_told_in_one_line(model_files: dict[str, Path], tmp_path: Path, precision: str,
-                                       folder: str | None, said: str) -> None:
+def test_user_errors_are_one_line(model_files: dict[str, Path], tmp_path: Path, precision: str,
+                                  folder: str | None, said: str) -> None:
     calibrating = tmp_path / "sets" / folder if folder else None
     if folder in ("drawn", "few"):
         calibrating.mkdir(parents=True)
@@ -163,7 +162,7 @@ def test_mistakes_are_told_in_one_line(model_files: dict[str, Path], tmp_path: P
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_fixed_batch_is_told_in_one_line(model_files: dict[str, Path], drawn: Path, tmp_path: Path) -> None:
+def test_fixed_batch_is_an_error_of_one_line(model_files: dict[str, Path], drawn: Path, tmp_path: Path) -> None:
     """FP16 takes such a file."""
     onnx.save(graph.simplify(graph.load(model_files["onnx"]), (2, 3, 256, 192)), tmp_path / "fixed.onnx")
     done = build(tmp_path / "fixed.onnx", tmp_path / "a.engine", drawn, "openvino", 2)

@@ -1,4 +1,4 @@
-"""FP16 typing: what stays in FP32, and that no checkpoint can make it overflow."""
+"""Mixed precision: the operators that stay in FP32, and no checkpoint makes it overflow."""
 
 from pathlib import Path
 
@@ -23,12 +23,12 @@ def model(model_files: dict[str, Path]) -> onnx.ModelProto:
 
 @pytest.fixture(scope="module")
 def crops() -> np.ndarray:
-    """Noise as the network takes it."""
+    """Random input."""
     return np.random.default_rng(0).standard_normal((BATCH, 3, 256, 192), dtype=np.float32)
 
 
 def run(model: onnx.ModelProto, crops: np.ndarray) -> list[np.ndarray]:
-    """What a graph gives, with nothing optimised away."""
+    """Outputs of a graph, with nothing optimised away."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return onnxruntime.InferenceSession(model.SerializeToString(), options).run(None, {"input": crops})
@@ -47,14 +47,14 @@ def difference(given: list[np.ndarray], expected: list[np.ndarray]) -> float:
     return worst if np.isfinite(worst) else np.inf
 
 
-def test_the_typed_graph_is_valid_and_takes_and_gives_fp32(model: onnx.ModelProto) -> None:
+def test_converted_graph_is_valid_with_fp32_inputs_and_outputs(model: onnx.ModelProto) -> None:
     typed, _ = fp16.to_fp16(model)
     onnx.checker.check_model(typed, full_check=True)
     values = (*typed.graph.input, *typed.graph.output)
     assert {value.type.tensor_type.elem_type for value in values} == {TensorProto.FLOAT}
 
 
-def test_what_stays_in_fp32(model: onnx.ModelProto) -> None:
+def test_operators_that_stay_in_fp32(model: onnx.ModelProto) -> None:
     typed, kept = fp16.to_fp16(model)
     types = {node.name: node.op_type for node in model.graph.node}
     found = {entry.reason.split(":")[0]: sorted(types[name] for name in entry.nodes) for entry in kept}
@@ -98,7 +98,7 @@ def test_constants_beyond_fp16_keep_their_operator_in_fp32(model: onnx.ModelProt
     assert [entry.nodes for entry in kept if entry.reason.startswith("a constant")] == [(first.name,)]
 
 
-def test_rounding_makes_every_fp16_result_one_that_fp16_holds(model: onnx.ModelProto, crops: np.ndarray) -> None:
+def test_rounded_results_are_fp16_numbers(model: onnx.ModelProto, crops: np.ndarray) -> None:
     typed, _ = fp16.to_fp16(model)
     rounded = emulation.round_like_fp16(typed)
     name = next(node for node in typed.graph.node if node.op_type == "Conv").output[0]

@@ -1,4 +1,4 @@
-"""INT8 in the graph: which nodes, with which numbers, and what is kept from it."""
+"""INT8 in the graph: the Q/DQ nodes, their numbers, and the convolutions that are left alone."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -30,14 +30,14 @@ def model(model_files: dict[str, Path]) -> onnx.ModelProto:
 
 @pytest.fixture(scope="module")
 def crops() -> list[np.ndarray]:
-    """Two batches of noise, of which the second reaches further."""
+    """Two batches of random input, the second with a wider range."""
     random = np.random.default_rng(0)
     return [random.standard_normal(SHAPE, dtype=np.float32) * np.float32(scale) for scale in (1, 1.5)]
 
 
 @pytest.fixture(scope="module")
 def ranges(model: onnx.ModelProto, crops: list[np.ndarray]) -> dict[str, Ranges]:
-    """What the tensors hold, by backend."""
+    """Ranges of the tensors, by backend."""
     return {name: calibration.find_ranges(model, scheme, crops) for name, scheme in SCHEMES.items()}
 
 
@@ -71,7 +71,7 @@ def scales_of_activations(model: onnx.ModelProto) -> Iterator[tuple[str, np.ndar
 
 
 def run(model: onnx.ModelProto, batch: np.ndarray) -> list[np.ndarray]:
-    """What a graph gives, with nothing optimised away."""
+    """Outputs of a graph, with nothing optimised away."""
     return calibration.session(model).run(None, {"input": batch})
 
 
@@ -114,7 +114,7 @@ def test_every_convolution_takes_int8_and_nothing_else_does(model: onnx.ModelPro
 
 
 @pytest.mark.parametrize("name", BACKENDS)
-def test_outputs_are_quantised_only_where_the_form_says_so(quantized: dict[str, onnx.ModelProto], name: str) -> None:
+def test_outputs_are_quantised_only_where_the_scheme_says_so(quantized: dict[str, onnx.ModelProto], name: str) -> None:
     typed = quantized[name]
     given = {node.output[0] for node in convolutions(typed)}
     readers = {node.op_type for node in typed.graph.node if given.intersection(node.input)}
@@ -159,7 +159,7 @@ def test_ranges_are_those_of_the_tensors(model: onnx.ModelProto, crops: list[np.
                                          name: str) -> None:
     """Against NumPy's order statistics; a histogram may be off by a bin, a 2048th of the range.
 
-    ONNX Runtime's histogram of magnitudes, for signed forms, loses the largest number of a batch that reaches further
+    ONNX Runtime's histogram of magnitudes, for signed schemes, loses the largest number of a batch that reaches further
     than those before (it rounds the new bins' edges): only tensors of less than 100,000 numbers can show it.
     """
     found = ranges[name]

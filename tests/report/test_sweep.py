@@ -1,4 +1,4 @@
-"""scripts/benchmark.sh: a small sweep, the same again, and what is written of it."""
+"""scripts/benchmark.sh: a small sweep, a re-run, and the reports."""
 
 import csv
 import json
@@ -22,7 +22,7 @@ CELLS = [("fp32", 1), ("fp32", 2), ("fp16", 1), ("fp16", 2)]
 
 
 def benchmark(model: Path, datasets: Path, output: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """The script, with as little to time as it takes."""
+    """Run the script with very short measurements."""
     command = ["bash", ROOT / "scripts/benchmark.sh", "--model", model, "--datasets", datasets, "--output", output,
                "--batches", "1 2", "--backend", "onnxruntime", *options,
                "--", "--warmup", "1", "--iterations", "3", "--duration", "0.1"]
@@ -32,7 +32,7 @@ def benchmark(model: Path, datasets: Path, output: Path, *options: str) -> subpr
 
 @pytest.fixture(scope="module")
 def swept(model_files: dict[str, Path], drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a sweep over FP32 and FP16, one and two crops."""
+    """The folder of a sweep over FP32 and FP16, at batch sizes 1 and 2."""
     output = tmp_path_factory.mktemp("sweep") / "out"
     done = benchmark(model_files["onnx"], drawn, output)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -104,7 +104,7 @@ def test_page_stands_alone_and_holds_the_numbers(swept: Path) -> None:
 
 
 def test_page_escapes_and_draws_one_cell(swept: Path) -> None:
-    """Without FP32, too: then there is nothing to agree with."""
+    """Also without FP32, so that there is nothing to compare with."""
     cell = read(swept, "fp16", 2)
     del cell.accuracy["agreement"]
     cell.throughput["engine"]["source"]["config"] = "<i>&.py"
@@ -116,7 +116,7 @@ def test_page_escapes_and_draws_one_cell(swept: Path) -> None:
     assert "RTMPose sweep: <i>&" in page.text and "Disagreement" not in page.text
 
 
-def test_again_measures_only_what_changed_and_a_failed_cell_does_not_stop_it(
+def test_rerun_measures_only_what_changed_and_reports_failures(
         swept: Path, model_files: dict[str, Path], drawn: Path) -> None:
     stale = swept / "cells/fp32_bs2/throughput/summary.json"
     content = json.loads(stale.read_text())
@@ -139,7 +139,7 @@ def test_again_measures_only_what_changed_and_a_failed_cell_does_not_stop_it(
 
 
 @pytest.mark.parametrize("key", ["command", "machine", "versions", "inputs"])
-def test_a_result_is_of_its_facts(swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+def test_is_current(swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     monkeypatch.chdir(swept.parent)
     found = read(swept, "fp16", 1).accuracy
     arguments = found["command"].split()[2:]
@@ -152,7 +152,7 @@ def test_a_result_is_of_its_facts(swept: Path, tmp_path: Path, monkeypatch: pyte
         assert not sweep.is_current(path, arguments)
 
 
-def test_the_kits_own_code_is_a_fact(tmp_path: Path) -> None:
+def test_kit_digest_covers_the_code_that_can_change_a_number(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "rtmpose", tmp_path / "rtmpose", ignore=shutil.ignore_patterns("__pycache__"))
 
     def digest() -> str:

@@ -11,6 +11,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from rtmpose.data.dataset import PersonSet, load_persons
+from rtmpose.errors import KitError
 from rtmpose.evaluate.predictions import Predictions
 from rtmpose.report.visualize import ground_truth_oks, write_pictures
 
@@ -62,6 +63,16 @@ def test_few_images_are_drawn_once(drawn: Path, tmp_path: Path) -> None:
     persons = load_persons(drawn, limit=1)
     write_pictures(tmp_path, 5, predict_with_noise(persons, {1: 1.0}), persons)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best_1.jpg", "overview.jpg", "worst_1.jpg"]
+
+
+def test_images_without_ground_truth(drawn: Path, tmp_path: Path) -> None:
+    """A detector finds persons in them, and so they can be evaluated, but not ranked."""
+    persons = load_persons(drawn, limit=1)
+    predictions = predict_with_noise(persons, {1: 1.0})
+    for annotation in persons.annotations.annotations:
+        annotation["num_keypoints"] = 0
+    with pytest.raises(KitError, match="has no keypoints for these 1 images"):
+        write_pictures(tmp_path, 1, predictions, persons)
 
 
 def test_visualize_from_the_command_line(engine_file: Path, drawn: Path, tmp_path: Path) -> None:
