@@ -46,15 +46,15 @@ def cache_of(engine: Path) -> Path:
 
 
 def test_every_convolution_computes_in_int8(built: tuple[str, Path, str]) -> None:
-    name, engine, said = built
+    name, engine, message = built
     record = read_record(engine)
     assert (record.backend, record.precision, record.requested_precision) == (name, "int8", "int8")
     assert record.arithmetic == {"int8": 38, "fp32": 7}
     assert record.calibration["persons"] > 60 and len(record.calibration["crops_sha256"]) == 64
-    rows = [line.split(" | ") for line in said.splitlines() if line.endswith("| int8 |")]
+    rows = [line.split(" | ") for line in message.splitlines() if line.endswith("| int8 |")]
     assert [row[0].strip("| ") for row in rows] == ["stem", "stage1", "stage2", "stage3", "stage4", "final_layer"]
     assert sum(int(row[1]) for row in rows) == 38
-    assert "Calibration: " in said and "taken from" not in said
+    assert "Calibration: " in message and "taken from" not in message
 
 
 def test_ap_is_that_of_fp32(built: tuple[str, Path, str], people_folder: Path, tmp_path: Path) -> None:
@@ -142,14 +142,14 @@ def test_crops_are_drawn_from_the_whole_set_and_the_same_every_time(calibration_
     assert places == sorted(places) and places != list(range(12))
 
 
-@pytest.mark.parametrize(("precision", "folder", "said"), [
+@pytest.mark.parametrize(("precision", "folder", "message"), [
     ("int8", None, "--precision int8 and --calibration DIR belong together"),
     ("fp16", "drawn", "--precision int8 and --calibration DIR belong together"),
     ("int8", "nowhere", "nowhere: no such folder"),
     ("int8", "few", "holds 2 persons, expected at least 8 to calibrate with"),
 ])
 def test_user_errors_are_one_line(model_files: dict[str, Path], tmp_path: Path, precision: str,
-                                  folder: str | None, said: str) -> None:
+                                  folder: str | None, message: str) -> None:
     calibrating = tmp_path / "sets" / folder if folder else None
     if folder in ("drawn", "few"):
         calibrating.mkdir(parents=True)
@@ -158,7 +158,7 @@ def test_user_errors_are_one_line(model_files: dict[str, Path], tmp_path: Path, 
     done = build(model_files["onnx"], tmp_path / "out/a.engine", calibrating, "onnxruntime", 2, precision)
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1 and "Traceback" not in done.stderr
-    assert said in done.stderr
+    assert message in done.stderr
     assert list((tmp_path / "out").iterdir()) == []
 
 
