@@ -104,6 +104,7 @@ def test_a_graph_that_openvino_does_not_know_is_refused_in_one_line(tmp_path: Pa
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.slow
 def test_int8_gives_the_keypoints_that_the_graph_says(demo_onnx: Path, calibration_folder: Path, people_folder: Path,
                                                      engine_path: Path, tmp_path: Path) -> None:
     """The graph with its nodes run one by one, against what OpenVINO makes of them.

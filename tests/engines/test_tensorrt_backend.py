@@ -45,6 +45,7 @@ def published_config(name: str) -> Path:
     return Path(package.origin).parent / ".mim/configs" / name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS, ids=lambda name: Path(name).stem)
 def test_every_published_size_exports_and_builds_in_fp32_and_fp16(name: str, tmp_path: Path) -> None:
     config = published_config(name)
@@ -66,6 +67,7 @@ def test_every_published_size_exports_and_builds_in_fp32_and_fp16(name: str, tmp
         assert engine.stat().st_size > size * 3_000_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [CONFIGS[0], CONFIGS[2]], ids=lambda name: Path(name).stem)
 def test_int8_builds_strongly_typed(name: str, tmp_path: Path) -> None:
     """Convolutions in INT8, the rest as in FP16: logits and attention in FP32."""
@@ -85,6 +87,7 @@ def test_int8_builds_strongly_typed(name: str, tmp_path: Path) -> None:
     assert sum(layers.values()) > sum(arithmetic.values()) and engine.stat().st_size > 3_000_000
 
 
+@pytest.mark.slow
 def test_build_engine_builds_int8(demo_onnx: Path, calibration_folder: Path, tmp_path: Path) -> None:
     engine = tmp_path / "rtmpose.engine"
     arguments = ("--model_path", demo_onnx, "--input", "input:2,3,256,192", "--precision", "int8",

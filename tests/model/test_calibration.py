@@ -45,6 +45,7 @@ def cache_of(engine: Path) -> Path:
     return cache
 
 
+@pytest.mark.slow
 def test_every_convolution_computes_in_int8(built: tuple[str, Path, str]) -> None:
     name, engine, message = built
     record = read_record(engine)
@@ -57,6 +58,7 @@ def test_every_convolution_computes_in_int8(built: tuple[str, Path, str]) -> Non
     assert "Calibration: " in message and "taken from" not in message
 
 
+@pytest.mark.slow
 def test_ap_is_that_of_fp32(built: tuple[str, Path, str], people_folder: Path, tmp_path: Path) -> None:
     """0.845 by ONNX Runtime and 0.842 by OpenVINO were measured on a processor with VNNI; FP32 has 0.842."""
     name, engine, _ = built
@@ -69,12 +71,14 @@ def test_ap_is_that_of_fp32(built: tuple[str, Path, str], people_folder: Path, t
     assert summary["precision"] == "int8" and summary["engine"]["calibration"] == read_record(engine).calibration
 
 
+@pytest.mark.slow
 def test_ap_on_the_calibration_set_has_a_note(built: tuple[str, Path, str], calibration_folder: Path) -> None:
     done = run_script("inference.py", "--engine", built[1], "--datasets", calibration_folder, "--limit", 2)
     assert done.returncode == 0, done.stderr
     assert "Note: this engine was calibrated on this data set" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_same_again_is_not_built_and_another_batch_not_calibrated(built: tuple[str, Path, str], demo_onnx: Path,
                                                                      calibration_folder: Path) -> None:
     name, engine, _ = built
@@ -177,6 +181,7 @@ def test_too_few_persons_are_an_error_of_the_kit(tmp_path: Path) -> None:
         calibration.load_calibration_set(tmp_path / "set", (192, 256))
 
 
+@pytest.mark.slow
 def test_auto_keeps_the_faster_runtime_and_does_it_once(model_files: dict[str, Path], tmp_path: Path) -> None:
     if backend("tensorrt").is_installed() and find_gpu():
         pytest.skip("auto is TensorRT here")
