@@ -39,9 +39,16 @@ CUDADRV_LIBNAME = ["cuda"]
 CXXFLAGS = ["-O1"]
 LDFLAGS = []
 """
-# pycuda includes this header, which the wheels lack. The kit doesn't use the profiler.
+# pycuda includes cudaProfiler.h, which the wheels lack. The kit doesn't use the profiler.
 PROFILER_HEADER = """#include <cuda.h>
-extern "C" { CUresult CUDAAPI cuProfilerStart(void); CUresult CUDAAPI cuProfilerStop(void); }
+extern "C" {
+#if CUDA_VERSION < 13000
+typedef enum { CU_OUT_KEY_VALUE_PAIR = 0, CU_OUT_CSV = 1 } CUoutput_mode;
+CUresult CUDAAPI cuProfilerInitialize(const char* config, const char* output, CUoutput_mode mode);
+#endif
+CUresult CUDAAPI cuProfilerStart(void);
+CUresult CUDAAPI cuProfilerStop(void);
+}
 """
 
 
@@ -106,12 +113,12 @@ def build(folder: Path, include: Sequence[str], target: Path | None = None) -> N
 
 
 def run(command: Sequence[object]) -> str:
-    """Output of a command. Raises Unavailable with its last line if it fails."""
+    """Output of a command. Raises Unavailable with its first compiler error, or its last line, if it fails."""
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
-        errors = [line for line in lines if "error:" in line]
-        raise Unavailable(f"{Path(str(command[0])).name} failed: {(errors or lines[-1:])[0][:200]}")
+        errors = [line for line in lines if re.search(r"\d: (fatal )?error:", line)]  # the compiler's
+        raise Unavailable(f"{Path(str(command[0])).name} failed: {(errors or lines[-1:])[0].strip()[:200]}")
     return done.stdout
 
 
