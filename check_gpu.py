@@ -17,7 +17,6 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ import numpy as np
 
 from rtmpose.data import postprocess, preprocess
 from rtmpose.data.dataset import load_persons
-from rtmpose.engines import cuda_kernels, load_engine
+from rtmpose.engines import backend, cuda_kernels, load_engine
 from rtmpose.engines.build import build_engine, plan_build
 from rtmpose.engines.cuda_graph import Graph
 from rtmpose.engines.tensorrt_backend import TensorRTEngine
@@ -72,25 +71,13 @@ Check = Callable[[Setting], tuple[bool, str]]  # whether it passed, and why; an 
 
 
 def check_driver(setting: Setting) -> tuple[bool, str]:
-    """Driver, and packages for the CUDA that it speaks."""
-    import pycuda.driver as cuda
-    cuda.init()
-    version = cuda.get_driver_version()
-    found = {name: metadata.version(name) for name in metadata.packages_distributions().get("tensorrt", ())}
-    packages = {name: value for name in ("tensorrt_cu13", "tensorrt_cu12", "tensorrt_rtx_cu13", "tensorrt_rtx_cu12",
-                                         "cuda-bindings", "nvidia-cuda-nvrtc", "nvidia-cuda-nvrtc-cu12")
-                if (value := installed_version(name))} | found
-    bindings = packages.get("cuda-bindings", "0")
-    fits = 0 < int(bindings.split(".")[0]) <= version // 1000
-    return fits, (f"driver for CUDA {version // 1000}.{version % 1000 // 10}; "
-                  + ", ".join(f"{name} {value}" for name, value in packages.items()))
-
-
-def installed_version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+    """Versions of the driver and of TensorRT, and a compiler and bindings for the CUDA that the driver speaks."""
+    from cuda.bindings import driver, nvrtc
+    version, compiler = driver.cuDriverGetVersion()[1], nvrtc.nvrtcVersion()[1:]
+    tensorrt = backend("tensorrt").describe()
+    return max(driver.CUDA_VERSION // 1000, compiler[0]) <= version // 1000, (
+        f"for CUDA {version // 1000}.{version % 1000 // 10}; {tensorrt['package']} {tensorrt['version']}, NVRTC "
+        f"{'.'.join(map(str, compiler))}, cuda-bindings for CUDA {driver.CUDA_VERSION // 1000}")
 
 
 def check_pycuda(setting: Setting) -> tuple[bool, str]:
@@ -349,7 +336,7 @@ def main() -> int:
     print(f"{gpu.name}, compute capability {gpu.compute_capability}"
           + ("" if real else "; all timings are meaningless: this GPU is software"), flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        setting = Setting(Path(folder), 32 if real else 4, real)
+        setting = Setting(Path(folder), 32 if real else 2, real)
         prepare(setting)
         results = [report(run_check(name, setting)) for name in CHECKS]
     passed = all(result.passed for result in results)
