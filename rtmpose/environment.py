@@ -4,17 +4,23 @@ import contextlib
 import ctypes
 import datetime
 import hashlib
+import importlib.util
 import os
 import platform
 import re
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
+
+from rtmpose.errors import KitError
 
 _PACKAGES = ("torch", "mmpose", "mmengine", "mmcv-lite", "onnx", "onnxsim", "onnxruntime", "openvino", "tensorrt",
-             "tensorrt_rtx_cu13", "tensorrt_rtx_cu12", "pycuda", "pycocotools", "mlcommons-loadgen", "numpy",
+             "tensorrt_rtx_cu13", "tensorrt_rtx_cu12", "pycuda", "cuda-bindings", "nvidia-cuda-nvrtc",
+             "nvidia-cuda-nvrtc-cu12", "pycocotools", "mlcommons-loadgen", "numpy",
              "opencv-python-headless", "opencv-python")
 
 
@@ -24,22 +30,73 @@ class Gpu:
 
     name: str  # e.g. "NVIDIA L4"
     compute_capability: str  # e.g. "8.9"
+    cuda_version: str  # of CUDA, the newest that the driver speaks, e.g. "13.0"
+    ordinal: int  # among the devices that CUDA_VISIBLE_DEVICES leaves
 
 
 def find_gpu() -> Gpu | None:
-    """The first NVIDIA GPU, or None. Asks the driver itself, so that no CUDA package is needed."""
+    """The NVIDIA GPU that engines run on, or None. Asks the driver itself, so that no CUDA package is needed.
+
+    It is the one that pycuda takes: of ``CUDA_DEVICE``, of ``~/.cuda_device``, or the first. Raises KitError if one of
+    the two names none.
+    """
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:
         return None
-    device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
+    number = ctypes.c_int()
+    if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(number)) or not number.value:
+        return None
+    ordinal = _device_ordinal(number.value)
+    device, version, name = ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(256)
     major, minor = ctypes.c_int(), ctypes.c_int()
     # CUdevice_attribute 75 and 76 are the two parts of the compute capability (cuda.h).
-    failed = (cuda.cuInit(0) or cuda.cuDeviceGet(ctypes.byref(device), 0)
-              or cuda.cuDeviceGetName(name, len(name), device)
+    failed = (cuda.cuDeviceGet(ctypes.byref(device), ordinal) or cuda.cuDeviceGetName(name, len(name), device)
+              or cuda.cuDriverGetVersion(ctypes.byref(version))
               or cuda.cuDeviceGetAttribute(ctypes.byref(major), 75, device)
               or cuda.cuDeviceGetAttribute(ctypes.byref(minor), 76, device))
-    return None if failed else Gpu(name.value.decode(), f"{major.value}.{minor.value}")
+    return None if failed else Gpu(name.value.decode(), f"{major.value}.{minor.value}",
+                                   f"{version.value // 1000}.{version.value % 1000 // 10}", ordinal)
+
+
+def _device_ordinal(number: int) -> int:
+    file = Path.home() / ".cuda_device"
+    if "CUDA_DEVICE" in os.environ:
+        source, text = "CUDA_DEVICE", os.environ["CUDA_DEVICE"]
+    elif file.is_file():
+        source, text = str(file), file.read_text().strip()
+    else:
+        return 0
+    if not text.isdecimal() or int(text) >= number:
+        raise KitError(f"{source}: is {text!r}, expected the number of a GPU from 0 to {number - 1}; correct or remove "
+                       "it")
+    return int(text)
+
+
+def describe_driver() -> dict[str, Any]:
+    """Driver and settings of the GPU that change its speed, through NVML; None where NVML can't say."""
+    described: dict[str, Any] = dict.fromkeys(("driver", "power_limit_w", "persistence_mode", "mig_mode"))
+    gpu = find_gpu()
+    if gpu is None or importlib.util.find_spec("pynvml") is None:
+        return described
+    import pynvml
+    readings: dict[str, Callable[[Any], Any]] = {
+        "driver": lambda device: pynvml.nvmlSystemGetDriverVersion(),
+        "power_limit_w": lambda device: pynvml.nvmlDeviceGetEnforcedPowerLimit(device) / 1e3,
+        "persistence_mode": lambda device: bool(pynvml.nvmlDeviceGetPersistenceMode(device)),
+        "mig_mode": lambda device: bool(pynvml.nvmlDeviceGetMigMode(device)[0]),
+    }
+    with contextlib.suppress(pynvml.NVMLError):
+        pynvml.nvmlInit()
+        # NVML counts all devices, whatever CUDA_VISIBLE_DEVICES says.
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        chosen = visible[gpu.ordinal] if gpu.ordinal < len(visible) and visible[gpu.ordinal] else str(gpu.ordinal)
+        device = (pynvml.nvmlDeviceGetHandleByIndex(int(chosen)) if chosen.isdecimal()
+                  else pynvml.nvmlDeviceGetHandleByUUID(chosen))
+        for name, read in readings.items():
+            with contextlib.suppress(pynvml.NVMLError):
+                described[name] = read(device)
+    return described
 
 
 def cpu_name() -> str:
@@ -54,11 +111,12 @@ def count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def describe_machine() -> dict[str, str | int | None]:
-    """Processor, cores that this process may use, GPU and operating system."""
+def describe_machine() -> dict[str, Any]:
+    """Processor, cores that this process may use, GPU with its driver and settings, and operating system."""
     gpu = find_gpu()
     return {"cpu": cpu_name(), "cores": count_cores(), "gpu": gpu.name if gpu else None,
-            "compute_capability": gpu.compute_capability if gpu else None, "os": platform.platform()}
+            "compute_capability": gpu.compute_capability if gpu else None,
+            "cuda": gpu.cuda_version if gpu else None, **describe_driver(), "os": platform.platform()}
 
 
 def peak_memory_mib() -> float | None:

@@ -74,14 +74,22 @@ def installed_backend(name: str) -> Backend:
     return chosen
 
 
-def choose_backends(name: str) -> list[Backend]:
-    """The backends to build with; ``auto`` is TensorRT if there is a GPU, else every CPU backend that is installed."""
+def choose_backends(name: str) -> tuple[list[Backend], str | None]:
+    """The backends to build with, and a note if there is a GPU that can't be used.
+
+    ``auto`` is TensorRT if it can run engines on the GPU here, else every CPU backend that is installed.
+    """
     if name != "auto":
-        return [installed_backend(name)]
-    if find_gpu() and backend("tensorrt").is_installed():
-        return [backend("tensorrt")]
+        return [installed_backend(name)], None
+    gpu = find_gpu()
+    note = None
+    if gpu:
+        obstacle = tensorrt_backend.find_obstacle(gpu)
+        if obstacle is None:
+            return [backend("tensorrt")], None
+        note = f"{gpu.name} is not used: {obstacle}"
     found = [backend(cpu) for cpu in CPU_BACKENDS if backend(cpu).is_installed()]
-    return found or [installed_backend(CPU_BACKENDS[0])]
+    return found or [installed_backend(CPU_BACKENDS[0])], note
 
 
 def load_engine(path: str | Path) -> Engine:

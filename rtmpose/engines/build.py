@@ -30,6 +30,7 @@ class Plan:
     engine_path: Path
     candidates: list[Facts]  # one for each backend; the fastest engine is kept
     crops: CalibrationSet | None  # only for int8
+    note: str | None  # on a GPU that ``auto`` leaves aside
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,13 @@ def plan_build(model_path: str | Path, engine_path: str | Path, input_name: str,
             raise KitError(f"{model_path}: has a fixed batch size, and INT8 is calibrated with another one; use the "
                            "file that export.py wrote, whose batch size is dynamic")
         crops = calibration.load_calibration_set(calibration_folder, (shape[3], shape[2]))
+    backends, note = choose_backends(backend)
     digest = sha256(model_path)
     candidates = [Facts(onnx_sha256=digest, recipe=graph.RECIPE, requested_precision=precision,
                         calibration=calibration.facts(module.INT8_SCHEME, crops) if crops else {},
                         requested_backend=backend, input_name=input_name, batch=shape[0],
-                        input_size=(shape[3], shape[2]), **module.describe()) for module in choose_backends(backend)]
-    return Plan(model, Path(model_path), shape, Path(engine_path), candidates, crops)
+                        input_size=(shape[3], shape[2]), **module.describe()) for module in backends]
+    return Plan(model, Path(model_path), shape, Path(engine_path), candidates, crops, note)
 
 
 def is_built(plan: Plan) -> bool:

@@ -46,7 +46,7 @@ class GpuStream:
         self._engine, self._record, self._flip_test = engine, engine.record, flip_test
         self._cuda = engine.cuda
         major, minor = self._cuda.Context.get_device().compute_capability()
-        module = self._cuda.module_from_buffer(cuda_kernels.compile_kernels(f"{major}.{minor}"))
+        module = engine.load_module(cuda_kernels.compile_kernels(f"{major}.{minor}"))
         self._crop = module.get_function("crop")
         self._crop.prepare("PPPiiiP")
         self._decode = module.get_function("decode")
@@ -140,5 +140,4 @@ class GpuStream:
             while self._in_flight:
                 yield self.collect()
         finally:  # nothing may be freed that a copy or a kernel still uses
-            for slot, _ in self._in_flight:
-                slot.events["downloaded"].synchronize()
+            self._engine.wait()

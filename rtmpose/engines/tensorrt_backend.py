@@ -1,8 +1,10 @@
 """TensorRT and TensorRT-RTX on an NVIDIA GPU. Networks are strongly typed: the precision is that of the ONNX graph."""
 
 import atexit
+import contextlib
 import importlib
 import importlib.util
+import os
 import time
 import weakref
 from collections import Counter, deque
@@ -18,7 +20,7 @@ from tqdm import tqdm
 
 from rtmpose.engines.cuda_graph import Graph
 from rtmpose.engines.record import Record
-from rtmpose.environment import find_gpu
+from rtmpose.environment import Gpu, find_gpu
 from rtmpose.errors import KitError
 from rtmpose.files import write_bytes
 from rtmpose.model.graph import OUTPUTS
@@ -29,8 +31,10 @@ from rtmpose.timing import wall_clock
 INT8_SCHEME = Int8Scheme(signed=True, outputs=False, rest_fp16=True)
 
 IN_FLIGHT = 2  # batches at a time: while one is computed, the next is uploaded and the one before is downloaded
+# Compute capabilities that TensorRT-RTX 1.7 lists.
+_RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING of cuda.h, for which pycuda has no name
-_TYPES = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "bf16", "INT8": "int8", "INT32": "int32", "INT64": "int64"}
+_TYPES = {"HALF": "fp16", "BF16": "bf16", "INT8": "int8", "INT32": "int32", "INT64": "int64"}
 
 
 def _installed() -> list[str]:
@@ -39,6 +43,34 @@ def _installed() -> list[str]:
 
 def is_installed() -> bool:
     return bool(_installed())
+
+
+def find_obstacle(gpu: Gpu, package: str | None = None) -> str | None:
+    """The reason why engines of a package can't run on a GPU, and what to do about it; None if they can.
+
+    ``package`` is the one that builds engines here, unless it is given.
+    """
+    missing = [name for name in ("pycuda", "cuda.bindings") if not _is_importable(name)]
+    package = package or next(iter(_installed()), None)
+    if package is None:
+        missing.insert(0, "tensorrt")
+    if missing:
+        return f"{', '.join(missing)} not installed; run scripts/setup.sh --gpu"
+    return _find_rtx_obstacle(package, gpu)
+
+
+def _is_importable(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # of the parent package
+        return False
+
+
+def _find_rtx_obstacle(package: str | None, gpu: Gpu | None) -> str | None:
+    if package == "tensorrt_rtx" and gpu and gpu.compute_capability not in _RTX_CAPABILITIES:
+        return (f"TensorRT-RTX does not support compute capability {gpu.compute_capability}; install tensorrt "
+                "(scripts/setup.sh --gpu)")
+    return None
 
 
 def _import(name: str) -> Any:
@@ -98,8 +130,15 @@ def build(model: onnx.ModelProto, path: Path, engine: Path) -> tuple[dict[str, i
     if name == "tensorrt" and find_gpu() is None:
         raise KitError("--backend tensorrt: TensorRT builds on the GPU that will run the engine, and no NVIDIA GPU "
                        "is here; use --backend onnxruntime, or install tensorrt-rtx-cu13, which builds without one")
-    logger = _make_logger(trt)
-    builder = trt.Builder(logger)
+    gpu, logger = find_gpu(), _make_logger(trt)
+    if obstacle := _find_rtx_obstacle(name, gpu):
+        raise KitError(f"--backend tensorrt: {obstacle}")
+    try:
+        builder = trt.Builder(logger)
+    except TypeError as error:  # what the bindings make of a null pointer
+        raise KitError(f"{engine}: {name} {trt.__version__} does not start ({logger.last_error}); the driver speaks "
+                       f"CUDA {gpu.cuda_version if gpu else 'of no version'}: install a newer driver, or the package "
+                       "for that CUDA") from error
     # TensorRT 11 has no flag, because all of its networks are strongly typed.
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if flag is None else 1 << int(flag))
@@ -107,34 +146,54 @@ def build(model: onnx.ModelProto, path: Path, engine: Path) -> tuple[dict[str, i
     if not parser.parse(model.SerializeToString()):
         reason = parser.get_error(0).desc() if parser.num_errors else logger.last_error
         raise KitError(f"{engine}: {name} can't parse the graph ({reason.splitlines()[0][:200]})")
-    config = builder.create_builder_config()
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    config = make_config(trt, builder)
     monitor = _make_progress_monitor(trt)  # TensorRT doesn't keep it alive
     config.progress_monitor = monitor
     cache = engine.parent / "tensorrt.timing_cache" if name == "tensorrt" else None
     if cache:
-        content = cache.read_bytes() if cache.is_file() else b""
-        if not config.set_timing_cache(config.create_timing_cache(content), ignore_mismatch=False):
-            config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
+        _use_timing_cache(config, cache)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise KitError(f"{engine}: {name} can't build the engine ({logger.last_error})")
     path.write_bytes(memoryview(plan))
     if cache:
         write_bytes(cache, memoryview(config.get_timing_cache().serialize()))
-    types = list(_layer_types(network))
+    types = list(_layer_types(network, "tf32" if config.get_flag(trt.BuilderFlag.TF32) else "fp32"))
     arithmetic = Counter(kind for layer, kind in types if layer in ("CONVOLUTION", "MATRIX_MULTIPLY"))
     return dict(arithmetic), dict(Counter(kind for layer, kind in types if layer != "CONSTANT"))
 
 
-def _layer_types(network: Any) -> Iterator[tuple[str, str]]:
-    """Kind and type of each layer; the type is that of its output, or INT8 where its input is quantized."""
+def make_config(trt: Any, builder: Any) -> Any:
+    """Settings of a build."""
+    config = builder.create_builder_config()
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    # On by default, and it rounds the operands of FP32 products to 10 bits, as FP16 does.
+    config.clear_flag(trt.BuilderFlag.TF32)
+    # TensorRT-RTX: a run that allocates can't be captured into a CUDA graph.
+    if flag := getattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION", None):
+        config.set_flag(flag)
+    return config
+
+
+def _use_timing_cache(config: Any, path: Path) -> None:
+    """Start from the timings in a file; from none if it is missing, corrupt, or of another GPU or version."""
+    kept = config.create_timing_cache(path.read_bytes()) if path.is_file() else None
+    if kept is None or not config.set_timing_cache(kept, ignore_mismatch=False):
+        config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
+
+
+def _layer_types(network: Any, float_type: str) -> Iterator[tuple[str, str]]:
+    """Kind and type of each layer; the type is that of its output, or INT8 where its input is quantized.
+
+    ``float_type`` is ``fp32``, or ``tf32`` where FP32 products may round their operands.
+    """
+    names = {**_TYPES, "FLOAT": float_type}
     layers = [network.get_layer(i) for i in range(network.num_layers)]
     quantized = {layer.get_output(0).name for layer in layers if layer.type.name == "DEQUANTIZE"}
     for layer in layers:
         source, kind = layer.get_input(0), layer.get_output(0).dtype.name
         is_int8 = source is not None and source.name in quantized
-        yield layer.type.name, "int8" if is_int8 else _TYPES.get(kind, kind.lower())
+        yield layer.type.name, "int8" if is_int8 else names.get(kind, kind.lower())
 
 
 def _import_builder(path: str | Path, record: Record) -> Any:
@@ -150,6 +209,10 @@ def _import_builder(path: str | Path, record: Record) -> Any:
     if record.device and (record.device, record.compute_capability) != (gpu.name, gpu.compute_capability):
         raise KitError(f"{path}: was built for {record.device} (compute capability {record.compute_capability}), "
                        f"but the GPU here is {gpu.name} ({gpu.compute_capability}); build it again")
+    if obstacle := find_obstacle(gpu, record.package):
+        raise KitError(f"{path}: can't run: {obstacle}")
+    # pycuda takes the GPU that was described, and no other one if that fails.
+    os.environ["CUDA_DEVICE"] = str(gpu.ordinal)
     return trt
 
 
@@ -180,14 +243,16 @@ class TensorRTEngine:
     def __init__(self, path: str | Path, record: Record) -> None:
         trt = _import_builder(path, record)
         try:
-            import pycuda.autoprimaryctx  # makes the context that TensorRT shares
             import pycuda.driver as cuda
-            importlib.import_module("cuda.bindings.driver")  # for Graph
-        except ImportError as error:
-            raise KitError(f"{path}: needs pycuda and cuda-bindings ({error}); run scripts/setup.sh --gpu") from error
+            import pycuda.autoprimaryctx  # makes the context that TensorRT shares  # isort: skip
+        except ImportError as error:  # a library of theirs is missing, or the driver is too old for it
+            raise KitError(f"{path}: pycuda can't be imported ({error}); run scripts/setup.sh --gpu") from error
+        except (RuntimeError, cuda.Error) as error:
+            raise KitError(f"{path}: the GPU can't be used ({error}); check the driver, and its free memory") from error
         self.path, self.record = str(path), record
         self.cuda, self._cuda_context, self._logger = cuda, pycuda.autoprimaryctx.context, _make_logger(trt)
         self._graphs: weakref.WeakSet[Graph] = weakref.WeakSet()
+        self._slots: list[Slot] = []
         self._runtime = trt.Runtime(self._logger)
         self._engine = self._runtime.deserialize_cuda_engine(Path(path).read_bytes())
         if self._engine is None:
@@ -195,20 +260,45 @@ class TensorRTEngine:
         for name in (record.input_name, *OUTPUTS):
             if (kind := np.dtype(trt.nptype(self._engine.get_tensor_dtype(name)))) != np.float32:
                 raise KitError(f"{path}: {name} is {kind}, expected float32; build it again")
-        self._context = self._engine.create_execution_context()
+        self._runtime_cache: Any = None
+        self._context = self._create_context()
         if self._context is None:
             raise KitError(f"{path}: no GPU memory left to run it ({self._logger.last_error}); use a smaller batch")
         self.uploads, self.runs, self.downloads = (cuda.Stream(_NON_BLOCKING) for _ in range(3))
-        self._slots = [self._make_slot() for _ in range(IN_FLIGHT)]
         # Exit hooks run in reverse order: this one before that of pycuda, which destroys the context.
         atexit.register(_close, weakref.ref(self))
+        for _ in range(IN_FLIGHT):
+            self._slots.append(self._make_slot())
+        self._write_runtime_cache()
+
+    def _create_context(self) -> Any:
+        """TensorRT-RTX compiles kernels at their first run, unless a file beside the engine has them."""
+        if not hasattr(self._engine, "create_runtime_config") or self.record.package != "tensorrt_rtx":
+            return self._engine.create_execution_context()
+        config = self._engine.create_runtime_config()
+        self._runtime_cache, file = config.create_runtime_cache(), Path(f"{self.path}.runtime_cache")
+        if file.is_file():
+            self._runtime_cache.deserialize(file.read_bytes())
+        config.set_runtime_cache(self._runtime_cache)
+        return self._engine.create_execution_context(runtime_config=config)
+
+    def _write_runtime_cache(self) -> None:
+        if self._runtime_cache is not None:
+            with contextlib.suppress(KitError):  # the engine runs as well from a folder that can't be written
+                write_bytes(f"{self.path}.runtime_cache", memoryview(self._runtime_cache.serialize()))
 
     def close(self) -> None:
         """Free what can't be freed without CUDA's context; the engine can't run any more."""
+        self.wait()
         for graph in self._graphs:
             graph.close()
         self._slots.clear()
-        self._context = self._engine = self._runtime = None
+        self._runtime_cache = self._context = self._engine = self._runtime = None
+
+    def wait(self) -> None:
+        """Wait for all work in flight."""
+        for stream in (self.uploads, self.runs, self.downloads):
+            stream.synchronize()
 
     def _make_slot(self) -> Slot:
         shapes = {name: tuple(self._engine.get_tensor_shape(name)) for name in (self.record.input_name, *OUTPUTS)}
@@ -217,6 +307,14 @@ class TensorRTEngine:
         events = {stage: self.cuda.Event() for stage in ("uploaded", "computed", "downloaded")}
         inputs = {self.record.input_name: host.pop(self.record.input_name)}
         return Slot(inputs, host, device, events, self.faster_graph(lambda: self.enqueue(device)))
+
+    def load_module(self, code: bytes) -> Any:
+        """A module of compiled kernels; raises KitError if the driver refuses it."""
+        try:
+            return self.cuda.module_from_buffer(code)
+        except self.cuda.Error as error:
+            raise KitError(f"{self.path}: the driver can't load the kit's kernels ({error}); install a driver for the "
+                           "CUDA version of nvidia-cuda-nvrtc, or a newer one") from error
 
     def pinned(self, shape: tuple[int, ...], dtype: np.dtype | type) -> np.ndarray:
         """Pinned host memory, zeros; raises KitError if there is not enough."""
@@ -252,16 +350,19 @@ class TensorRTEngine:
 
     def _seconds(self, work: Callable[[], None], runs: int = 20) -> float:
         start = time.perf_counter()
-        for _ in range(runs):
-            work()
-        self.runs.synchronize()
+        try:
+            for _ in range(runs):
+                work()
+        finally:  # after an error, too, memory is freed that the runs before it use
+            self.runs.synchronize()
         return time.perf_counter() - start
 
     def infer(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         slot = self._slots[0]
-        slot.inputs[self.record.input_name][...] = crops
         self._cuda_context.push()
         try:
+            self.wait()  # a timer may have left a batch in flight
+            slot.inputs[self.record.input_name][...] = crops
             self.enqueue_batch(slot, slot.inputs, self.enqueue)
             slot.events["downloaded"].synchronize()
         finally:
@@ -307,6 +408,7 @@ class TensorRTEngine:
         Batch ``i`` starts when batch ``i - IN_FLIGHT`` has ended, so they can share a slot. The batches in flight keep
         the GPU busy meanwhile, so the mean is that of a loop that only enqueues.
         """
+        self.wait()  # the timer before this one has left batches in flight
         in_flight: deque[Any] = deque()  # the event at the end of each batch
         previous = None
         for i in count():

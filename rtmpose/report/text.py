@@ -19,8 +19,10 @@ _WHY_OTHER_PRECISION = {
 
 def build_start_lines(plan: Plan) -> str:
     """The engines that are about to be built."""
-    return "\n".join(f"Building {plan.engine_path}: {facts.runtime} for {facts.device or 'any GPU it supports'}, "
-                     f"{facts.requested_precision}, batch {facts.batch}" for facts in plan.candidates)
+    lines = [f"Note: {plan.note}"] if plan.note else []
+    lines += [f"Building {plan.engine_path}: {facts.runtime} for {facts.device or 'any GPU it supports'}, "
+              f"{facts.requested_precision}, batch {facts.batch}" for facts in plan.candidates]
+    return "\n".join(lines)
 
 
 def build_lines(plan: Plan, built: Built) -> str:

@@ -1,5 +1,5 @@
 """The GPU path on a CUDA driver in software (tests/software_gpu): the same bytes as the CPU, no finding of the driver,
-every failure in one line; and the driver reports faults that are planted on purpose."""
+every failure in one line. The driver reports faults that are planted on purpose."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import ROOT, build_engine
+from helpers import ROOT
 
 sys.path.insert(1, str(ROOT / "tests/software_gpu"))
 
@@ -50,11 +50,10 @@ def run(environment: dict[str, str], log: Path) -> Run:
     """Run a script on the software GPU."""
     def run(script: str, *arguments: object, root: Path = ROOT, **variables: object
             ) -> subprocess.CompletedProcess[str]:
-        path = environment["PYTHONPATH"].replace(str(ROOT), str(root)) if root != ROOT else environment["PYTHONPATH"]
-        path = os.pathsep.join([str(ROOT / "tests/software_gpu"), *path.split(os.pathsep)[1:]])
         return subprocess.run(
-            [sys.executable, str(root / script), *map(str, arguments)], capture_output=True, text=True, timeout=300,
-            env={**environment, "PYTHONPATH": path, "SOFTGPU_LOG": str(log), **{k: str(v) for k, v in variables.items()}})
+            [sys.executable, str(root / script), *map(str, arguments)], capture_output=True, text=True, timeout=600,
+            env={**environment, "SOFTGPU_LOG": str(log), **{name: str(value) for name, value in variables.items()}},
+            check=False)
 
     return run
 
@@ -124,3 +123,146 @@ def test_loadgen(run: Run, log: Path, gpu_engine: Path, engine_file: Path, drawn
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "gpu/keypoints.json").read_bytes() == (tmp_path / "cpu/keypoints.json").read_bytes()
     assert findings(log) == []
+
+
+def run_with_each(run: Run, variable: str, engine: Path, drawn: Path, *options: object) -> list[dict[str, Any]]:
+    """Results of inference.py with a variable that counts up until a run succeeds; all runs before must have failed."""
+    done: list[dict[str, Any]] = []
+    while not done or done[-1]["code"] != 0:
+        first = len(done) + 1
+        process = run("tests/software_gpu/fork_runs.py", variable, *range(first, first + 10), "--", "--engine", engine,
+                      "--datasets", drawn, *options, SOFTGPU_NETWORK="zeros", SOFTGPU_DELAY_US=20)
+        assert process.returncode == 0, process.stderr
+        done += map(json.loads, process.stdout.splitlines())
+        assert len(done) < 500
+    return [result for result in done if result["code"] != 0]
+
+
+def test_out_of_memory_at_each_allocation(run: Run, log: Path, gpu_engine: Path, drawn: Path) -> None:
+    failed = run_with_each(run, "SOFTGPU_FAIL_ALLOCATION", gpu_engine, drawn, "--flip_test")
+    assert len(failed) > 20
+    for result in failed:
+        assert result["code"] == 2 and len(result["errors"].splitlines()) == 1, result
+        assert "smaller batch" in result["errors"], result
+    assert findings(log) == []
+
+
+@pytest.mark.parametrize("options", [(), ("--perf_only", "--iterations", 3, "--duration", 0)], ids=["accuracy", "perf"])
+def test_enqueue_that_fails(run: Run, log: Path, gpu_engine: Path, drawn: Path, options: tuple[object, ...]) -> None:
+    """At each place: while the network is timed, captured (which only does without the graph), and run."""
+    process = run("tests/software_gpu/fork_runs.py", "SOFTGPU_FAIL_ENQUEUE", 1, 20, 21, 22, 41, 42, 43, 44, 62, 63, 83,
+                  84, 104, 105, 125, 126, 127, 128, 129, 130, "--", "--engine", gpu_engine, "--datasets", drawn,
+                  *options, SOFTGPU_NETWORK="zeros", SOFTGPU_DELAY_US=20)
+    results = list(map(json.loads, process.stdout.splitlines()))
+    assert len(results) == 20, process.stderr
+    for result in results:
+        if result["code"] != 0:
+            assert result["code"] == 2 and len(result["errors"].splitlines()) == 1, result
+            assert "failed to run the engine (IExecutionContext" in result["errors"]
+    assert 5 < sum(result["code"] == 2 for result in results) < 20
+    assert findings(log) == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal(environment: dict[str, str], log: Path, gpu_engine: Path, number: int, code: int) -> None:
+    command = [sys.executable, ROOT / "inference.py", "--engine", gpu_engine, "--perf_only", "--duration", "600"]
+    with subprocess.Popen(command, env={**environment, "SOFTGPU_LOG": str(log), "SOFTGPU_NETWORK": "zeros"},
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        time.sleep(6)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=10)
+    assert process.returncode == code
+    assert errors.strip() == "inference.py: interrupted"
+    assert findings(log) == []
+
+
+def test_driver_that_is_too_old(run: Run, gpu_engine: Path, model_files: dict[str, Path], drawn: Path, tmp_path: Path
+                                ) -> None:
+    done = run("inference.py", "--engine", gpu_engine, "--datasets", drawn, SOFTGPU_CUDA_VERSION=12040)
+    assert done.returncode == 2 and "the driver can't load the kit's kernels" in done.stderr
+    done = run("build_engine.py", "--model_path", model_files["onnx"], "--input", "input:1,3,256,192", "--precision",
+               "fp32", "--backend", "tensorrt", "--engine_path", tmp_path / "a.engine", SOFTGPU_CUDA_VERSION=11080)
+    assert done.returncode == 2 and "the driver speaks CUDA 11.8" in done.stderr
+    assert len(done.stderr.splitlines()) == 1 and not (tmp_path / "a.engine").exists()
+
+
+def test_corrupt_timing_cache(run: Run, model_files: dict[str, Path], tmp_path: Path) -> None:
+    cache = tmp_path / "tensorrt.timing_cache"
+    cache.write_bytes(b"garbage")
+    done = run("build_engine.py", "--model_path", model_files["onnx"], "--input", "input:1,3,256,192", "--precision",
+               "fp32", "--backend", "tensorrt", "--engine_path", tmp_path / "a.engine")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert cache.read_bytes() == b"timings"
+
+
+@pytest.mark.parametrize(("variables", "device"), [
+    ({}, "Software GPU"), ({"CUDA_DEVICE": 1}, "Software GPU 1"), ({"CUDA_VISIBLE_DEVICES": "1"}, "Software GPU 1"),
+    ({"CUDA_VISIBLE_DEVICES": "1,0", "CUDA_DEVICE": 1}, "Software GPU")])
+def test_gpu_that_is_described_is_the_one_that_runs(run: Run, tmp_path: Path, variables: dict[str, object], device: str
+                                                    ) -> None:
+    script = tmp_path / "device.py"
+    script.write_text("from rtmpose.environment import find_gpu; import pycuda.autoprimaryctx as context; "
+                      "print(find_gpu().name, context.device.name(), sep='\\n')")
+    done = run(str(script), SOFTGPU_DEVICES=2, root=Path("/"), **variables)
+    assert done.stdout.splitlines() == [device, device], done.stderr
+
+
+def test_gpu_that_does_not_exist(run: Run, gpu_engine: Path) -> None:
+    done = run("inference.py", "--engine", gpu_engine, "--perf_only", CUDA_DEVICE=7)
+    assert done.returncode == 2 and done.stderr.startswith("inference.py: error: CUDA_DEVICE: is '7', expected")
+
+
+def test_auto_leaves_a_gpu_aside_that_lacks_a_package(run: Run, environment: dict[str, str],
+                                                      model_files: dict[str, Path], tmp_path: Path) -> None:
+    stand_in, _, root = environment["PYTHONPATH"].split(os.pathsep)
+    done = run("build_engine.py", "--model_path", model_files["onnx"], "--input", "input:1,3,256,192", "--precision",
+               "fp32", "--engine_path", tmp_path / "a.engine", PYTHONPATH=os.pathsep.join([stand_in, root]))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Note: Software GPU is not used: pycuda not installed; run scripts/setup.sh --gpu" in done.stdout
+
+
+# What stands in the code, and what it is replaced with: each a mistake that a GPU may hide for years.
+FAULTS = {
+    "compute does not wait for the upload": (
+        "engines/tensorrt_backend.py", 'self.runs.wait_for_event(slot.events["uploaded"])', "pass"),
+    "download does not wait for the computation": (
+        "engines/tensorrt_backend.py", 'self.downloads.wait_for_event(slot.events["computed"])', "pass"),
+    "host does not wait for the download of keypoints": (
+        "engines/gpu_stream.py", 'slot.events["downloaded"].synchronize()\n        decoded', "decoded"),
+    "host does not wait for the upload of a table": (
+        "engines/gpu_stream.py", "self._cuda.Context.synchronize()", "pass"),
+    "a slot is used again while it is in flight": (
+        "engines/gpu_stream.py", "slot = self._free.popleft()",
+        "slot = self._in_flight[0][0] if self._in_flight else self._free.popleft()"),
+    "logits are read before they are there": (
+        "engines/tensorrt_backend.py", 'slot.events["downloaded"].synchronize()\n        finally', "pass\n        finally"),
+    "memory is freed while it is used": (
+        "engines/gpu_stream.py", "self._in_flight.append((slot, regions))",
+        "self._in_flight.append((slot, regions)); slot.device['images'].free()"),
+    "another thread has no context": (
+        "engines/tensorrt_backend.py", "self._cuda_context.push()", "self._cuda_context.push(); "
+        "self.cuda.Context.pop()"),
+    "a kernel gets a wrong argument": (
+        "engines/gpu_stream.py", 'device[record.input_name])\n            engine',
+        "int(self._table))\n            engine"),
+    "a kernel gets too few bytes of arguments": (
+        "engines/gpu_stream.py", 'self._crop.prepare("PPPiiiP")', 'self._crop.prepare("PPPiii")'),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_planted_fault_is_reported(run: Run, environment: dict[str, str], log: Path, gpu_engine: Path, drawn: Path,
+                                   tmp_path: Path, fault: str) -> None:
+    name, found, replaced = FAULTS[fault]
+    for source in ("common.py", "inference.py", "rtmpose"):
+        copy = shutil.copytree if (ROOT / source).is_dir() else shutil.copy
+        copy(ROOT / source, tmp_path / source)
+    path = tmp_path / "rtmpose" / name
+    content = path.read_text()
+    assert found in content, "the code that this fault spoils has changed"
+    path.write_text(content.replace(found, replaced))
+    stand_in, site, _ = environment["PYTHONPATH"].split(os.pathsep)
+    variables = {"SOFTGPU_NETWORK": "zeros", "PYTHONPATH": os.pathsep.join([stand_in, site, str(tmp_path)])}
+    runs = [("--datasets", drawn), ("--datasets", drawn, "--scenario", "offline", "--output", tmp_path / "output")]
+    done = [run("inference.py", "--engine", gpu_engine, *options, root=tmp_path, **variables) for options in runs]
+    assert findings(log) or any(process.returncode not in (0, 2) for process in done), done

@@ -81,10 +81,12 @@ CUresult cuDeviceGetAttribute(int* value, CUdevice_attribute attribute, CUdevice
 }
 CUresult cuDeviceTotalMem(size_t* bytes, CUdevice) { *bytes = 80UL << 30; return CUDA_SUCCESS; }
 
-CUresult cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice)
+static CUdevice primary_device;
+CUresult cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice device)
 {
     std::lock_guard<std::recursive_mutex> lock(driver_mutex);
     ++retained;
+    primary_device = device;
     *context = (CUcontext)&primary;
     return CUDA_SUCCESS;
 }
@@ -116,7 +118,12 @@ CUresult cuCtxSetCurrent(CUcontext context)
     if (context) stack.push_back(context);
     return CUDA_SUCCESS;
 }
-CUresult cuCtxGetDevice(CUdevice* device) { NEEDS_CONTEXT("cuCtxGetDevice"); *device = 0; return CUDA_SUCCESS; }
+CUresult cuCtxGetDevice(CUdevice* device)
+{
+    NEEDS_CONTEXT("cuCtxGetDevice");
+    *device = primary_device;
+    return CUDA_SUCCESS;
+}
 CUresult cuCtxSynchronize()
 {
     {
@@ -130,10 +137,8 @@ CUresult cuCtxSynchronize()
 static int numbers;
 static CUresult allocate(unsigned long* address, size_t bytes, bool device)
 {
-    if (numbers + 1 == setting("SOFTGPU_FAIL_ALLOCATION", 0)) {
-        ++numbers;
-        return CUDA_ERROR_OUT_OF_MEMORY;
-    }
+    if (int first = setting("SOFTGPU_FAIL_ALLOCATION", 0))
+        if (numbers + 1 >= first) return CUDA_ERROR_OUT_OF_MEMORY;
     Memory* memory = new Memory;
     memory->size = bytes;
     memory->device = device;
@@ -371,6 +376,7 @@ CUresult cuModuleLoadDataEx(CUmodule* module, const void* image, unsigned, CUjit
 {
     NEEDS_CONTEXT("cuModuleLoadDataEx");
     if (memcmp(image, "\x7f" "ELF", 4)) return CUDA_ERROR_INVALID_IMAGE;
+    if (setting("SOFTGPU_CUDA_VERSION", 13000) < 13000) return CUDA_ERROR_NO_BINARY_FOR_GPU;
     *module = (CUmodule)new std::string("module");
     return CUDA_SUCCESS;
 }
