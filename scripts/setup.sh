@@ -73,7 +73,7 @@ install_kit
 if $gpu; then
   install_gpu "$cuda" "$rtx"
 else
-  hint=$("$venv/bin/python" "$root/scripts/gpu_packages.py" --hint)
+  hint=$("$venv/bin/python" "$root/scripts/gpu_packages.py" --hint) || true
   if [ -n "$hint" ]; then say "$hint"; fi
 fi
 
