@@ -4,6 +4,7 @@ from common import Parser, run
 
 import argparse
 import csv
+import importlib
 import json
 import multiprocessing
 import shutil
@@ -92,9 +93,8 @@ def check_pycuda(setting: Setting) -> tuple[bool, str]:
 
 def open_context() -> Any:
     """The module pycuda.driver, with the context that TensorRT shares."""
-    import pycuda.autoprimaryctx
-    import pycuda.driver as cuda
-    return cuda
+    importlib.import_module("pycuda.autoprimaryctx")
+    return importlib.import_module("pycuda.driver")
 
 
 def check_kernels(setting: Setting) -> tuple[bool, str]:
@@ -300,7 +300,8 @@ def run_script(script: str, *options: object) -> None:
     done = subprocess.run([sys.executable, str(ROOT / script), *map(str, options)], capture_output=True, text=True,
                           check=False)
     if done.returncode:
-        raise KitError(f"{script} ended with {done.returncode}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+        message = done.stderr.strip().splitlines() or ["no message"]
+        raise KitError(f"{script} ended with exit code {done.returncode}: {message[-1]}")
 
 
 SET_UP = "run scripts/setup.sh --gpu again"

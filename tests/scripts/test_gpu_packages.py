@@ -15,7 +15,8 @@ from helpers import ROOT
 from rtmpose.engines import tensorrt_backend
 from rtmpose.errors import KitError
 
-sys.path[1:1] = [str(ROOT / "scripts"), str(ROOT / "tests/software_gpu")]
+sys.path.insert(1, str(ROOT / "scripts"))
+sys.path.insert(1, str(ROOT / "tests/software_gpu"))
 
 import build as software_gpu
 import build_pycuda
@@ -110,7 +111,7 @@ def test_pycuda_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.slow
 def test_pycuda_is_built_with_the_wheels_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a toolkit. It must call nothing that the first driver for CUDA 12 lacks: Python could not load it there."""
+    """Without a toolkit. Python can only load it if the driver has every function, so the oldest CUDA 12 must do."""
     (pin,) = (pin for pin in pins("cu12") if "runtime" in pin)
     build_pycuda.run([sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", tmp_path, pin])
     (wheel,) = tmp_path.glob("*.whl")

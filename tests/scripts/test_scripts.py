@@ -88,8 +88,8 @@ def test_is_bash(script):
     subprocess.run(["bash", "-n", str(script)], check=True)
 
 
-@pytest.mark.parametrize("script", ["setup.sh", "download.sh", "benchmark.sh", "quickstart.sh", "test.sh", "check_gpu.sh", ACCURACY,
-                                    PERFORMANCE])
+@pytest.mark.parametrize("script", ["setup.sh", "download.sh", "benchmark.sh", "quickstart.sh", "test.sh", "check_gpu.sh",
+                                    ACCURACY, PERFORMANCE])
 def test_help(run, calls, script):
     result = run(script, "--help")
     assert result.returncode == 0
@@ -202,8 +202,8 @@ def test_setup_refuses_an_environment_of_another_python(run, venv, calls):
 
 def names(calls: list[str]) -> list[str]:
     """Names of what was installed; of the script and its argument where pycuda was built."""
-    return [" ".join(Path(word).name for word in call.split()) if "build_pycuda" in call else Path(call.split()[-1]).name
-            for call in calls if "pip install" in call or "build_pycuda" in call]
+    words = [call.split() for call in calls if "pip install" in call or "build_pycuda" in call]
+    return [" ".join(Path(word).name for word in (call if len(call) == 2 else call[-1:])) for call in words]
 
 
 def test_setup_installs_once(run, calls):

@@ -6,13 +6,13 @@ import shutil
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-sys.path.insert(1, str(ROOT / "scripts"))
+sys.path.insert(1, str(Path(__file__).parents[2] / "scripts"))
 
 import build_pycuda
 from build_pycuda import Unavailable, run
 
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 SOURCES = (HERE / "core.h", HERE / "driver.cpp", ROOT / "tests/engines/cuda_on_cpu.cpp",
            ROOT / "rtmpose/engines/cuda_kernels.cu", Path(__file__))
 

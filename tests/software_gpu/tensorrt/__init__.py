@@ -188,7 +188,8 @@ class _Engine:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 4
-        self.session = onnxruntime.InferenceSession(_quantize_in_fp32(content), options, providers=["CPUExecutionProvider"])
+        self.session = onnxruntime.InferenceSession(_quantize_in_fp32(content), options,
+                                                    providers=["CPUExecutionProvider"])
         graph = onnx.load_from_string(content).graph
         self.inputs, self.outputs = ({value.name: self._describe(value) for value in values}
                                      for values in (graph.input, graph.output))
