@@ -50,7 +50,13 @@ install_kit() {
 
 # Packages for the GPU: TensorRT, or TensorRT-RTX where TensorRT can't be installed and the GPU is one of RTX's.
 install_gpu() {
-  local cuda=$1 rtx=$2 file=requirements-gpu-$1.txt rtx_file=$venv/requirements-gpu-rtx-$1.txt
+  local cuda=$1 rtx=$2 file=requirements-gpu-$1.txt rtx_file=$venv/requirements-gpu-rtx-$1.txt other=cu12
+  if [ "$cuda" = cu12 ]; then other=cu13; fi
+  if compgen -G "$venv/.installed-requirements-gpu-*$other.txt" >/dev/null; then  # the two write the same files
+    say "the driver was another one: removing TensorRT for CUDA ${other#cu}"
+    "$venv/bin/python" -m pip uninstall -qq --yes tensorrt-{,rtx-}"$other"{,-libs,-bindings}
+    rm -f "$venv"/.installed-requirements-gpu-*"$other.txt"
+  fi
   if [ -f "$rtx_file" ] || ! (install_once "$file"); then
     [ "$rtx" = rtx ] || exit 1
     say "TensorRT could not be installed; taking TensorRT-RTX instead (to try TensorRT again, remove $rtx_file)"
@@ -72,6 +78,7 @@ install_once requirements-mmpose.txt --only-binary :all: --no-deps
 install_kit
 if $gpu; then
   install_gpu "$cuda" "$rtx"
+  say "for the GPU: ready; check it with: bash scripts/check_gpu.sh"
 else
   hint=$("$venv/bin/python" "$root/scripts/gpu_packages.py" --hint) || true
   if [ -n "$hint" ]; then say "$hint"; fi

@@ -88,8 +88,8 @@ def test_is_bash(script):
     subprocess.run(["bash", "-n", str(script)], check=True)
 
 
-@pytest.mark.parametrize("script", ["setup.sh", "download.sh", "benchmark.sh", "quickstart.sh", "test.sh", "check_gpu.sh",
-                                    ACCURACY, PERFORMANCE])
+@pytest.mark.parametrize("script", ["setup.sh", "download.sh", "benchmark.sh", "quickstart.sh", "test.sh",
+                                    "check_gpu.sh", ACCURACY, PERFORMANCE])
 def test_help(run, calls, script):
     result = run(script, "--help")
     assert result.returncode == 0
@@ -229,7 +229,13 @@ def test_setup_for_another_driver(run, venv, calls):
     result = run("setup.sh", "--gpu")
     assert result.returncode == 0
     assert result.stdout.splitlines()[0] == "setup.sh: the reason"
-    assert names(calls()) == ["requirements-gpu-cu12.txt", "build_pycuda.py cu12"]
+    made = calls()
+    assert names(made) == ["requirements-gpu-cu12.txt", "build_pycuda.py cu12"]
+    (removed,) = [call for call in made if "pip uninstall" in call]
+    assert " tensorrt-cu13 tensorrt-cu13-libs tensorrt-cu13-bindings tensorrt-rtx-cu13 " in removed
+    (venv / "gpu").write_text("cu13 -\nthe reason\n")
+    run("setup.sh", "--gpu")
+    assert "requirements-gpu-cu13.txt" in names(calls())
 
 
 def test_setup_takes_tensorrt_rtx_where_tensorrt_cannot_be_installed(run, venv, calls):
