@@ -26,18 +26,26 @@ pip_install() {
     die "$1: pip could not install it (see above); fix that and re-run" 1
 }
 
-# install_once FILE [PIP_OPTION...]: installs a requirements file unless this version of it is already installed.
-install_once() {
-  local file=$1 stamp=$venv/.installed-$1 state
-  shift
-  state=$({ "$venv/bin/python" --version && cat "$root/$file"; } | sha256sum)
+# once NAME STATE MESSAGE COMMAND...: runs the command unless it has succeeded with the same state and Python.
+once() {
+  local name=$1 message=$3 stamp=$venv/.installed-$1 state
+  state=$({ "$venv/bin/python" --version && echo "$2"; } | sha256sum)
   if [ "$(cat "$stamp" 2>/dev/null)" = "$state" ]; then
-    say "$file: already installed"
+    say "$name: already installed"
     return
   fi
-  say "$file: installing: $(sed -n '1s/^# //p' "$root/$file")"
-  pip_install "$file" "$@" -r "$root/$file"
+  say "$name: $message"
+  "${@:4}" || return
   echo "$state" >"$stamp"
+}
+
+# install_once FILE [PIP_OPTION...]: installs a requirements file, of the repository or with its full path, unless this
+# version of it is already installed.
+install_once() {
+  local path=$1 name
+  name=$(basename "$path")
+  if [ "$name" = "$path" ]; then path=$root/$path; fi
+  once "$name" "$(cat "$path")" "installing: $(sed -n '1s/^# //p' "$path")" pip_install "$name" "${@:2}" -r "$path"
 }
 
 check_model() {

@@ -3,7 +3,8 @@
 #
 #   bash scripts/setup.sh [--gpu]
 #
-#   --gpu    also install requirements-gpu.txt: TensorRT and pycuda
+#   --gpu    also install TensorRT and pycuda for this machine's NVIDIA driver: CUDA 12 or 13. Needs g++ and Python's
+#            headers to build pycuda, but no CUDA toolkit
 #   VENV     environment variable: its folder (default: .venv in the repository)
 #   PYTHON   environment variable: a Python 3.10, 3.11 or 3.12 (default: the first one found)
 set -euo pipefail
@@ -47,12 +48,40 @@ install_kit() {
   pip_install "$root" --quiet --no-deps --no-build-isolation --editable "$root"
 }
 
+# Packages for the GPU: TensorRT, or TensorRT-RTX where TensorRT can't be installed and the GPU is one of RTX's.
+install_gpu() {
+  local cuda=$1 rtx=$2 file=requirements-gpu-$1.txt rtx_file=$venv/requirements-gpu-rtx-$1.txt other=cu12
+  if [ "$cuda" = cu12 ]; then other=cu13; fi
+  if compgen -G "$venv/.installed-requirements-gpu-*$other.txt" >/dev/null; then  # the two write the same files
+    say "the driver was another one: removing TensorRT for CUDA ${other#cu}"
+    "$venv/bin/python" -m pip uninstall -qq --yes tensorrt-{,rtx-}"$other"{,-libs,-bindings}
+    rm -f "$venv"/.installed-requirements-gpu-*"$other.txt"
+  fi
+  if [ -f "$rtx_file" ] || ! (install_once "$file"); then
+    [ "$rtx" = rtx ] || exit 1
+    say "TensorRT could not be installed; taking TensorRT-RTX instead (to try TensorRT again, remove $rtx_file)"
+    sed -e 's/^tensorrt-/# &/' -e 's/^# \(tensorrt-rtx-\)/\1/' "$root/$file" >"$rtx_file"
+    install_once "$rtx_file"
+  fi
+  once pycuda "$cuda $(cat "$root/scripts/build_pycuda.py")" "building it with the headers of CUDA ${cuda#cu}" \
+    "$venv/bin/python" "$root/scripts/build_pycuda.py" "$cuda" ||
+    die "pycuda could not be built (see above); fix that and re-run" 1
+}
+
+if $gpu; then
+  choice=$("$venv/bin/python" "$root/scripts/gpu_packages.py") || exit
+  say "$(sed -n 2p <<<"$choice")"
+  read -r cuda rtx <<<"$choice"
+fi
 install_once requirements.txt --only-binary :all:
 install_once requirements-mmpose.txt --only-binary :all: --no-deps
 install_kit
 if $gpu; then
-  command -v nvcc >/dev/null || say "no nvcc on PATH: pycuda, which pip builds from source, may need it (e.g. PATH=/usr/local/cuda/bin:\$PATH)"
-  install_once requirements-gpu.txt
+  install_gpu "$cuda" "$rtx"
+  say "for the GPU: ready; check it with: bash scripts/check_gpu.sh"
+else
+  hint=$("$venv/bin/python" "$root/scripts/gpu_packages.py" --hint) || true
+  if [ -n "$hint" ]; then say "$hint"; fi
 fi
 
 say "ready. Next: source $venv/bin/activate, then: bash scripts/download.sh (see README.md)"

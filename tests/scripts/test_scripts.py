@@ -20,6 +20,8 @@ if [ "${0##*/}" != python ]; then command="${0##*/} $*"; fi
 if [ "$command" = --version ]; then echo Python 3.11.0; exit; fi
 echo "$command" >>"$CALLS"
 if [[ -n ${FAIL:-} && $command = *$FAIL* ]]; then exit "${CODE:-1}"; fi
+if [[ $command = *gpu_packages.py ]]; then cat "$VENV/gpu"; fi
+if [[ $command = *--hint && -f $VENV/hint ]]; then cat "$VENV/hint"; fi
 if [[ $command = *"import common, rtmpose"* ]]; then cat "$VENV/kit"; fi
 if [[ $command = *"pip install"*"--editable"* ]]; then echo "${*: -1}/common.py ${*: -1}/rtmpose" >"$VENV/kit"; fi
 """
@@ -34,6 +36,7 @@ def venv(tmp_path: Path) -> Path:
         (folder / "bin" / name).write_text(STAND_IN)
         (folder / "bin" / name).chmod(0o755)
     (folder / "kit").touch()
+    (folder / "gpu").write_text("cu13 -\nMade-up GPU: installing TensorRT for CUDA 13\n")
     return folder
 
 
@@ -85,8 +88,8 @@ def test_is_bash(script):
     subprocess.run(["bash", "-n", str(script)], check=True)
 
 
-@pytest.mark.parametrize("script", ["setup.sh", "download.sh", "benchmark.sh", "quickstart.sh", "test.sh", ACCURACY,
-                                    PERFORMANCE])
+@pytest.mark.parametrize("script", ["setup.sh", "download.sh", "benchmark.sh", "quickstart.sh", "test.sh",
+                                    "check_gpu.sh", ACCURACY, PERFORMANCE])
 def test_help(run, calls, script):
     result = run(script, "--help")
     assert result.returncode == 0
@@ -197,9 +200,15 @@ def test_setup_refuses_an_environment_of_another_python(run, venv, calls):
     assert f"{venv}: has Python 3.11.0" in refusal(run("setup.sh", FAIL="version_info"))
 
 
+def names(calls: list[str]) -> list[str]:
+    """Names of what was installed; of the script and its argument where pycuda was built."""
+    words = [call.split() for call in calls if "pip install" in call or "build_pycuda" in call]
+    return [" ".join(Path(word).name for word in (call if len(call) == 2 else call[-1:])) for call in words]
+
+
 def test_setup_installs_once(run, calls):
     def installed() -> list[str]:
-        return [Path(call.split()[-1]).name for call in calls() if "pip install" in call]
+        return names(calls())
 
     first = run("setup.sh")
     assert first.returncode == 0
@@ -208,7 +217,68 @@ def test_setup_installs_once(run, calls):
     assert run("setup.sh").returncode == 0
     assert installed() == []
     assert run("setup.sh", "--gpu").returncode == 0
-    assert installed() == ["requirements-gpu.txt"]
+    assert installed() == ["requirements-gpu-cu13.txt", "build_pycuda.py cu13"]
+    assert run("setup.sh", "--gpu").returncode == 0
+    assert installed() == []
+
+
+def test_setup_for_another_driver(run, venv, calls):
+    run("setup.sh", "--gpu")
+    calls()
+    (venv / "gpu").write_text("cu12 rtx\nthe reason\n")
+    result = run("setup.sh", "--gpu")
+    assert result.returncode == 0
+    assert result.stdout.splitlines()[0] == "setup.sh: the reason"
+    made = calls()
+    assert names(made) == ["requirements-gpu-cu12.txt", "build_pycuda.py cu12"]
+    (removed,) = [call for call in made if "pip uninstall" in call]
+    assert " tensorrt-cu13 tensorrt-cu13-libs tensorrt-cu13-bindings tensorrt-rtx-cu13 " in removed
+    (venv / "gpu").write_text("cu13 -\nthe reason\n")
+    run("setup.sh", "--gpu")
+    assert "requirements-gpu-cu13.txt" in names(calls())
+
+
+def test_setup_takes_tensorrt_rtx_where_tensorrt_cannot_be_installed(run, venv, calls):
+    (venv / "gpu").write_text("cu12 rtx\nthe reason\n")
+    for _ in range(2):
+        result = run("setup.sh", "--gpu", FAIL="requirements-gpu-cu12.txt")
+        assert result.returncode == 0
+        assert "taking TensorRT-RTX instead" in result.stdout
+    assert names(calls())[-3:] == ["requirements-gpu-cu12.txt", "requirements-gpu-rtx-cu12.txt", "build_pycuda.py cu12"]
+    wanted, given = ({line for line in path.read_text().splitlines() if line and line[0] != "#"}
+                     for path in (ROOT / "requirements-gpu-cu12.txt", venv / "requirements-gpu-rtx-cu12.txt"))
+    assert (wanted - given, given - wanted) == ({"tensorrt-cu12==10.16.1.11"}, {"tensorrt-rtx-cu12==1.7.1.116"})
+
+
+def test_setup_without_tensorrt_for_this_gpu(run, calls):
+    message = refusal(run("setup.sh", "--gpu", FAIL="requirements-gpu-cu13.txt"), code=1)
+    assert "requirements-gpu-cu13.txt: pip could not install it" in message
+    assert not any("rtx" in call or "build_pycuda" in call for call in calls())
+
+
+def test_setup_without_a_gpu(run, calls):
+    assert run("setup.sh", "--gpu", FAIL="gpu_packages.py", CODE="2").returncode == 2
+    assert names(calls()) == []
+
+
+def test_setup_where_pycuda_cannot_be_built(run, calls):
+    message = refusal(run("setup.sh", "--gpu", FAIL="build_pycuda.py"), code=1)
+    assert "pycuda could not be built" in message
+    calls()
+    assert run("setup.sh", "--gpu").returncode == 0
+    assert names(calls()) == ["build_pycuda.py cu13"]
+
+
+@pytest.mark.parametrize("script", ["setup.sh", "quickstart.sh"])
+def test_setup_says_how_to_set_up_for_a_gpu(run, venv, script):
+    (venv / "hint").write_text("Made-up GPU found; to run on it: bash scripts/setup.sh --gpu\n")
+    assert "setup.sh: Made-up GPU found; to run on it: bash scripts/setup.sh --gpu" in run(script).stdout.splitlines()
+
+
+def test_check_gpu(run, calls):
+    assert run("check_gpu.sh", "--output", "checked.json").returncode == 0
+    assert run("check_gpu.sh", FAIL="check_gpu.py", CODE="2").returncode == 2
+    assert calls() == [f"{ROOT}/check_gpu.py --output checked.json", f"{ROOT}/check_gpu.py"]
 
 
 def test_setup_replaces_the_kit_of_another_checkout(run, venv, calls):

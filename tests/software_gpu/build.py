@@ -1,42 +1,20 @@
 """Build pycuda and the software CUDA driver once, into the Python environment that runs the tests."""
 
 import hashlib
-import importlib.util
 import os
 import shutil
-import subprocess
 import sys
-import tarfile
 from pathlib import Path
+
+sys.path.insert(1, str(Path(__file__).parents[2] / "scripts"))
+
+import build_pycuda
+from build_pycuda import Unavailable, run
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 SOURCES = (HERE / "core.h", HERE / "driver.cpp", ROOT / "tests/engines/cuda_on_cpu.cpp",
            ROOT / "rtmpose/engines/cuda_kernels.cu", Path(__file__))
-PYCUDA = "pycuda==2026.1"
-SITECONF = """
-BOOST_INC_DIR = []
-BOOST_LIB_DIR = []
-CUDART_LIB_DIR = []
-CUDART_LIBNAME = []
-CURAND_LIB_DIR = []
-CURAND_LIBNAME = []
-BOOST_COMPILER = "gcc43"
-USE_SHIPPED_BOOST = True
-BOOST_PYTHON_LIBNAME = ["boost_python"]
-BOOST_THREAD_LIBNAME = ["boost_thread"]
-CUDA_TRACE = CUDA_ENABLE_GL = CUDA_ENABLE_CURAND = False
-CUDA_ROOT = CUDA_PRETEND_VERSION = None
-CUDA_INC_DIR = {include!r}
-CUDADRV_LIB_DIR = [{stub!r}]
-CUDADRV_LIBNAME = ["cuda"]
-CXXFLAGS = ["-O1"]
-LDFLAGS = []
-"""
-
-
-class Unavailable(Exception):
-    """The software driver can't be built here; the message says why."""
 
 
 def build() -> dict[str, str]:
@@ -50,48 +28,14 @@ def build() -> dict[str, str]:
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in SOURCES)).hexdigest()[:12]
     cache = Path(sys.prefix) / "software_gpu"
     site, library = cache / "site", cache / digest
-    include = find_headers(cache)
+    include = build_pycuda.find_headers("cu13", cache / "include")
     if not (site / "pycuda").is_dir():
-        build_pycuda(cache, site, include)
+        build_pycuda.build(cache, include, cache / "site.part")
+        (cache / "site.part").rename(site)
     if not (library / "libcuda.so.1").is_file():
         build_driver(library, site, include)
     return {"LD_LIBRARY_PATH": str(library), "OMP_NUM_THREADS": "1",
             "PYTHONPATH": os.pathsep.join(map(str, (HERE, site, ROOT)))}
-
-
-def find_headers(cache: Path) -> list[str]:
-    """Folders of CUDA's headers: the toolkit's, or those of the nvidia-cuda-runtime wheel."""
-    toolkit = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "include"
-    if (toolkit / "cuda.h").is_file() and (toolkit / "cudaProfiler.h").is_file():
-        return [str(toolkit)]
-    spec = importlib.util.find_spec("nvidia.cu13")
-    wheel = Path(next(iter(spec.submodule_search_locations or ()))) / "include" if spec else None
-    if wheel is None or not (wheel / "cuda.h").is_file():
-        raise Unavailable("needs CUDA's headers: a toolkit, or pip install nvidia-cuda-runtime")
-    # The wheel lacks this header; pycuda includes it and the kit does not use it.
-    extra = cache / "include"
-    extra.mkdir(parents=True, exist_ok=True)
-    (extra / "cudaProfiler.h").write_text('#include <cuda.h>\nextern "C" { CUresult CUDAAPI cuProfilerStart(void); '
-                                          'CUresult CUDAAPI cuProfilerStop(void); }\n')
-    return [str(wheel), str(extra)]
-
-
-def build_pycuda(cache: Path, site: Path, include: list[str]) -> None:
-    """Build pycuda from its source distribution, without CURAND and without a driver to link with."""
-    stub = cache / "stub"
-    stub.mkdir(parents=True, exist_ok=True)
-    # One function is enough for the linker to keep the library.
-    (stub / "stub.c").write_text("int cuInit(unsigned flags) { return 100 + 0 * flags; }\n")
-    run(["gcc", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", stub / "libcuda.so", stub / "stub.c"])
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    run([*pip, "download", "--no-deps", "--no-binary", ":all:", "--no-build-isolation", "--dest", cache, PYCUDA])
-    (archive,) = cache.glob("pycuda-*.tar.gz")
-    with tarfile.open(archive) as source:
-        source.extractall(cache, filter="data")
-    folder = cache / archive.name.removesuffix(".tar.gz")
-    (folder / "siteconf.py").write_text(SITECONF.format(include=include, stub=str(stub)))
-    run([*pip, "install", "--no-deps", "--no-build-isolation", "--target", cache / "site.part", folder])
-    (cache / "site.part").rename(site)
 
 
 def build_driver(library: Path, site: Path, include: list[str]) -> None:
@@ -113,12 +57,3 @@ def build_driver(library: Path, site: Path, include: list[str]) -> None:
     run(["g++", "-shared", "-Wl,-soname,libcuda.so.1", "-o", part / "libcuda.so.1", part / "driver.o",
          part / "kernels.o", part / "stubs.o", "-lpthread"])
     part.rename(library)
-
-
-def run(command: list[object]) -> str:
-    """Output of a command. Raises Unavailable with its last line if it fails."""
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
-        raise Unavailable(f"{command[0]} failed: {lines[-1][:200]}")
-    return done.stdout

@@ -79,6 +79,11 @@ CUresult cuDeviceGetAttribute(int* value, CUdevice_attribute attribute, CUdevice
              : attribute == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR ? minor : 0;
     return CUDA_SUCCESS;
 }
+CUresult cuDeviceGetPCIBusId(char* id, int length, CUdevice)
+{
+    snprintf(id, length, "0000:01:00.0");
+    return CUDA_SUCCESS;
+}
 CUresult cuDeviceTotalMem(size_t* bytes, CUdevice) { *bytes = 80UL << 30; return CUDA_SUCCESS; }
 
 static CUdevice primary_device;

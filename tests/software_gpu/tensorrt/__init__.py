@@ -188,7 +188,8 @@ class _Engine:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 4
-        self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        self.session = onnxruntime.InferenceSession(_quantize_in_fp32(content), options,
+                                                    providers=["CPUExecutionProvider"])
         graph = onnx.load_from_string(content).graph
         self.inputs, self.outputs = ({value.name: self._describe(value) for value in values}
                                      for values in (graph.input, graph.output))
@@ -211,6 +212,23 @@ class _Engine:
             self.log.log(ILogger.Severity.ERROR, "Cuda Runtime (out of memory)")
             return None
         return _Context(self, scratch.value)
+
+
+def _quantize_in_fp32(content: bytes) -> bytes:
+    """ONNX Runtime's QuantizeLinear truncates FP16 input on the CPU, where TensorRT rounds: give it FP32 input."""
+    model = onnx.load_from_string(content)
+    nodes = []
+    for node in model.graph.node:
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        if node.op_type == "QuantizeLinear":
+            for i in range(2):  # the tensor and its scale
+                copy.input[i] = f"{node.output[0]}_fp32_{i}"
+                nodes.append(onnx.helper.make_node("Cast", [node.input[i]], [copy.input[i]], to=TensorProto.FLOAT))
+        nodes.append(copy)
+    model.graph.ClearField("node")
+    model.graph.node.extend(nodes)
+    return model.SerializeToString()
 
 
 _jobs: list[tuple[_Engine, dict[str, int]]] = []

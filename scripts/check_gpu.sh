@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Checks in two minutes that the kit works on this machine's NVIDIA GPU. Prints a table, and writes gpu_check.json.
+#
+#   bash scripts/check_gpu.sh [options of check_gpu.py]
+#
+# Exit codes: 0 every check passed, 1 one failed, 2 there is no GPU.
+set -euo pipefail
+# shellcheck source=scripts/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+case ${1:-} in -h | --help) usage; exit ;; esac
+exec "$python" "$root/check_gpu.py" "$@"
