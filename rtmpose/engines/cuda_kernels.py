@@ -45,7 +45,7 @@ def compile_kernels(compute_capability: str) -> bytes:
         version = nvrtc.nvrtcVersion()[1:]
     except (ImportError, RuntimeError) as error:  # cuda-bindings without NVRTC's library raises a RuntimeError
         raise KitError(f"the GPU's kernels need cuda-bindings and nvidia-cuda-nvrtc ({error}); "
-                       "install requirements-gpu.txt again") from error
+                       "run scripts/setup.sh --gpu again") from error
     program = nvrtc.nvrtcCreateProgram(SOURCE.read_bytes(), SOURCE.name.encode(), 0, [], [])[1]
     architecture = f"sm_{compute_capability.replace('.', '')}"
     status, = nvrtc.nvrtcCompileProgram(program, 2, [f"--gpu-architecture={architecture}".encode(), b"--fmad=false"])
