@@ -146,7 +146,7 @@ static CUresult allocate(unsigned long* address, size_t bytes, bool device)
                                   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         mprotect(memory->map + memory->mapped, 4096, PROT_NONE);
         memory->data = memory->host = memory->map + offset;
-        memset(memory->data, 0xff, bytes);  // NaN: what is not written must not be used
+        if (computing()) memset(memory->data, 0xff, bytes);  // NaN: what is not written must not be used
         *address = (unsigned long)memory->data + OFFSET;
     } else {
         int file = memfd_create("pinned", 0);
@@ -154,7 +154,7 @@ static CUresult allocate(unsigned long* address, size_t bytes, bool device)
         memory->map = (char*)mmap(nullptr, memory->mapped, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
         memory->data = (char*)mmap(nullptr, memory->mapped, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
         close(file);
-        memset(memory->data, 0xff, bytes);
+        if (computing()) memset(memory->data, 0xff, bytes);
         memory->host = memory->map;
         *address = (unsigned long)memory->host;
     }
