@@ -4,11 +4,13 @@ The same persons, crops and keypoints as :mod:`rtmpose.evaluate.predict`. Work t
 would limit a fast GPU, so it handles arrays: of the whole set at the start, and of a batch while the GPU runs.
 """
 
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from queue import SimpleQueue
 
 import numpy as np
 from tqdm import tqdm
@@ -24,7 +26,6 @@ from rtmpose.evaluate.predict import Run
 from rtmpose.evaluate.predictions import Predictions, check_finite
 
 IMAGES_A_THREAD = 2  # being read or waiting
-Reading = tuple[int, Future[np.ndarray | None]]  # index of an image; its pixels, if the next batch needs them
 
 
 @dataclass(frozen=True)
@@ -95,51 +96,98 @@ def count_buffers(images: int, batches: int) -> int:
     return min(IN_FLIGHT + 2 + int(ahead), batches)
 
 
+class Reading:
+    """A batch whose images are being read."""
+
+    def __init__(self, batch: ImageBatch, images: int) -> None:
+        self.batch = batch
+        self.errors: dict[int, Exception] = {}  # by the offset of the image that can't be used
+        self._left, self._lock, self._done = images, threading.Lock(), threading.Event()
+
+    def finish_image(self) -> None:
+        with self._lock:
+            self._left -= 1
+            if not self._left:
+                self._done.set()
+
+    def wait(self) -> ImageBatch:
+        """Wait for all images; raises KitError if one can't be used."""
+        self._done.wait()
+        if self.errors:
+            raise self.errors[min(self.errors)]
+        return self.batch
+
+
+Pixels = Future[np.ndarray]
+
+
+@dataclass(slots=True)
+class Job:
+    """One image to read."""
+
+    image: Image
+    reading: Reading
+    start: int  # offset in the batch's memory
+    earlier: Pixels | None  # the same image, if the batch before needs it too
+    shared: Pixels | None  # for its pixels, if the next batch needs them too
+
+
 def read_batches(images: Sequence[Image], layout: Layout, regions: np.ndarray, batch_size: int,
                  memory: deque[np.ndarray]) -> Iterator[ImageBatch]:
     """Batches in order, while a thread for each core reads ahead into ``memory``, as long as there is some.
 
     A batch's memory has to be put back when it is free again. Raises KitError if an image can't be used.
     """
-    reading: deque[tuple[ImageBatch, list[Reading]]] = deque()
-    last: Reading | None = None  # of the batch before: the next batch may need the same image
-    upcoming = iter(range(len(layout.batch_bytes)))
-    with ThreadPoolExecutor(count_cores()) as pool:
+    # A future for each image would cost the main thread more than all its other work.
+    queue: SimpleQueue[Job | None] = SimpleQueue()
+    readings: deque[Reading] = deque()
+    upcoming = plan_batches(images, layout, regions, batch_size, memory)
+    threads = count_cores()
+    with ThreadPoolExecutor(threads) as pool:
         try:
+            for _ in range(threads):
+                pool.submit(read_images, queue)
             while True:
-                while memory and (number := next(upcoming, None)) is not None:
-                    rows = slice(number * batch_size, (number + 1) * batch_size)
-                    batch = ImageBatch(memory.popleft(), int(layout.batch_bytes[number]), regions[rows])
-                    jobs = start_reading(pool, images, layout, rows, batch.images, last)
-                    reading.append((batch, jobs))
-                    last = jobs[-1]
-                if not reading:
+                while memory and (jobs := next(upcoming, None)):
+                    readings.append(jobs[0].reading)
+                    for job in jobs:
+                        queue.put(job)
+                if not readings:
                     return
-                batch, jobs = reading.popleft()
-                wait([pixels for _, pixels in jobs])
-                for _, pixels in jobs:
-                    pixels.result()
-                yield batch
+                yield readings.popleft().wait()
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            while not queue.empty():
+                queue.get()
+            for _ in range(threads):
+                queue.put(None)
 
 
-def start_reading(pool: ThreadPoolExecutor, images: Sequence[Image], layout: Layout, rows: slice, memory: np.ndarray,
-                  last: Reading | None) -> list[Reading]:
-    """Read the images of a batch, whose persons are ``rows``, into its memory."""
-    first = layout.first[rows]
-    owners, starts = layout.owner[rows][first].tolist(), layout.start[rows][first].tolist()
-    shared = layout.owner[rows.stop] if rows.stop < len(layout.owner) else None  # the next batch's first image
-    return [(owner, pool.submit(read_into, images[owner], memory[start:], owner == shared,
-                                last[1] if last and last[0] == owner else None))
-            for owner, start in zip(owners, starts, strict=True)]
+def plan_batches(images: Sequence[Image], layout: Layout, regions: np.ndarray, batch_size: int,
+                 memory: deque[np.ndarray]) -> Iterator[list[Job]]:
+    """The jobs of each batch, which takes the next of ``memory``."""
+    shared, last = None, len(regions) - 1
+    for number, image_bytes in enumerate(layout.batch_bytes.tolist()):
+        rows = slice(number * batch_size, (number + 1) * batch_size)
+        first = layout.first[rows]
+        owners, starts = layout.owner[rows][first].tolist(), layout.start[rows][first].tolist()
+        reading = Reading(ImageBatch(memory.popleft(), image_bytes, regions[rows]), len(owners))
+        jobs = [Job(images[owner], reading, start, None, None) for owner, start in zip(owners, starts, strict=True)]
+        jobs[0].earlier = shared
+        shared = Future() if layout.owner[min(rows.stop, last)] == owners[-1] else None
+        jobs[-1].shared = shared
+        yield jobs
 
 
-def read_into(image: Image, memory: np.ndarray, shared: bool, earlier: Future[np.ndarray | None] | None
-              ) -> np.ndarray | None:
-    """Write an image into memory, from its file or from an earlier reading, and return its pixels if they are shared."""
-    pixels = earlier.result() if earlier else None
-    if pixels is None:
-        pixels = read_image(image)
-    memory[:pixels.size] = pixels.ravel()
-    return pixels if shared else None
+def read_images(queue: SimpleQueue[Job | None]) -> None:
+    """Read the images of a queue into the memory of their batches, until it holds None."""
+    while job := queue.get():
+        try:
+            pixels = job.earlier.result() if job.earlier else read_image(job.image)
+            job.reading.batch.images[job.start:job.start + pixels.size] = pixels.ravel()
+            if job.shared:
+                job.shared.set_result(pixels)
+        except Exception as error:
+            job.reading.errors[job.start] = error
+            if job.shared:
+                job.shared.set_exception(error)
+        job.reading.finish_image()
