@@ -53,7 +53,7 @@ static void report(const char* format, ...)
 }
 
 static bool tracing() { static bool on = setting("SOFTGPU_TRACE", 0); return on; }
-// SOFTGPU_COMPUTE=0: operations do nothing, GPU memory stays zero, and no page is protected, to time the host alone.
+// SOFTGPU_COMPUTE=0, to time the host alone: work ends as it is enqueued and does nothing, nothing is checked.
 static bool computing() { static bool on = setting("SOFTGPU_COMPUTE", 1); return on; }
 #define TRACE(...) do { if (tracing()) report(__VA_ARGS__); } while (0)
 
@@ -199,7 +199,6 @@ static bool forbidden(const char* name)
 
 static void protect(Memory* memory)
 {
-    if (!computing()) return;
     bool reading = false, writing = !before(memory->written, host_clock);
     for (auto& access : memory->reads) reading |= !before(access, host_clock);
     mprotect(memory->map, memory->mapped, writing ? PROT_NONE : reading ? PROT_READ : PROT_READ | PROT_WRITE);
@@ -266,7 +265,7 @@ static void run(const Operation& operation)
         for (Memory* memory : *list)
             if (!memory->alive)
                 report("USE AFTER FREE: \"%s\" uses memory #%d, which was freed", operation.name.c_str(), memory->number);
-    if (computing()) operation.work();
+    operation.work();
 }
 
 static CUresult enqueue(CUstream given, Operation operation)
@@ -278,6 +277,7 @@ static CUresult enqueue(CUstream given, Operation operation)
         stream->graph->operations.push_back(std::move(operation));
         return CUDA_SUCCESS;
     }
+    if (!computing()) return CUDA_SUCCESS;
     merge(stream->clock, host_clock);
     check(stream, operation);
     stream->queue.push_back([operation] { run(operation); });
