@@ -39,7 +39,14 @@ class Stages:
     """Seconds that threads spent on a core, by stage; a stage does not include those that it calls."""
 
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
+        self._samples: list[tuple[str, float]] = []  # several threads append to it
+
+    def totals(self) -> Counter[str]:
+        """Seconds by stage."""
+        totals: Counter[str] = Counter()
+        for name, seconds in self._samples:
+            totals[name] += seconds
+        return totals
 
     def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """A function that adds its time to a stage; for a generator, the time of its steps."""
@@ -53,7 +60,7 @@ class Stages:
         try:
             return work()
         finally:
-            self.seconds[name] += time.thread_time() - start
+            self._samples.append((name, time.thread_time() - start))
 
     def timed_steps(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """A generator function whose steps add their time to a stage."""
@@ -95,11 +102,11 @@ def measure_prediction(engine: Engine, persons: PersonSet, rounds: int) -> dict[
                            stages.timed("reading threads: read and decode images", predict_gpu.read_image)),
               patch.object(predict_gpu, "read_images", stages.timed("reading threads: total", predict_gpu.read_images))):
             predict_gpu.predict(engine, persons)
-        total = ended - started
-        parts = sum(seconds for name, seconds in stages.seconds.items() if name.startswith("main"))
-        stages.seconds["main thread: boxes, keypoints to the image, the rest"] = total - parts
-        stages.seconds["main thread: total"] = total
-        samples.append({name: seconds / len(persons) * 1e6 for name, seconds in stages.seconds.items()})
+        totals, main_total = stages.totals(), ended - started
+        parts = sum(seconds for name, seconds in totals.items() if name.startswith("main"))
+        totals["main thread: boxes, keypoints to the image, the rest"] = main_total - parts
+        totals["main thread: total"] = main_total
+        samples.append({name: seconds / len(persons) * 1e6 for name, seconds in totals.items()})
     return {name: float(np.median([sample[name] for sample in samples[1:]])) for name in sorted(samples[0])}
 
 
@@ -124,8 +131,9 @@ def measure_loadgen(engine: Engine, persons: PersonSet, seconds: float) -> dict[
           tempfile.TemporaryDirectory() as folder):
         run_scenario = stages.timed("run", loadgen.run_scenario)
         run_scenario(engine, plan, None, Path(folder))
-    return {"LoadGen: SUT's threads": stages.seconds["LoadGen: SUT's threads"] / number * 1e6,
-            "LoadGen: queries": (stages.seconds["run"] - stages.seconds["load"]) / number * 1e6}
+    totals = stages.totals()
+    return {"LoadGen: SUT's threads": totals["LoadGen: SUT's threads"] / number * 1e6,
+            "LoadGen: queries": (totals["run"] - totals["load"]) / number * 1e6}
 
 
 def table(costs: dict[str, float]) -> str:
