@@ -1,4 +1,4 @@
-"""The host's cost of the GPU path: microseconds a person of the main thread, of the reading threads and of LoadGen.
+"""The host's cost of the GPU path: microseconds a person of the main thread, of the reading threads, and in LoadGen mode.
 
     python3 benchmarks/host_cost.py --model_path rtmpose-t.onnx --datasets unseen
 
@@ -31,8 +31,10 @@ from rtmpose.evaluate.predict import Run
 
 ROOT = Path(__file__).resolve().parents[1]
 CARDS = (10_000, 20_000, 40_000)  # persons a second
-NOTE = ("Host only, measured on a driver in software that computes nothing; each cell under a card is the cores that "
-        "it needs.")
+NOTE = "This is the host's cost only, measured on a GPU in software that computes nothing."
+REST, TOTAL = "main thread: boxes, keypoints to the image, the rest", "main thread, total"
+READING, READERS = "reading threads: read and decode images", "reading threads, total"
+SUT, QUERIES = "LoadGen: threads of the SUT", "LoadGen: its own thread"
 
 
 class Stages:
@@ -92,32 +94,30 @@ def measure_prediction(engine: Engine, persons: PersonSet, rounds: int) -> dict[
             ended = time.thread_time()
             return Run(*args)
 
-        main = {"find_regions": "main thread: crop maps",
-                "read_batches": "main thread: hand out images, wait for them"}
-        with (patch.object(predict_gpu, "GpuStream", Stream), patch.object(predict_gpu, "Run", finish),
-              patch.object(predict_gpu, "find_regions", stages.timed(main["find_regions"], predict_gpu.find_regions)),
-              patch.object(predict_gpu, "read_batches",
-                           stages.timed_steps(main["read_batches"], predict_gpu.read_batches)),
-              patch.object(predict_gpu, "read_image",
-                           stages.timed("reading threads: read and decode images", predict_gpu.read_image)),
-              patch.object(predict_gpu, "read_images", stages.timed("reading threads: total", predict_gpu.read_images))):
+        with (patch.multiple(
+                predict_gpu, GpuStream=Stream, Run=finish,
+                find_regions=stages.timed("main thread: crop maps", predict_gpu.find_regions),
+                read_batches=stages.timed_steps("main thread: hand out images, wait for them",
+                                                predict_gpu.read_batches),
+                read_image=stages.timed(READING, predict_gpu.read_image),
+                read_images=stages.timed(READERS, predict_gpu.read_images))):
             predict_gpu.predict(engine, persons)
         totals, main_total = stages.totals(), ended - started
-        parts = sum(seconds for name, seconds in totals.items() if name.startswith("main"))
-        totals["main thread: boxes, keypoints to the image, the rest"] = main_total - parts
-        totals["main thread: total"] = main_total
+        totals[REST] = main_total - sum(seconds for name, seconds in totals.items() if name.startswith("main"))
+        totals[TOTAL] = main_total
         samples.append({name: seconds / len(persons) * 1e6 for name, seconds in totals.items()})
-    return {name: float(np.median([sample[name] for sample in samples[1:]])) for name in sorted(samples[0])}
+    names = sorted(samples[0], key=lambda name: (name.startswith("reading"), name in (TOTAL, READERS)))
+    return {name: float(np.median([sample[name] for sample in samples[1:]])) for name in names}
 
 
 def measure_loadgen(engine: Engine, persons: PersonSet, seconds: float) -> dict[str, float]:
-    """Microseconds a sample of LoadGen's threads and the SUT's in an offline run."""
+    """Microseconds a sample in an offline run; loading samples is not included."""
     stages, number = Stages(), 0
     config = loadgen.LoadGenConfig("offline", False, seconds, None, 100)
     plan = loadgen.plan_run(engine, config, persons)
 
     class System(loadgen.SystemUnderTest):
-        _answer_queries = stages.timed("LoadGen: SUT's threads", loadgen.SystemUnderTest._answer_queries)
+        _answer_queries = stages.timed(SUT, loadgen.SystemUnderTest._answer_queries)
 
     def complete(samples: list[Any], answers: np.ndarray) -> None:
         nonlocal number
@@ -132,14 +132,13 @@ def measure_loadgen(engine: Engine, persons: PersonSet, seconds: float) -> dict[
         run_scenario = stages.timed("run", loadgen.run_scenario)
         run_scenario(engine, plan, None, Path(folder))
     totals = stages.totals()
-    return {"LoadGen: SUT's threads": totals["LoadGen: SUT's threads"] / number * 1e6,
-            "LoadGen: queries": (totals["run"] - totals["load"]) / number * 1e6}
+    return {SUT: totals[SUT] / number * 1e6, QUERIES: (totals["run"] - totals["load"]) / number * 1e6}
 
 
 def table(costs: dict[str, float]) -> str:
     """A Markdown table of microseconds a person by stage."""
     lines = ["| Stage | us a person | persons a second of one core |"
-             + "".join(f" card of {card:,} a second |" for card in CARDS), "|---|" + "---|" * (2 + len(CARDS))]
+             + "".join(f" cores for {card:,} a second |" for card in CARDS), "|---|" + "---|" * (2 + len(CARDS))]
     lines += [f"| {name} | {cost:.1f} | {1e6 / cost:,.0f} |" + "".join(f" {card * cost / 1e6:.2f} |" for card in CARDS)
               for name, cost in costs.items()]
     return "\n".join(lines)
@@ -151,9 +150,8 @@ def measure(engine_path: str, datasets: str, rounds: int) -> None:
     costs = measure_prediction(engine, persons, rounds)
     costs |= measure_loadgen(engine, persons, 2.0)
     batch = engine.record.batch
-    print(f"{len(persons)} persons in {len(persons.images)} images, batch {batch}. {NOTE}\n\n{table(costs)}\n")
-    print(f"LoadGen, milliseconds of the SUT's threads a batch of {batch}: "
-          f"{costs['LoadGen: SUT' + chr(39) + 's threads'] * batch / 1e3:.2f}")
+    print(f"{len(persons)} persons in {len(persons.images)} images, batch {batch}, load average {os.getloadavg()[0]:.1f}. "
+          f"{NOTE}\n\n{table(costs)}\n\nLoadGen, threads of the SUT: {costs[SUT] * batch / 1e3:.2f} ms a batch")
 
 
 def main() -> int:

@@ -5,7 +5,7 @@ While a batch is computed, the next one is uploaded and the keypoints of the one
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -194,7 +194,7 @@ class GpuStream(_KeypointRunner):
         self._free.append(slot)
         return BatchResult(batch, keypoints, slot.events["started"].time_till(slot.events["downloaded"]))
 
-    def run(self, batches: Iterable[ImageBatch]) -> Iterator[BatchResult]:
+    def run(self, batches: Iterable[ImageBatch]) -> Generator[BatchResult]:
         """Results of batches, in order, with :data:`IN_FLIGHT` in flight."""
         try:
             for batch in batches:

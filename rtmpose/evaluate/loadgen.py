@@ -229,16 +229,16 @@ def random_crops(count: int, input_size: tuple[int, int]) -> list[np.ndarray]:
 
 
 def fastest_batch_ms(runner: Runner, library: QuerySampleLibrary, samples: int) -> float:
-    """Milliseconds a batch of so many samples, the fastest of a second; with other batches in flight, if full."""
+    """Milliseconds a batch of ``samples``, the fastest of a second; a full one with others in flight."""
     indices = list(range(min(samples, len(library))))
     library.load(indices)
-    loaded = library.take(indices)
-    crops = list(islice(cycle(loaded), samples))
+    crops = list(islice(cycle(library.take(indices)), samples))
     run_batch(runner, crops)  # checks the logits before LoadGen starts
     in_flight = runner.in_flight if samples == runner.batch else 1
     batches = [crops] * (1 if in_flight == 1 else 8 * in_flight)
     with ThreadPoolExecutor(in_flight) as pool:
-        runs = timing.measure(timing.wall_clock(lambda: list(pool.map(runner.infer, batches))), 2, 10, 1.0, "Warming up")
+        timer = timing.wall_clock(lambda: list(pool.map(runner.infer, batches)))
+        runs = timing.measure(timer, 2, 10, 1.0, "Warming up")
     library.unload(indices)
     return float(runs.min()) / len(batches)
 

@@ -7,8 +7,9 @@ would limit a fast GPU, so it handles arrays: of the whole set at the start, and
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from queue import SimpleQueue
 
@@ -55,8 +56,10 @@ def predict(engine: TensorRTEngine, persons: PersonSet, flip_test: bool = False)
     centers, scales = preprocess.box_to_center_scale(boxes, record.input_size)
     regions = find_regions(persons.images, layout, centers, scales, record.input_size)
     found = np.empty((len(persons), record.num_keypoints, 3), np.float32)
-    with tqdm(total=len(persons), unit="person", desc="Predicting", disable=None) as bar:
-        for result in stream.run(read_batches(persons.images, layout, regions, record.batch, memory)):
+    with (closing(read_batches(persons.images, layout, regions, record.batch, memory)) as batches,
+          closing(stream.run(batches)) as results,
+          tqdm(total=len(persons), unit="person", desc="Predicting", disable=None) as bar):
+        for result in results:
             memory.append(result.batch.images)
             check_finite(~np.isnan(result.keypoints[..., 2]).any(axis=1))
             found[done:done + len(result.keypoints)] = result.keypoints
@@ -133,10 +136,11 @@ class Job:
 
 
 def read_batches(images: Sequence[Image], layout: Layout, regions: np.ndarray, batch_size: int,
-                 memory: deque[np.ndarray]) -> Iterator[ImageBatch]:
+                 memory: deque[np.ndarray]) -> Generator[ImageBatch]:
     """Batches in order, while a thread for each core reads ahead into ``memory``, as long as there is some.
 
-    A batch's memory has to be put back when it is free again. Raises KitError if an image can't be used.
+    A batch's memory has to be put back when it is free again. Closing it ends the threads. Raises KitError if an image
+    can't be used.
     """
     # A future for each image would cost the main thread more than all its other work.
     queue: SimpleQueue[Job | None] = SimpleQueue()
@@ -163,9 +167,9 @@ def read_batches(images: Sequence[Image], layout: Layout, regions: np.ndarray, b
 
 
 def plan_batches(images: Sequence[Image], layout: Layout, regions: np.ndarray, batch_size: int,
-                 memory: deque[np.ndarray]) -> Iterator[list[Job]]:
+                 memory: deque[np.ndarray]) -> Generator[list[Job]]:
     """The jobs of each batch, which takes the next of ``memory``."""
-    shared, last = None, len(regions) - 1
+    shared: Pixels | None = None
     for number, image_bytes in enumerate(layout.batch_bytes.tolist()):
         rows = slice(number * batch_size, (number + 1) * batch_size)
         first = layout.first[rows]
@@ -173,7 +177,7 @@ def plan_batches(images: Sequence[Image], layout: Layout, regions: np.ndarray, b
         reading = Reading(ImageBatch(memory.popleft(), image_bytes, regions[rows]), len(owners))
         jobs = [Job(images[owner], reading, start, None, None) for owner, start in zip(owners, starts, strict=True)]
         jobs[0].earlier = shared
-        shared = Future() if layout.owner[min(rows.stop, last)] == owners[-1] else None
+        shared = Future() if owners[-1] in layout.owner[rows.stop:rows.stop + 1] else None
         jobs[-1].shared = shared
         yield jobs
 
