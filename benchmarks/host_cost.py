@@ -1,11 +1,11 @@
-"""The host's cost of the GPU path: microseconds a person of the main thread, of the reading threads, and in LoadGen mode.
+"""The host's cost of the GPU path in microseconds a person: main thread, reading threads, and LoadGen mode.
 
     python3 benchmarks/host_cost.py --model_path rtmpose-t.onnx --datasets unseen
 
 It measures the host only: the GPU is the software driver of tests/software_gpu, whose copies, kernels and network do
-nothing here. Times are a thread's own time on a core, not that of waiting, so other load matters little. Set-up is not
-included: compiling kernels, allocating pinned memory, capturing CUDA graphs. A call of the driver costs about what it
-costs on a GPU: a few microseconds.
+nothing here. Times are those that threads spend on a core, not waiting. Set-up is not included: compiling kernels,
+allocating pinned memory, capturing CUDA graphs. A driver call costs about a microsecond here, and a few on a GPU; a
+batch takes about ten, in LoadGen mode one more for each sample.
 """
 
 from common import Parser, positive, run
@@ -38,7 +38,7 @@ SUT, QUERIES = "LoadGen: threads of the SUT", "LoadGen: its own thread"
 
 
 class Stages:
-    """Seconds that threads spent on a core, by stage; a stage does not include those that it calls."""
+    """Seconds that threads spent on a core, by stage; a stage includes those that it calls."""
 
     def __init__(self) -> None:
         self._samples: list[tuple[str, float]] = []  # several threads append to it
@@ -51,7 +51,7 @@ class Stages:
         return totals
 
     def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A function that adds its time to a stage; for a generator, the time of its steps."""
+        """A function that adds its time to a stage."""
         def call(*args: Any, **options: Any) -> Any:
             return self._add(name, lambda: function(*args, **options))
 
@@ -150,8 +150,9 @@ def measure(engine_path: str, datasets: str, rounds: int) -> None:
     costs = measure_prediction(engine, persons, rounds)
     costs |= measure_loadgen(engine, persons, 2.0)
     batch = engine.record.batch
-    print(f"{len(persons)} persons in {len(persons.images)} images, batch {batch}, load average {os.getloadavg()[0]:.1f}. "
-          f"{NOTE}\n\n{table(costs)}\n\nLoadGen, threads of the SUT: {costs[SUT] * batch / 1e3:.2f} ms a batch")
+    print(f"{len(persons)} persons in {len(persons.images)} images, batch {batch}. {NOTE}\n\n{table(costs)}\n\n"
+          f"LoadGen, threads of the SUT: {costs[SUT] * batch / 1e3:.2f} ms a batch; "
+          f"load average {os.getloadavg()[0]:.1f}")
 
 
 def main() -> int:
@@ -173,13 +174,13 @@ def main() -> int:
         raise KitError(f"the software GPU can't be built: {error}") from error
     with tempfile.TemporaryDirectory() as folder:
         engine = f"{folder}/software.engine"
-        for script, *options in (
-                ("build_engine.py", "--model_path", args.model_path, "--input", f"input:{args.batch},3,256,192",
-                 "--precision", "fp32", "--backend", "tensorrt", "--engine_path", engine),
-                (sys.argv[0], "--model_path", engine, "--datasets", args.datasets, "--rounds", str(args.rounds))):
-            path = script if Path(script).exists() else ROOT / script
-            done = subprocess.run([sys.executable, str(path), *options], env=environment, check=False,
-                                  stdout=None if options[1] == engine else subprocess.DEVNULL)
+        building = ("build_engine.py", "--model_path", args.model_path, "--input", f"input:{args.batch},3,256,192",
+                    "--precision", "fp32", "--backend", "tensorrt", "--engine_path", engine)
+        measuring = ("benchmarks/host_cost.py", "--model_path", engine, "--datasets", args.datasets, "--rounds",
+                     str(args.rounds))
+        for (script, *options), output in ((building, subprocess.DEVNULL), (measuring, None)):
+            done = subprocess.run([sys.executable, str(ROOT / script), *options], env=environment, check=False,
+                                  stdout=output)
             if done.returncode:
                 return done.returncode
     return 0
