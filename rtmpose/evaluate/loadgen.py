@@ -235,12 +235,12 @@ def fastest_batch_ms(runner: Runner, library: QuerySampleLibrary, samples: int) 
     crops = list(islice(cycle(library.take(indices)), samples))
     run_batch(runner, crops)  # checks the logits before LoadGen starts
     in_flight = runner.in_flight if samples == runner.batch else 1
-    batches = [crops] * (1 if in_flight == 1 else 8 * in_flight)
+    number = 1 if in_flight == 1 else 8 * in_flight  # batches a timing
     with ThreadPoolExecutor(in_flight) as pool:
-        timer = timing.wall_clock(lambda: list(pool.map(runner.infer, batches)))
-        runs = timing.measure(timer, 2, 10, 1.0, "Warming up")
+        timer = timing.wall_clock(lambda: list(pool.map(runner.infer, [crops] * number)))
+        runs = timing.measure(timer, -(-2 // number), -(-10 // number), 1.0, "Warming up")
     library.unload(indices)
-    return float(runs.min()) / len(batches)
+    return float(runs.min()) / number
 
 
 def run_scenario(engine: Engine, plan: Plan, persons: PersonSet | None, output: Path
