@@ -92,8 +92,8 @@ class _Malicious:
 def test_checkpoint_that_would_run_code_is_refused_and_does_not_run(export_fails: Run, tmp_path: Path) -> None:
     trace = tmp_path / "executed"
     torch.save({"state_dict": {}, "meta": _Malicious(f"touch {trace}")}, tmp_path / "evil.pth")
-    said = export_fails(checkpoint=tmp_path / "evil.pth")
-    assert "evil.pth: refused, it holds objects that could run code (posix.system)" in said
+    message = export_fails(checkpoint=tmp_path / "evil.pth")
+    assert "evil.pth: refused, it holds objects that could run code (posix.system)" in message
     assert not trace.exists()
 
 
@@ -122,16 +122,16 @@ def test_checkpoint_of_another_size(export_fails: Run, tmp_path: Path) -> None:
 
 
 def test_checkpoint_of_another_depth_lists_missing_and_unexpected_keys(export_fails: Run) -> None:
-    said = export_fails(config=ROOT / "rtmpose-m_8xb256-420e_coco-256x192.py")
-    assert "keys missing: backbone." in said
+    message = export_fails(config=ROOT / "rtmpose-m_8xb256-420e_coco-256x192.py")
+    assert "keys missing: backbone." in message
 
 
 def test_checkpoint_with_other_keys_lists_them(export_fails: Run, model_files: dict[str, Path], tmp_path: Path) -> None:
     state = torch.load(model_files["checkpoint"], weights_only=True)["state_dict"]
     state["head.extra"] = state.pop("head.cls_x.weight")
     torch.save({"state_dict": state}, tmp_path / "other.pth")
-    said = export_fails(checkpoint=tmp_path / "other.pth")
-    assert "1 keys missing: head.cls_x.weight; 1 keys unexpected: head.extra" in said
+    message = export_fails(checkpoint=tmp_path / "other.pth")
+    assert "1 keys missing: head.cls_x.weight; 1 keys unexpected: head.extra" in message
 
 
 def test_checkpoint_with_nan_weights_is_not_exported(export_fails: Run, model_files: dict[str, Path],
@@ -146,7 +146,7 @@ def test_config_missing(export_fails: Run) -> None:
     assert "nowhere.py: no such config" in export_fails(config=Path("/nowhere.py"))
 
 
-@pytest.mark.parametrize(("text", "said"), [
+@pytest.mark.parametrize(("text", "message"), [
     ("model = dict(", "can't be read as an mmengine config"),
     ("_base_ = ['nowhere.py']", "can't be read as an mmengine config"),
     ("model = dict(type='TopdownPoseEstimator', head=dict(type='HeatmapHead'))", "is no RTMPose config"),
@@ -155,16 +155,16 @@ def test_config_missing(export_fails: Run) -> None:
     (small_config().replace("arch='P5'", "arch='P7'"), "mmpose can't build this model"),
     (small_config().replace("123.675", "0"), "data_preprocessor.mean is [0, 116.28, 103.53]"),
 ])
-def test_config_broken_or_no_rtmpose(export_fails: Run, tmp_path: Path, text: str, said: str) -> None:
+def test_config_broken_or_no_rtmpose(export_fails: Run, tmp_path: Path, text: str, message: str) -> None:
     config = tmp_path / "config.py"
     config.write_text(text)
-    assert f"config.py: {said}" in export_fails(config=config)
+    assert f"config.py: {message}" in export_fails(config=config)
 
 
 def test_output_in_a_folder_that_is_not_there(fails: Run, model_files: dict[str, Path]) -> None:
-    said = fails("export", "--weight", model_files["checkpoint"], "--cfg", model_files["config"],
+    message = fails("export", "--weight", model_files["checkpoint"], "--cfg", model_files["config"],
                  "--output", "nowhere/out.onnx")
-    assert "nowhere/out.onnx: can't be written (No such file or directory)" in said
+    assert "nowhere/out.onnx: can't be written (No such file or directory)" in message
 
 
 # build_engine.py
@@ -207,7 +207,7 @@ RTMPOSE_INPUT = {"input": [2, 3, 256, 192]}
 RTMPOSE_OUTPUTS = {"simcc_x": [2, 17, 384], "simcc_y": [2, 17, 512]}
 
 
-@pytest.mark.parametrize(("inputs", "outputs", "said"), [
+@pytest.mark.parametrize(("inputs", "outputs", "message"), [
     ({"image": [2, 3, 256, 192]}, RTMPOSE_OUTPUTS, "has the inputs image[2,3,256,192], expected input alone"),
     ({**RTMPOSE_INPUT, "other": [1]}, RTMPOSE_OUTPUTS, "has the inputs input[2,3,256,192], other[1]"),
     ({"input": [2, 256]}, RTMPOSE_OUTPUTS, "has the input input[2,256], --input says 2,3,256,192"),
@@ -215,9 +215,9 @@ RTMPOSE_OUTPUTS = {"simcc_x": [2, 17, 384], "simcc_y": [2, 17, 512]}
     (RTMPOSE_INPUT, {"simcc_x": [2, 17, 384], "simcc_y": [2, 16, 512]}, "has the outputs simcc_x[2,17,384], simcc_y"),
     (RTMPOSE_INPUT, {"simcc_x": [2, 17, 384], "simcc_y": [2, 17, 384]}, "has the outputs simcc_x[2,17,384], simcc_y"),
 ])
-def test_onnx_with_other_inputs_or_outputs(build_fails: Run, tmp_path: Path, inputs: dict, outputs: dict, said: str
+def test_onnx_with_other_inputs_or_outputs(build_fails: Run, tmp_path: Path, inputs: dict, outputs: dict, message: str
                                            ) -> None:
-    assert f"other.onnx: {said}" in build_fails(save_graph(tmp_path / "other.onnx", inputs, outputs))
+    assert f"other.onnx: {message}" in build_fails(save_graph(tmp_path / "other.onnx", inputs, outputs))
 
 
 @pytest.mark.parametrize("shape", ["input", "input:", "32,3,256,192", "input:32,3,256", "input:a,3,256,192",
@@ -226,12 +226,12 @@ def test_input_malformed(build_fails: Run, shape: str) -> None:
     assert f"argument --input: {shape!r} is not NAME:N,3,H,W" in build_fails(shape=shape)
 
 
-@pytest.mark.parametrize(("shape", "said"), [
+@pytest.mark.parametrize(("shape", "message"), [
     ("input:2,3,192,256", "--input says 2,3,192,256; they must agree"),
     ("image:2,3,256,192", "expected image alone; check --input"),
 ])
-def test_input_contradicts_the_graph(build_fails: Run, shape: str, said: str) -> None:
-    assert said in build_fails(shape=shape)
+def test_input_contradicts_the_graph(build_fails: Run, shape: str, message: str) -> None:
+    assert message in build_fails(shape=shape)
 
 
 def test_fixed_batch_contradicts_input(build_fails: Run, tmp_path: Path) -> None:
@@ -277,21 +277,21 @@ def test_engine_with_broken_record(fails: Run, engine_copy: Path, text: str) -> 
     assert "copy.engine.json: is no" in fails("inference", "--engine", engine_copy).replace("is not valid", "is no")
 
 
-@pytest.mark.parametrize(("changed", "said"), [
+@pytest.mark.parametrize(("changed", "message"), [
     ({"version": "1.0.0"}, "was built by ONNX Runtime 1.0.0 for "),
     ({"device": "Another CPU"}, " for Another CPU, but this machine has "),
     ({"backend": "other"}, "was built for the backend 'other'"),
 ])
-def test_engine_of_another_version_or_machine(fails: Run, engine_copy: Path, changed: dict, said: str) -> None:
+def test_engine_of_another_version_or_machine(fails: Run, engine_copy: Path, changed: dict, message: str) -> None:
     change_record(engine_copy, **changed)
-    assert said in fails("inference", "--engine", engine_copy)
+    assert message in fails("inference", "--engine", engine_copy)
 
 
 def test_engine_of_another_tensorrt_version(fails: Run, engine_copy: Path) -> None:
     trt = pytest.importorskip("tensorrt_rtx")
     change_record(engine_copy, backend="tensorrt", package="tensorrt_rtx", version="0.1")
-    said = fails("inference", "--engine", engine_copy)
-    assert f"was built by tensorrt_rtx 0.1, but {trt.__version__} is installed; build it again" in said
+    message = fails("inference", "--engine", engine_copy)
+    assert f"was built by tensorrt_rtx 0.1, but {trt.__version__} is installed; build it again" in message
 
 
 def test_engine_of_another_gpu(fails: Run, engine_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,11 +299,11 @@ def test_engine_of_another_gpu(fails: Run, engine_copy: Path, monkeypatch: pytes
     trt = pytest.importorskip("tensorrt_rtx")
     from rtmpose.engines import tensorrt_backend
     from rtmpose.environment import Gpu
-    monkeypatch.setattr(tensorrt_backend, "find_gpu", lambda: Gpu("NVIDIA L4", "8.9"))
+    monkeypatch.setattr(tensorrt_backend, "find_gpu", lambda: Gpu("NVIDIA L4", "8.9", "13.0", 0))
     change_record(engine_copy, backend="tensorrt", package="tensorrt_rtx", version=trt.__version__,
                   device="NVIDIA A10", compute_capability="8.6")
-    said = fails("inference", "--engine", engine_copy)
-    assert "was built for NVIDIA A10 (compute capability 8.6), but the GPU here is NVIDIA L4 (8.9); " in said
+    message = fails("inference", "--engine", engine_copy)
+    assert "was built for NVIDIA A10 (compute capability 8.6), but the GPU here is NVIDIA L4 (8.9); " in message
 
 
 def test_engine_of_another_batch_size_or_input(fails: Run, engine_file: Path) -> None:
@@ -343,7 +343,7 @@ def test_dataset_without_images(inference_fails: Run, dataset: Callable) -> None
     assert "has neither images/val2017/ nor val2017/" in inference_fails(folder)
 
 
-@pytest.mark.parametrize(("text", "said"), [
+@pytest.mark.parametrize(("text", "message"), [
     ("", "is not valid JSON"),
     ('{"images": [', "is not valid JSON"),
     ("[]", "lacks the lists images, annotations and categories"),
@@ -358,13 +358,13 @@ def test_dataset_without_images(inference_fails: Run, dataset: Callable) -> None
      "broken record ("),
     ("[" * 200000, "is not valid JSON"),
 ])
-def test_annotations_broken(inference_fails: Run, dataset: Callable, text: str, said: str) -> None:
+def test_annotations_broken(inference_fails: Run, dataset: Callable, text: str, message: str) -> None:
     folder, _ = dataset()
     (folder / "annotations/person_keypoints_val2017.json").write_text(text)
-    assert f"person_keypoints_val2017.json: {said}" in inference_fails(folder)
+    assert f"person_keypoints_val2017.json: {message}" in inference_fails(folder)
 
 
-@pytest.mark.parametrize(("changed", "said"), [
+@pytest.mark.parametrize(("changed", "message"), [
     ({"bbox": [float("nan"), 0, 5, 5]}, "annotation 1's box is [nan, 0, 5, 5], not 4 finite numbers"),
     ({"bbox": [0, 5, 5]}, "annotation 1's box is [0, 5, 5], not 4 finite numbers"),
     ({"bbox": "box!"}, "broken record ("),
@@ -376,11 +376,12 @@ def test_annotations_broken(inference_fails: Run, dataset: Callable, text: str, 
     ({"category_id": [1]}, "annotation 1's category has the id [1], not a number or a string"),
     ({"image_id": 999}, "annotation 1 belongs to the unknown image 999"),
 ])
-def test_annotation_with_impossible_numbers(inference_fails: Run, dataset: Callable, changed: dict, said: str) -> None:
+def test_annotation_with_impossible_numbers(inference_fails: Run, dataset: Callable, changed: dict, message: str
+                                            ) -> None:
     folder, content = dataset()
     content["annotations"][0] |= changed
     write_annotations(folder, content)
-    assert said in inference_fails(folder)
+    assert message in inference_fails(folder)
 
 
 def test_annotations_with_a_list_twice(inference_fails: Run, dataset: Callable) -> None:
@@ -442,7 +443,7 @@ def test_image_of_another_size(inference_fails: Run, dataset: Callable) -> None:
     assert f"pixels, the annotations say {width}x{height}" in inference_fails(folder)
 
 
-@pytest.mark.parametrize(("changed", "said"), [
+@pytest.mark.parametrize(("changed", "message"), [
     ({"image_id": 999}, "detection 1: unknown image 999"),
     ({"bbox": [1, 2, float("nan"), 4]}, "detection 1: bbox is [1, 2, nan, 4], not 4 finite numbers"),
     ({"bbox": [1, 2, 0, 4]}, "detection 1: bbox [1, 2, 0, 4] is empty"),
@@ -451,22 +452,22 @@ def test_image_of_another_size(inference_fails: Run, dataset: Callable) -> None:
     ({"score": 1e300}, "detection 1: score is [1e+300], not 1 finite numbers below 1e+12"),
     ({"score": None}, "detection 1: "),
 ])
-def test_detections_that_cannot_be(inference_fails: Run, drawn: Path, tmp_path: Path, changed: dict, said: str
+def test_detections_that_cannot_be(inference_fails: Run, drawn: Path, tmp_path: Path, changed: dict, message: str
                                    ) -> None:
     good = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 30, 40], "score": 0.5}
     (tmp_path / "detections.json").write_text(json.dumps([good, {**good, **changed}]))
-    assert f"detections.json: {said}" in inference_fails(drawn, "--detections", tmp_path / "detections.json")
+    assert f"detections.json: {message}" in inference_fails(drawn, "--detections", tmp_path / "detections.json")
 
 
-@pytest.mark.parametrize(("text", "said"), [
+@pytest.mark.parametrize(("text", "message"), [
     ("{}", "is no list"),
     ("[", "is not valid JSON"),
     ("[]", "holds no detection of category 1"),
     ("[{}]", "detection 0: no 'category_id'"),
 ])
-def test_detections_broken(inference_fails: Run, drawn: Path, tmp_path: Path, text: str, said: str) -> None:
+def test_detections_broken(inference_fails: Run, drawn: Path, tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "detections.json").write_text(text)
-    assert f"detections.json: {said}" in inference_fails(drawn, "--detections", tmp_path / "detections.json")
+    assert f"detections.json: {message}" in inference_fails(drawn, "--detections", tmp_path / "detections.json")
 
 
 def test_detections_missing(inference_fails: Run, drawn: Path) -> None:
@@ -508,9 +509,9 @@ def test_interrupt_ends_a_run_at_once(engine_file: Path, tmp_path: Path, number:
         time.sleep(4)
         assert process.poll() is None
         process.send_signal(number)
-        _, said = process.communicate(timeout=2)
+        _, message = process.communicate(timeout=2)
     assert process.returncode == 128 + number
-    assert "inference.py: interrupted" in said and "Traceback" not in said
+    assert "inference.py: interrupted" in message and "Traceback" not in message
 
 
 def test_interrupt_leaves_nothing_half_written(model_files: dict[str, Path], tmp_path: Path) -> None:

@@ -85,6 +85,7 @@ def test_other_facts_rebuild_the_engine(folder: Path, tmp_path: Path, changed: s
     assert read_record(engine).batch == (2 if changed == "batch" else 1)
 
 
+@pytest.mark.slow
 def test_a_config_that_names_mmdet_and_syncbn_gives_the_same_graph(model_files: dict[str, Path], tmp_path: Path
                                                                    ) -> None:
     config = tmp_path / "published.py"
@@ -96,6 +97,7 @@ def test_a_config_that_names_mmdet_and_syncbn_gives_the_same_graph(model_files: 
     assert onnx.load(tmp_path / "published.onnx").graph == onnx.load(model_files["onnx"]).graph
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("keypoints", "size"), [(26, (192, 256)), (133, (288, 384))])
 def test_other_keypoints_and_crops_go_all_the_way_to_throughput(tmp_path: Path, keypoints: int, size: tuple[int, int]
                                                                 ) -> None:

@@ -17,16 +17,16 @@ from rtmpose.evaluate.coco_eval import METRICS
 TIMED = ("--warmup", 1, "--iterations", 3, "--duration", 0)
 
 
-@pytest.mark.parametrize(("target", "code", "said"), [
+@pytest.mark.parametrize(("target", "code", "message"), [
     (("--acc_target", "-1"), 0, "--acc_target -1: reached"),
     (("--acc_target", "0.999"), 3, "--acc_target 0.999: missed"),
     (("--fps_target", "0.001"), 0, "--fps_target 0.001: reached"),
     (("--fps_target", "1e9"), 4, "--fps_target 1e+09: missed"),
 ])
-def test_targets_decide_the_exit_code(engine_file: Path, drawn: Path, target: tuple, code: int, said: str) -> None:
+def test_targets_decide_the_exit_code(engine_file: Path, drawn: Path, target: tuple, code: int, message: str) -> None:
     done = run_script("inference.py", "--engine", engine_file, "--datasets", drawn, *target)
     assert done.returncode == code, done.stderr
-    assert said in done.stdout
+    assert message in done.stdout
 
 
 def test_limit_evaluates_the_first_images_only(engine_file: Path, drawn: Path, tmp_path: Path) -> None:

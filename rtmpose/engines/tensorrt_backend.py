@@ -377,7 +377,11 @@ class TensorRTEngine:
             self.cuda.memcpy_htod_async(slot.device[name], array, self.uploads)
         slot.events["uploaded"].record(self.uploads)
         self.runs.wait_for_event(slot.events["uploaded"])
-        slot.run(compute)
+        try:
+            slot.run(compute)
+        except BaseException:
+            self.wait()  # the upload uses memory that the error may free
+            raise
         slot.events["computed"].record(self.runs)
         self.downloads.wait_for_event(slot.events["computed"])
         for name, array in slot.outputs.items():

@@ -33,6 +33,7 @@ def test_a_benchmark_prints_its_table(script: str, rows: int, model_files: dict[
     assert sum(line.startswith("| ") for line in done.stdout.splitlines()) >= rows
 
 
+@pytest.mark.slow
 def test_emulated_precision_prints_a_row_a_graph(demo_onnx: Path, tmp_path: Path) -> None:
     """On a few pictures; the FP32 row is the others' reference, and the demo's FP16 row hardly differs."""
     few = tmp_path / "few"

@@ -189,24 +189,24 @@ def test_left_and_right_are_the_persons_own(keypoints: np.ndarray) -> None:
 # Errors
 
 
-def assert_refused(done: Any, script: str, *said: str) -> None:
+def assert_refused(done: Any, script: str, *message: str) -> None:
     """Check for exit code 2 and one line that contains all of this."""
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"{Path(script).name}: error: ")
-    assert all(part in line for part in said), line
+    assert all(part in line for part in message), line
 
 
-@pytest.mark.parametrize(("arguments", "said"), [
+@pytest.mark.parametrize(("arguments", "message"), [
     ((), "--output"),
     (("--output", "set", "--images", "0"), "--images"),
     (("--output", "set", "--images", "many"), "many"),
     (("--output", "set", "--seed", "-1"), "--seed"),
     (("--output", "set", "--contact-sheet", "sheet.pdf"), "sheet.pdf"),
 ])
-def test_wrong_arguments(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
-    assert_refused(run_script(DRAW, *arguments, cwd=tmp_path), DRAW, said)
+def test_wrong_arguments(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    assert_refused(run_script(DRAW, *arguments, cwd=tmp_path), DRAW, message)
     assert list(tmp_path.iterdir()) == []
 
 

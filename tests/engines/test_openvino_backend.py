@@ -70,12 +70,12 @@ def test_a_run_changes_no_crops(engine_path: Path, crops: list[np.ndarray]) -> N
     assert np.array_equal(before, crops[0])
 
 
-@pytest.mark.parametrize(("changed", "said"), [
+@pytest.mark.parametrize(("changed", "message"), [
     ({"version": "2020.1"}, "was built by OpenVINO 2020.1 for "),
     ({"device": "Another CPU"}, " for Another CPU, but this machine has "),
 ])
 def test_an_engine_of_another_version_or_processor_is_refused(engine_path: Path, tmp_path: Path, changed: dict,
-                                                              said: str) -> None:
+                                                              message: str) -> None:
     copy = tmp_path / "copy.engine"
     copy.write_bytes(engine_path.read_bytes())
     record = json.loads(Path(f"{engine_path}.json").read_text())
@@ -83,7 +83,7 @@ def test_an_engine_of_another_version_or_processor_is_refused(engine_path: Path,
     done = run_script("inference.py", "--engine", copy, "--perf_only")
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
     assert f"copy.engine: was built by OpenVINO {changed.get('version', record['version'])}" in done.stderr
-    assert said in done.stderr and "build it again" in done.stderr
+    assert message in done.stderr and "build it again" in done.stderr
 
 
 def test_an_engine_that_openvino_did_not_write_is_refused_in_one_line(engine_path: Path, tmp_path: Path) -> None:
@@ -104,6 +104,7 @@ def test_a_graph_that_openvino_does_not_know_is_refused_in_one_line(tmp_path: Pa
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.slow
 def test_int8_gives_the_keypoints_that_the_graph_says(demo_onnx: Path, calibration_folder: Path, people_folder: Path,
                                                      engine_path: Path, tmp_path: Path) -> None:
     """The graph with its nodes run one by one, against what OpenVINO makes of them.

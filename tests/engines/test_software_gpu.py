@@ -20,6 +20,7 @@ sys.path.insert(1, str(ROOT / "tests/software_gpu"))
 import build as software_gpu
 
 pytest.importorskip("cuda.bindings", reason="needs cuda-bindings")
+pytestmark = pytest.mark.slow
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -147,7 +148,8 @@ def test_out_of_memory_at_each_allocation(run: Run, log: Path, gpu_engine: Path,
     assert findings(log) == []
 
 
-@pytest.mark.parametrize("options", [(), ("--perf_only", "--iterations", 3, "--duration", 0)], ids=["accuracy", "perf"])
+@pytest.mark.parametrize("options", [(), ("--perf_only", "--iterations", 3, "--duration", 0)],
+                         ids=["accuracy", "throughput"])
 def test_enqueue_that_fails(run: Run, log: Path, gpu_engine: Path, drawn: Path, options: tuple[object, ...]) -> None:
     """At each place: while the network is timed, captured (which only does without the graph), and run."""
     process = run("tests/software_gpu/fork_runs.py", "SOFTGPU_FAIL_ENQUEUE", 1, 20, 21, 22, 41, 42, 43, 44, 62, 63, 83,
@@ -235,7 +237,8 @@ FAULTS = {
         "engines/gpu_stream.py", "slot = self._free.popleft()",
         "slot = self._in_flight[0][0] if self._in_flight else self._free.popleft()"),
     "logits are read before they are there": (
-        "engines/tensorrt_backend.py", 'slot.events["downloaded"].synchronize()\n        finally', "pass\n        finally"),
+        "engines/tensorrt_backend.py", 'slot.events["downloaded"].synchronize()\n        finally',
+        "pass\n        finally"),
     "memory is freed while it is used": (
         "engines/gpu_stream.py", "self._in_flight.append((slot, regions))",
         "self._in_flight.append((slot, regions)); slot.device['images'].free()"),

@@ -1,5 +1,6 @@
 """Real engines, built with TensorRT or TensorRT-RTX; running them needs a GPU."""
 
+import importlib
 import importlib.util
 from collections import Counter
 from pathlib import Path
@@ -11,7 +12,7 @@ from helpers import build_engine, run_script
 
 from rtmpose.engines import backend, load_engine
 from rtmpose.engines.record import read_record
-from rtmpose.environment import find_gpu
+from rtmpose.environment import Gpu, find_gpu
 from rtmpose.model import calibration, export, graph, int8
 from rtmpose.model.checkpoint import Network, _SimCC, build_estimator, read_config
 from rtmpose.model.fp16 import scale_final_convolutions, to_fp16
@@ -44,6 +45,7 @@ def published_config(name: str) -> Path:
     return Path(package.origin).parent / ".mim/configs" / name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS, ids=lambda name: Path(name).stem)
 def test_every_published_size_exports_and_builds_in_fp32_and_fp16(name: str, tmp_path: Path) -> None:
     config = published_config(name)
@@ -65,6 +67,7 @@ def test_every_published_size_exports_and_builds_in_fp32_and_fp16(name: str, tmp
         assert engine.stat().st_size > size * 3_000_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [CONFIGS[0], CONFIGS[2]], ids=lambda name: Path(name).stem)
 def test_int8_builds_strongly_typed(name: str, tmp_path: Path) -> None:
     """Convolutions in INT8, the rest as in FP16: logits and attention in FP32."""
@@ -84,6 +87,7 @@ def test_int8_builds_strongly_typed(name: str, tmp_path: Path) -> None:
     assert sum(layers.values()) > sum(arithmetic.values()) and engine.stat().st_size > 3_000_000
 
 
+@pytest.mark.slow
 def test_build_engine_builds_int8(demo_onnx: Path, calibration_folder: Path, tmp_path: Path) -> None:
     engine = tmp_path / "rtmpose.engine"
     arguments = ("--model_path", demo_onnx, "--input", "input:2,3,256,192", "--precision", "int8",
@@ -111,6 +115,25 @@ def test_build_engine_writes_an_engine_and_its_record(model_files: dict[str, Pat
     assert "fp16" in done.stdout and "MiB" in done.stdout
     again = run_script("build_engine.py", *arguments)
     assert again.returncode == 0 and "nothing to do" in again.stdout
+
+
+def test_real_builder_rounds_no_operands_to_tf32(model_files: dict[str, Path], tmp_path: Path) -> None:
+    trt = importlib.import_module(tensorrt._installed()[0])
+    builder = trt.Builder(trt.Logger())
+    assert builder.create_builder_config().get_flag(trt.BuilderFlag.TF32), "off by default: the kit need not clear it"
+    assert not tensorrt.make_config(trt, builder).get_flag(trt.BuilderFlag.TF32)
+    engine = build_engine(model_files["onnx"], tmp_path / "fp32.engine", 1, "fp32", "tensorrt")
+    assert set(read_record(engine).arithmetic) == {"fp32"}
+
+
+@pytest.mark.parametrize(("package", "capability", "message"), [
+    ("tensorrt_rtx", "9.0", "TensorRT-RTX does not support compute capability 9.0; install tensorrt"),
+    ("tensorrt_rtx", "8.9", None), ("tensorrt", "9.0", None)])
+def test_rtx_on_a_gpu_that_it_does_not_list(monkeypatch: pytest.MonkeyPatch, package: str, capability: str,
+                                            message: str | None) -> None:
+    monkeypatch.setattr(tensorrt, "_is_importable", lambda name: True)
+    obstacle = tensorrt.find_obstacle(Gpu("NVIDIA", capability, "13.0", 0), package)
+    assert (obstacle or "").startswith(message or "") and bool(obstacle) == bool(message)
 
 
 @pytest.mark.skipif(find_gpu() is not None, reason="there is a GPU")

@@ -89,6 +89,7 @@ def test_a_bug_in_any_stage_lowers_ap(engine: Engine, people: PersonSet, monkeyp
     assert measure(engine, people)[0] < BASELINE["AP"] - 2 * TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("x", "y"), [(1, 0), (-1, 0), (0, 1), (0, -1), (0.5, 0)])
 def test_offset_shows_a_shift_along_one_axis(engine: Engine, people: PersonSet, monkeypatch: pytest.MonkeyPatch,
                                              x: float, y: float) -> None:

@@ -91,8 +91,8 @@ def check_valid(done: subprocess.CompletedProcess[str], scenario: str, output: P
     assert "No errors encountered" in verdict
     summary = summary_of(output)
     assert summary["valid"] is True and summary["scenario"] == scenario and summary["min_duration_s"] == 0.001
-    for name, said in {"median": "50.00", "p90": "90.00", "p99": "99.00"}.items():
-        assert f"{said} percentile latency (ns)   : {round(summary['latency_ms'][name] * 1e6)}\n" in verdict
+    for name, message in {"median": "50.00", "p90": "90.00", "p99": "99.00"}.items():
+        assert f"{message} percentile latency (ns)   : {round(summary['latency_ms'][name] * 1e6)}\n" in verdict
     assert summary["loadgen"]["version"].startswith("6.0.17") and summary["loadgen"]["errors"] == []
     assert not set(METRICS) & set(summary)
     return summary
@@ -167,7 +167,7 @@ def refused(engine_file: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch, cap
     return refused
 
 
-@pytest.mark.parametrize(("options", "said"), [
+@pytest.mark.parametrize(("options", "message"), [
     (("--scenario", "multistream"), "invalid choice: 'multistream'"),
     (("--scenario", "offline"), "--scenario: needs --output DIR"),
     (("--scenario", "offline", "--output", "o", "--flip_test"), "--flip_test: does not work with --scenario"),
@@ -179,14 +179,14 @@ def refused(engine_file: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch, cap
     (("--scenario", "server", "--target_latency", "fast"), "--target_latency: invalid amount value: 'fast'"),
     (("--scenario", "offline", "--output", "/dev/null"), "/dev/null/loadgen: can't be created"),
 ])
-def test_contradictions(refused: Callable, options: tuple, said: str) -> None:
-    assert said in refused(*options)
+def test_contradictions(refused: Callable, options: tuple, message: str) -> None:
+    assert message in refused(*options)
 
 
 def test_loadgen_not_installed(refused: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "mlperf_loadgen", None)  # as import looks when there is none
-    said = refused("--scenario", "offline", "--output", tmp_path / "out")
-    assert "LoadGen is not installed" in said and "pip install" in said
+    message = refused("--scenario", "offline", "--output", tmp_path / "out")
+    assert "LoadGen is not installed" in message and "pip install" in message
     assert not (tmp_path / "out").exists()
 
 
@@ -205,9 +205,9 @@ def test_interrupt_ends_loadgen_at_once(engine_file: Path, drawn: Path, tmp_path
         while process.poll() is None and not (detail.exists() and "Starting performance mode" in detail.read_text()):
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=5)
+        _, message = process.communicate(timeout=5)
     assert process.returncode == 130
-    assert "inference.py: interrupted" in said and "Traceback" not in said
+    assert "inference.py: interrupted" in message and "Traceback" not in message
 
 
 def test_close_ends_the_thread(engine_file: Path) -> None:

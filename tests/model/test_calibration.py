@@ -45,18 +45,20 @@ def cache_of(engine: Path) -> Path:
     return cache
 
 
+@pytest.mark.slow
 def test_every_convolution_computes_in_int8(built: tuple[str, Path, str]) -> None:
-    name, engine, said = built
+    name, engine, message = built
     record = read_record(engine)
     assert (record.backend, record.precision, record.requested_precision) == (name, "int8", "int8")
     assert record.arithmetic == {"int8": 38, "fp32": 7}
     assert record.calibration["persons"] > 60 and len(record.calibration["crops_sha256"]) == 64
-    rows = [line.split(" | ") for line in said.splitlines() if line.endswith("| int8 |")]
+    rows = [line.split(" | ") for line in message.splitlines() if line.endswith("| int8 |")]
     assert [row[0].strip("| ") for row in rows] == ["stem", "stage1", "stage2", "stage3", "stage4", "final_layer"]
     assert sum(int(row[1]) for row in rows) == 38
-    assert "Calibration: " in said and "taken from" not in said
+    assert "Calibration: " in message and "taken from" not in message
 
 
+@pytest.mark.slow
 def test_ap_is_that_of_fp32(built: tuple[str, Path, str], people_folder: Path, tmp_path: Path) -> None:
     """0.845 by ONNX Runtime and 0.842 by OpenVINO were measured on a processor with VNNI; FP32 has 0.842."""
     name, engine, _ = built
@@ -69,12 +71,14 @@ def test_ap_is_that_of_fp32(built: tuple[str, Path, str], people_folder: Path, t
     assert summary["precision"] == "int8" and summary["engine"]["calibration"] == read_record(engine).calibration
 
 
+@pytest.mark.slow
 def test_ap_on_the_calibration_set_has_a_note(built: tuple[str, Path, str], calibration_folder: Path) -> None:
     done = run_script("inference.py", "--engine", built[1], "--datasets", calibration_folder, "--limit", 2)
     assert done.returncode == 0, done.stderr
     assert "Note: this engine was calibrated on this data set" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_same_again_is_not_built_and_another_batch_not_calibrated(built: tuple[str, Path, str], demo_onnx: Path,
                                                                      calibration_folder: Path) -> None:
     name, engine, _ = built
@@ -142,14 +146,14 @@ def test_crops_are_drawn_from_the_whole_set_and_the_same_every_time(calibration_
     assert places == sorted(places) and places != list(range(12))
 
 
-@pytest.mark.parametrize(("precision", "folder", "said"), [
+@pytest.mark.parametrize(("precision", "folder", "message"), [
     ("int8", None, "--precision int8 and --calibration DIR belong together"),
     ("fp16", "drawn", "--precision int8 and --calibration DIR belong together"),
     ("int8", "nowhere", "nowhere: no such folder"),
     ("int8", "few", "holds 2 persons, expected at least 8 to calibrate with"),
 ])
 def test_user_errors_are_one_line(model_files: dict[str, Path], tmp_path: Path, precision: str,
-                                  folder: str | None, said: str) -> None:
+                                  folder: str | None, message: str) -> None:
     calibrating = tmp_path / "sets" / folder if folder else None
     if folder in ("drawn", "few"):
         calibrating.mkdir(parents=True)
@@ -158,7 +162,7 @@ def test_user_errors_are_one_line(model_files: dict[str, Path], tmp_path: Path, 
     done = build(model_files["onnx"], tmp_path / "out/a.engine", calibrating, "onnxruntime", 2, precision)
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1 and "Traceback" not in done.stderr
-    assert said in done.stderr
+    assert message in done.stderr
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -177,6 +181,7 @@ def test_too_few_persons_are_an_error_of_the_kit(tmp_path: Path) -> None:
         calibration.load_calibration_set(tmp_path / "set", (192, 256))
 
 
+@pytest.mark.slow
 def test_auto_keeps_the_faster_runtime_and_does_it_once(model_files: dict[str, Path], tmp_path: Path) -> None:
     if backend("tensorrt").is_installed() and find_gpu():
         pytest.skip("auto is TensorRT here")

@@ -252,6 +252,7 @@ def spoil_stage2(model: onnx.ModelProto) -> onnx.ModelProto:
     return spoilt
 
 
+@pytest.mark.slow
 def test_a_block_that_int8_spoils_is_kept(demo: onnx.ModelProto, demo_crops: list[np.ndarray]) -> None:
     spoilt, scheme = spoil_stage2(demo), SCHEMES["openvino"]
     found = calibration.find_ranges(spoilt, scheme, demo_crops)
@@ -287,6 +288,7 @@ def test_scaling_the_final_convolution_changes_no_bit(model: onnx.ModelProto, cr
         assert np.array_equal(expected, given)
 
 
+@pytest.mark.slow
 def test_int8_beside_fp16_is_valid_and_as_near_to_fp32_as_int8_alone(demo: onnx.ModelProto,
                                                                     demo_crops: list[np.ndarray]) -> None:
     """FP16's rounding turns an INT8 number into its neighbour now and then, and what follows turns more of them: the
