@@ -105,11 +105,10 @@ def check_kernels(setting: Setting) -> tuple[bool, str]:
     boxes = np.hstack([corners, corners + random.uniform(1, 400, (number, 2))]).astype(np.float32)
     regions = np.zeros(number, cuda_kernels.REGION)
     regions["height"], regions["width"] = image.shape[:2]
-    crops = []
-    for row, box in zip(regions, boxes, strict=True):
-        center, scale = preprocess.box_to_center_scale(box, SIZE)
-        row["map"] = cuda_kernels.crop_map(center, scale, SIZE)
-        crops.append(preprocess.normalize(preprocess.crop_person(image, center, scale, SIZE)))
+    centers, scales = preprocess.box_to_center_scale(boxes, SIZE)
+    regions["map"] = cuda_kernels.crop_maps(centers, scales, SIZE)
+    crops = [preprocess.normalize(preprocess.crop_person(image, center, scale, SIZE))
+             for center, scale in zip(centers, scales, strict=True)]
     wrong_crops = run_kernel(
         "crop", "PPPiiiP", cuda_kernels.crop_grid(number, SIZE), cuda_kernels.CROP_BLOCK, np.stack(crops),
         image, regions, cuda_kernels.normalized_values(), *SIZE, 0)

@@ -70,9 +70,10 @@ def draw(kind: Callable, size: tuple[int, int], keypoints: int = 17, seed: int =
 def pack(people: list[Region], size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Images in one buffer, and what the kernel takes of each person."""
     regions = np.zeros(len(people), cuda_kernels.REGION)
+    _, centers, scales = zip(*people, strict=True)
+    regions["map"] = cuda_kernels.crop_maps(np.stack(centers), np.stack(scales), size)
     start = 0
-    for region, (image, center, scale) in zip(regions, people, strict=True):
-        region["map"] = cuda_kernels.crop_map(center, scale, size)
+    for region, (image, _, _) in zip(regions, people, strict=True):
         region["start"], (region["height"], region["width"]) = start, image.shape[:2]
         start += image.nbytes
     return np.concatenate([image.ravel() for image, _, _ in people]), regions

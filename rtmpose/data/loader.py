@@ -64,9 +64,9 @@ def read_image(image: Image) -> np.ndarray:
 def cut_image(image: Image, input_size: tuple[int, int]) -> list[Crop]:
     """Read an image once and cut out all its persons, uint8 (H, W, 3)."""
     pixels = read_image(image)
-    regions = [preprocess.box_to_center_scale(person.bbox, input_size) for person in image.persons]
-    return [Crop(person, preprocess.crop_person(pixels, *region, input_size), *region)
-            for person, region in zip(image.persons, regions, strict=True)]
+    regions = preprocess.box_to_center_scale(np.stack([person.bbox for person in image.persons]), input_size)
+    return [Crop(person, preprocess.crop_person(pixels, center, scale, input_size), center, scale)
+            for person, center, scale in zip(image.persons, *regions, strict=True)]
 
 
 def _fill_rows(image: Image, input_size: tuple[int, int], rows: Sequence[np.ndarray]) -> list[Crop]:

@@ -18,17 +18,15 @@ _NORMALIZED = (np.arange(256, dtype=np.float32) - MEAN[:, None]) / STD[:, None]
 
 
 def box_to_center_scale(bbox: np.ndarray, input_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Centre and scale of the region that is cropped for a box, float32 (4,), x1 y1 x2 y2 in image pixels.
+    """Centre and scale, float32 (..., 2), of the region that is cropped for a box, float32 (..., 4), x1 y1 x2 y2.
 
     It has the crop's aspect ratio (mmpose ``bbox_xyxy2cs`` and ``TopdownAffine._fix_aspect_ratio``).
     """
-    width, height = (bbox[2:] - bbox[:2]) * PADDING
-    center = (bbox[2:] + bbox[:2]) * 0.5
+    size, center = (bbox[..., 2:] - bbox[..., :2]) * PADDING, (bbox[..., 2:] + bbox[..., :2]) * 0.5
+    width, height = size[..., 0], size[..., 1]
     aspect_ratio = input_size[0] / input_size[1]
-    if width > height * aspect_ratio:
-        scale = np.array([width, width / aspect_ratio], np.float32)
-    else:
-        scale = np.array([height * aspect_ratio, height], np.float32)
+    wide = width > height * aspect_ratio
+    scale = np.stack([np.where(wide, width, height * aspect_ratio), np.where(wide, width / aspect_ratio, height)], -1)
     return center, scale
 
 

@@ -77,7 +77,7 @@ def _import(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except (ImportError, OSError) as error:  # a package without its libraries raises either
-        raise KitError(f"{name}: can't be imported ({error}); install requirements-gpu.txt again") from error
+        raise KitError(f"{name}: can't be imported ({error}); run scripts/setup.sh --gpu again") from error
 
 
 def describe() -> dict[str, Any]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain, cycle, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from tqdm import tqdm
@@ -24,10 +24,12 @@ from rtmpose.data import preprocess
 from rtmpose.data.dataset import PersonSet
 from rtmpose.data.loader import Crop, cut_image
 from rtmpose.engines import Engine
+from rtmpose.engines.gpu_stream import CropRunner
+from rtmpose.engines.tensorrt_backend import TensorRTEngine
 from rtmpose.errors import KitError
 from rtmpose.evaluate import loadgen_logs
 from rtmpose.evaluate.accuracy import Score, describe_persons, score
-from rtmpose.evaluate.predictions import decode
+from rtmpose.evaluate.predictions import check_finite, decode
 from rtmpose.files import make_folder
 
 SCENARIOS = {"offline": "Offline", "singlestream": "SingleStream", "server": "Server"}  # option: LoadGen's name
@@ -51,11 +53,50 @@ class LoadGenConfig:
     target_latency: float  # milliseconds in which the server must answer 99 % of the queries
 
 
-class QuerySampleLibrary:
-    """MLPerf's QSL: the crops of all samples, uint8 (H, W, 3) BGR, and the loaded ones normalised as well."""
+class Runner(Protocol):
+    """What runs the engine on batches; each of ``in_flight`` threads may call :meth:`infer` at the same time."""
 
-    def __init__(self, crops: Sequence[np.ndarray]) -> None:
+    batch: int
+    in_flight: int
+
+    def allocate_crops(self, number: int) -> list[np.ndarray]:
+        """Memory from which crops are best taken, float32 (3, H, W) each; none if any memory will do."""
+
+    def infer(self, crops: Sequence[np.ndarray]) -> np.ndarray:
+        """Keypoints in the crop and scores, float32 (N, K, 3), of up to a batch of normalised crops."""
+
+
+class HostRunner:
+    """A :class:`Runner` of any engine: it copies crops into a batch, padded with the first, and decodes logits."""
+
+    in_flight = 1
+
+    def __init__(self, engine: Engine) -> None:
+        record = engine.record
+        self.batch = record.batch
+        self._engine = engine
+        self._crops = np.empty((record.batch, 3, *record.input_size[::-1]), np.float32)
+
+    def allocate_crops(self, number: int) -> list[np.ndarray]:
+        return []
+
+    def infer(self, crops: Sequence[np.ndarray]) -> np.ndarray:
+        for row, crop in zip(self._crops, crops, strict=False):
+            row[...] = crop
+        self._crops[len(crops):] = self._crops[0]
+        simcc_x, simcc_y = self._engine.infer(self._crops)
+        return np.dstack(decode(simcc_x[:len(crops)], simcc_y[:len(crops)], self._engine.record.input_size))
+
+
+class QuerySampleLibrary:
+    """MLPerf's QSL: the crops of all samples, uint8 (H, W, 3) BGR, and the loaded ones normalised as well.
+
+    ``memory``, if given, is what holds the loaded ones, float32 (3, H, W) each.
+    """
+
+    def __init__(self, crops: Sequence[np.ndarray], memory: Sequence[np.ndarray] = ()) -> None:
         self.crops = crops
+        self._free = list(memory)
         self._loaded: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
@@ -64,49 +105,48 @@ class QuerySampleLibrary:
     def load(self, indices: list[int]) -> None:
         """Normalise samples, which LoadGen is about to query."""
         for index in indices:
-            self._loaded[index] = preprocess.normalize(self.crops[index])
+            out = self._free.pop() if self._free else None
+            self._loaded[index] = preprocess.normalize(self.crops[index], out)
 
     def unload(self, indices: list[int]) -> None:
-        """Drop normalised samples."""
-        for index in indices:
-            del self._loaded[index]
+        """Drop normalised samples; their memory is used again."""
+        self._free += [self._loaded.pop(index) for index in indices]
 
-    def fill(self, batch: np.ndarray, indices: Sequence[int]) -> None:
-        """Copy loaded samples into ``batch``, float32 (N, 3, H, W), and pad it with the first of them."""
-        for row, index in enumerate(indices):
-            batch[row] = self._loaded[index]
-        batch[len(indices):] = batch[0]
+    def take(self, indices: Sequence[int]) -> list[np.ndarray]:
+        """Loaded samples."""
+        return [self._loaded[index] for index in indices]
 
 
 class SystemUnderTest:
-    """MLPerf's SUT: an engine behind a queue. One thread takes up to a batch of queued samples and answers them.
+    """MLPerf's SUT: a runner behind a queue. Threads, one a batch in flight, take up to a batch of queued samples and
+    answer them.
 
     The answer to a sample is float32 (K, 3): x and y in crop pixels, and the score.
     """
 
-    def __init__(self, engine: Engine, library: QuerySampleLibrary, bar: tqdm) -> None:
-        record = engine.record
+    def __init__(self, runner: Runner, library: QuerySampleLibrary, bar: tqdm) -> None:
         self.error: Exception | None = None  # the first; in LoadGen it would crash the process
-        self._engine, self._library, self._bar = engine, library, bar
-        self._batch = np.empty((record.batch, 3, *record.input_size[::-1]), np.float32)
+        self._runner, self._library, self._bar = runner, library, bar
         self._queue: deque[Any] = deque()
         self._closed = False
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._answer_queries, daemon=True)
-        self._thread.start()
+        self._threads = [threading.Thread(target=self._answer_queries, daemon=True) for _ in range(runner.in_flight)]
+        for thread in self._threads:
+            thread.start()
 
     def issue_query(self, samples: list[Any]) -> None:
         """Queue the ``QuerySample`` objects of a query."""
         with self._changed:
             self._queue.extend(samples)
-            self._changed.notify()
+            self._changed.notify_all()
 
     def close(self) -> None:
-        """Answer what is queued, then end the thread."""
+        """Answer what is queued, then end the threads."""
         with self._changed:
             self._closed = True
-            self._changed.notify()
-        self._thread.join()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
 
     def _answer_queries(self) -> None:
         """Answer samples until closed. After an error the answers are empty, so that LoadGen still finishes."""
@@ -114,23 +154,25 @@ class SystemUnderTest:
             answers = np.empty((len(samples), 0), np.float32)
             if self.error is None:
                 try:
-                    answers = self._infer(samples)
+                    answers = run_batch(self._runner, self._library.take([sample.index for sample in samples]))
                 except Exception as error:
-                    self.error = error
+                    self.error = self.error or error
             complete(samples, answers)
-            self._bar.update(len(samples))
 
     def _next_samples(self) -> list[Any]:
         """Wait for samples and take up to a batch of them; none if closed and the queue is empty."""
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._closed)
-            return [self._queue.popleft() for _ in range(min(len(self._batch), len(self._queue)))]
+            samples = [self._queue.popleft() for _ in range(min(self._runner.batch, len(self._queue)))]
+            self._bar.update(len(samples))
+            return samples
 
-    def _infer(self, samples: list[Any]) -> np.ndarray:
-        self._library.fill(self._batch, [sample.index for sample in samples])
-        simcc_x, simcc_y = self._engine.infer(self._batch)
-        count = len(samples)
-        return np.dstack(decode(simcc_x[:count], simcc_y[:count], self._engine.record.input_size))
+
+def run_batch(runner: Runner, crops: Sequence[np.ndarray]) -> np.ndarray:
+    """Run up to a batch as :meth:`Runner.infer` does. Raises KitError if the engine returns NaN or infinity."""
+    answers = runner.infer(crops)
+    check_finite(~np.isnan(answers[..., 2]).any(axis=1))
+    return answers
 
 
 def complete(samples: list[Any], answers: np.ndarray) -> None:
@@ -146,9 +188,10 @@ class Plan:
     """A LoadGen run that is ready to start."""
 
     config: LoadGenConfig
+    runner: Runner
     crops: list[Crop]  # of all persons, not normalised; empty for random input
     library: QuerySampleLibrary
-    batch_ms: float  # milliseconds of a full batch, measured for a second
+    batch_ms: float  # milliseconds a batch (singlestream: a single sample), measured for a second
     target_qps: float  # samples a second: server's rate, offline's expected one
 
 
@@ -162,11 +205,13 @@ def plan_run(engine: Engine, config: LoadGenConfig, persons: PersonSet | None) -
                        "pip install -r requirements.txt, or at least mlcommons-loadgen")
     size = engine.record.input_size
     crops = cut_crops(persons, size) if persons else []
-    library = QuerySampleLibrary([crop.pixels for crop in crops] if persons else random_crops(LOADED_SAMPLES, size))
-    batch_ms = fastest_batch_ms(engine, library)
-    throughput = engine.record.batch / batch_ms * 1e3
+    pixels = [crop.pixels for crop in crops] if persons else random_crops(LOADED_SAMPLES, size)
+    runner: Runner = CropRunner(engine) if isinstance(engine, TensorRTEngine) else HostRunner(engine)
+    library = QuerySampleLibrary(pixels, runner.allocate_crops(min(LOADED_SAMPLES, len(pixels))))
+    batch_ms = fastest_batch_ms(runner, library, 1 if config.scenario == "singlestream" else runner.batch)
+    throughput = runner.batch / batch_ms * 1e3
     target_qps = config.target_qps or throughput * (SERVER_LOAD if config.scenario == "server" else HEADROOM)
-    return Plan(config, crops, library, batch_ms, target_qps)
+    return Plan(config, runner, crops, library, batch_ms, target_qps)
 
 
 def cut_crops(persons: PersonSet, input_size: tuple[int, int]) -> list[Crop]:
@@ -183,12 +228,19 @@ def random_crops(count: int, input_size: tuple[int, int]) -> list[np.ndarray]:
     return list(np.random.default_rng(0).integers(0, 256, (count, height, width, 3), np.uint8))
 
 
-def fastest_batch_ms(engine: Engine, library: QuerySampleLibrary) -> float:
-    """Milliseconds of the fastest full batch within a second, and of ten at least."""
-    crops = islice(cycle(library.crops), engine.record.batch)
-    batch = np.stack([preprocess.normalize(crop) for crop in crops])
-    decode(*engine.infer(batch), engine.record.input_size)  # checks the logits before LoadGen starts
-    return float(timing.measure(timing.wall_clock(lambda: engine.infer(batch)), 2, 10, 1.0, "Warming up").min())
+def fastest_batch_ms(runner: Runner, library: QuerySampleLibrary, samples: int) -> float:
+    """Milliseconds a batch of ``samples``, the fastest of a second; a full one with others in flight."""
+    indices = list(range(min(samples, len(library))))
+    library.load(indices)
+    crops = list(islice(cycle(library.take(indices)), samples))
+    run_batch(runner, crops)  # checks the logits before LoadGen starts
+    in_flight = runner.in_flight if samples == runner.batch else 1
+    batches = [crops] * (1 if in_flight == 1 else 8 * in_flight)
+    with ThreadPoolExecutor(in_flight) as pool:
+        timer = timing.wall_clock(lambda: list(pool.map(runner.infer, batches)))
+        runs = timing.measure(timer, 2, 10, 1.0, "Warming up")
+    library.unload(indices)
+    return float(runs.min()) / len(batches)
 
 
 def run_scenario(engine: Engine, plan: Plan, persons: PersonSet | None, output: Path
@@ -199,7 +251,7 @@ def run_scenario(engine: Engine, plan: Plan, persons: PersonSet | None, output: 
     logged. Raises KitError if LoadGen wrote no log or the engine returns NaN or infinity.
     """
     config, logs = plan.config, loadgen_logs.clear_logs(make_folder(output / "loadgen"))
-    run_test(engine, plan, logs)
+    run_test(plan, logs)
     detail = loadgen_logs.read_detail(logs / loadgen_logs.DETAIL, config.accuracy)
     common = {"scenario": config.scenario, "loadgen": loadgen_logs.describe_run(detail, logs)}
     if persons and config.accuracy:
@@ -211,7 +263,7 @@ def run_scenario(engine: Engine, plan: Plan, persons: PersonSet | None, output: 
     return {"mode": "throughput", **common, **performance, "input": source}, None
 
 
-def run_test(engine: Engine, plan: Plan, logs: Path) -> None:
+def run_test(plan: Plan, logs: Path) -> None:
     """Run LoadGen's test to its end; it writes into the folder ``logs``. Raises the SUT's error, if any."""
     import mlperf_loadgen
     log_settings = mlperf_loadgen.LogSettings()
@@ -219,7 +271,7 @@ def run_test(engine: Engine, plan: Plan, logs: Path) -> None:
     log_settings.enable_trace = False
     library = plan.library
     with tqdm(unit="sample", desc="LoadGen", disable=None) as bar:
-        system = SystemUnderTest(engine, library, bar)
+        system = SystemUnderTest(plan.runner, library, bar)
         sut = mlperf_loadgen.ConstructSUT(system.issue_query, lambda: None)
         qsl = mlperf_loadgen.ConstructQSL(len(library), min(LOADED_SAMPLES, len(library)), library.load, library.unload)
         mlperf_loadgen.StartTestWithLogSettings(sut, qsl, make_settings(plan), log_settings)

@@ -90,10 +90,27 @@ def test_mirrored_crops(kernels: ctypes.CDLL) -> None:
 def test_maps_are_inverted_as_warp_affine_does() -> None:
     size = (192, 256)
     for image, center, scale in draw_regions(size, 50, 7):
-        inverse = cuda_kernels.crop_map(center, scale, size).reshape(2, 3)
+        inverse = cuda_kernels.crop_maps(center[None], scale[None], size).reshape(2, 3)
         np.testing.assert_array_equal(
             cv2.warpAffine(image, inverse, size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP),
             preprocess.crop_person(image, center, scale, size))
+
+
+@pytest.mark.parametrize("size", [(192, 256), (288, 384), (50, 30)], ids=str)
+def test_maps_equal_opencvs(size: tuple[int, int]) -> None:
+    """To the last bit, for boxes of all sizes, whole pixels, equal pivots and singular equations."""
+    random, number = np.random.default_rng(size[0]), 20_000
+    corner, extent = random.uniform(-50, 640, (number, 2)), 10 ** random.uniform(-1, 3.5, (number, 2))
+    boxes = np.concatenate([corner, corner + extent], axis=1)
+    boxes[::3] = np.rint(boxes[::3])
+    boxes[::50, :2] = 0
+    boxes[1::50, :2] = -boxes[1::50, 2:]
+    boxes[2::50, 2:] = boxes[2::50, :2]
+    centers, scales = preprocess.box_to_center_scale(boxes.astype(np.float32), size)
+    expected = [cv2.invertAffineTransform(preprocess.warp_matrix(*region, size)).ravel()
+                for region in zip(centers, scales, strict=True)]
+    np.testing.assert_array_equal(cuda_kernels.crop_maps(centers, scales, size), expected)
+    assert not np.all(expected, axis=1)[2::50].any()
 
 
 def decode(kernels: ctypes.CDLL, logits: tuple[np.ndarray, np.ndarray], size: tuple[int, int],

@@ -230,24 +230,22 @@ FAULTS = {
     "download does not wait for the computation": (
         "engines/tensorrt_backend.py", 'self.downloads.wait_for_event(slot.events["computed"])', "pass"),
     "host does not wait for the download of keypoints": (
-        "engines/gpu_stream.py", 'slot.events["downloaded"].synchronize()\n        decoded', "decoded"),
+        "engines/gpu_stream.py", 'slot.events["downloaded"].synchronize()\n        keypoints', "keypoints"),
     "host does not wait for the upload of a table": (
         "engines/gpu_stream.py", "self._cuda.Context.synchronize()", "pass"),
     "a slot is used again while it is in flight": (
-        "engines/gpu_stream.py", "slot = self._free.popleft()",
-        "slot = self._in_flight[0][0] if self._in_flight else self._free.popleft()"),
-    "logits are read before they are there": (
-        "engines/tensorrt_backend.py", 'slot.events["downloaded"].synchronize()\n        finally',
-        "pass\n        finally"),
+        "engines/gpu_stream.py", "slot = self._free.popleft()\n        regions",
+        "slot = self._in_flight[0][0] if self._in_flight else self._free.popleft()\n        regions"),
+    "LoadGen's answers are read before they are there": (
+        "engines/gpu_stream.py", 'slot.events["downloaded"].synchronize()\n            keypoints', "keypoints"),
     "memory is freed while it is used": (
-        "engines/gpu_stream.py", "self._in_flight.append((slot, regions))",
-        "self._in_flight.append((slot, regions)); slot.device['images'].free()"),
+        "engines/gpu_stream.py", "self._in_flight.append((slot, batch))",
+        "self._in_flight.append((slot, batch)); slot.device['images'].free()"),
     "another thread has no context": (
-        "engines/tensorrt_backend.py", "self._cuda_context.push()", "self._cuda_context.push(); "
-        "self.cuda.Context.pop()"),
+        "engines/gpu_stream.py", "self._context.push()", "self._context.push(); self._cuda.Context.pop()"),
     "a kernel gets a wrong argument": (
-        "engines/gpu_stream.py", 'device[record.input_name])\n            engine',
-        "int(self._table))\n            engine"),
+        "engines/gpu_stream.py", "int(mirrored),\n            device[record.input_name])",
+        "int(mirrored),\n            int(self._table))"),
     "a kernel gets too few bytes of arguments": (
         "engines/gpu_stream.py", 'self._crop.prepare("PPPiiiP")', 'self._crop.prepare("PPPiii")'),
 }

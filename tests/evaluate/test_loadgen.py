@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +16,19 @@ from helpers import ROOT, run_script
 from tqdm import tqdm
 
 import inference
+from rtmpose.data import preprocess
 from rtmpose.engines import load_engine
 from rtmpose.errors import EXIT_INVALID, KitError
 from rtmpose.evaluate.coco_eval import METRICS
-from rtmpose.evaluate.loadgen import SCENARIOS, LoadGenConfig, Plan, QuerySampleLibrary, SystemUnderTest, run_test
+from rtmpose.evaluate.loadgen import (
+    SCENARIOS,
+    HostRunner,
+    LoadGenConfig,
+    Plan,
+    QuerySampleLibrary,
+    SystemUnderTest,
+    run_test,
+)
 from rtmpose.evaluate.loadgen_logs import read_detail
 
 pytest.importorskip("mlperf_loadgen")
@@ -123,7 +132,7 @@ def test_an_error_beside_loadgen_ends_the_run(engine_file: Path, tmp_path: Path)
     pixels = [np.zeros((256, 192, 3), np.uint8)] * 9 + [np.zeros((8, 8, 3), np.uint8)]
     config = LoadGenConfig("offline", accuracy=False, min_duration=0.001, target_qps=None, target_latency=100)
     with pytest.raises(ValueError, match="could not broadcast"):
-        run_test(load_engine(engine_file), Plan(config, [], QuerySampleLibrary(pixels), 1.0, 1.0), tmp_path)
+        run_test(Plan(config, HostRunner(load_engine(engine_file)), [], QuerySampleLibrary(pixels), 1.0, 1.0), tmp_path)
 
 
 @pytest.mark.parametrize("share", [0, 0.3, 0.6])
@@ -137,16 +146,29 @@ def test_detail_log_cut_off(tmp_path: Path, share: float) -> None:
         read_detail(tmp_path / "detail.txt", accuracy=False)
 
 
-def test_padding_is_the_first_sample() -> None:
+def test_padding_is_the_first_sample(engine_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, ran = load_engine(engine_file), []
+    infer = engine.infer
+    monkeypatch.setattr(engine, "infer", lambda crops: ran.append(crops.copy()) or infer(crops))
+    crops = np.random.default_rng(0).standard_normal((2, 3, 256, 192), np.float32)
+    answers = HostRunner(engine).infer(crops)
+    np.testing.assert_array_equal(ran[0], crops[[0, 1, 0, 0]])
+    assert answers.shape == (2, 17, 3)
+
+
+@pytest.mark.parametrize("memory", [(), np.empty((2, 3, 8, 6), np.float32)], ids=["any", "given"])
+def test_library(memory: Sequence[np.ndarray]) -> None:
+    """Samples lie in the memory that was given, which is used again."""
     random = np.random.default_rng(0)
-    library = QuerySampleLibrary(random.integers(0, 256, (3, 8, 6, 3), np.uint8))
-    library.load([0, 1, 2])
-    out = np.empty((4, 3, 8, 6), np.float32)
-    library.fill(out, [2, 1])
-    assert (out[2:] == out[0]).all() and (out[1] != out[0]).any()
-    library.unload([2])
+    library = QuerySampleLibrary(random.integers(0, 256, (3, 8, 6, 3), np.uint8), memory)
+    for indices in ([0, 1], [2, 1]):
+        library.load(indices)
+        for index, sample in zip(indices, library.take(indices), strict=True):
+            np.testing.assert_array_equal(sample, preprocess.normalize(library.crops[index]))
+            assert not len(memory) or np.shares_memory(sample, memory)
+        library.unload(indices)
     with pytest.raises(KeyError):
-        library.fill(out, [2])
+        library.take([2])
 
 
 @pytest.fixture
@@ -212,6 +234,6 @@ def test_interrupt_ends_loadgen_at_once(engine_file: Path, drawn: Path, tmp_path
 
 def test_close_ends_the_thread(engine_file: Path) -> None:
     with tqdm(disable=True) as bar:
-        system = SystemUnderTest(load_engine(engine_file), QuerySampleLibrary([]), bar)
+        system = SystemUnderTest(HostRunner(load_engine(engine_file)), QuerySampleLibrary([]), bar)
         system.close()
     assert system.error is None
