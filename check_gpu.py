@@ -167,29 +167,33 @@ def check_keypoints(precision: str, setting: Setting) -> tuple[bool, str]:
         f"(expected at most {most} off), {len(persons)} persons")
 
 
-def open_fp16(setting: Setting) -> tuple[TensorRTEngine, dict[str, Any]]:
-    """The FP16 engine, and GPU memory for its tensors."""
+@contextmanager
+def open_fp16(setting: Setting) -> Iterator[tuple[TensorRTEngine, dict[str, Any]]]:
+    """The FP16 engine, and GPU memory for its tensors; the engine is closed at the end."""
     engine = load_engine(engine_path(setting, "fp16"))
     if not isinstance(engine, TensorRTEngine):
         raise KitError(f"{engine.path}: is no TensorRT engine")
     record = engine.record
     sizes = {INPUT: 3 * SIZE[0] * SIZE[1], **{name: record.num_keypoints * bins
                                               for name, bins in zip(OUTPUTS, record.bins, strict=True)}}
-    return engine, {name: engine.allocate(4 * record.batch * size) for name, size in sizes.items()}
+    try:
+        yield engine, {name: engine.allocate(4 * record.batch * size) for name, size in sizes.items()}
+    finally:
+        engine.close()  # waits for the batches that a timer leaves in flight
 
 
 def check_graph(setting: Setting) -> tuple[bool, str]:
     """The network as a CUDA graph, and whether that is faster."""
-    engine, tensors = open_fp16(setting)
-    plain = loop_ms(engine, lambda: engine.enqueue(tensors), 100 if setting.real else 5)
-    try:
-        graph = Graph(engine.runs, lambda: engine.enqueue(tensors))
-    except (RuntimeError, KitError, engine.cuda.Error) as error:
-        return False, f"not used: it can't be recorded ({error})"
-    graphed = loop_ms(engine, graph.launch, 100 if setting.real else 5)
-    graph.close()
-    return True, (f"{'used' if graphed < plain else 'not used'}: {graphed:.3f} ms a batch as a graph, {plain:.3f} "
-                  "kernel by kernel")
+    with open_fp16(setting) as (engine, tensors):
+        plain = loop_ms(engine, lambda: engine.enqueue(tensors), 100 if setting.real else 5)
+        try:
+            graph = Graph(engine.runs, lambda: engine.enqueue(tensors))
+        except (RuntimeError, KitError, engine.cuda.Error) as error:
+            return False, f"not used: it can't be recorded ({error})"
+        graphed = loop_ms(engine, graph.launch, 100 if setting.real else 5)
+        graph.close()
+        return True, (f"{'used' if graphed < plain else 'not used'}: {graphed:.3f} ms a batch as a graph, {plain:.3f} "
+                      "kernel by kernel")
 
 
 def loop_ms(engine: TensorRTEngine, work: Callable[[], None], runs: int) -> float:
@@ -204,36 +208,40 @@ def loop_ms(engine: TensorRTEngine, work: Callable[[], None], runs: int) -> floa
     return start.time_till(end) / runs
 
 
+def mean_ms(timer: Callable[[], float], setting: Setting) -> float:
+    """Mean milliseconds of a batch by one of the engine's timers."""
+    return float(np.mean(measure(timer, *((20, 300, 1) if setting.real else (1, 5, 0)), "Timing")))
+
+
 def check_harness(setting: Setting) -> tuple[bool, str]:
     """The throughput of the kit's timed loop, beside that of a bare loop."""
-    engine, tensors = open_fp16(setting)
-    graph = engine.faster_graph(lambda: engine.enqueue(tensors))
-    bare = loop_ms(engine, graph.launch if graph else lambda: engine.enqueue(tensors), 300 if setting.real else 5)
-    timer = next(iter(engine.timers(preprocess.random_input(setting.batch, SIZE)).values()))
-    timed = float(np.mean(measure(timer, 20, 300, 1, "Timing") if setting.real else measure(timer, 1, 5, 0, "Timing")))
-    return not setting.real or timed <= 1.05 * bare, (
-        f"{timed:.3f} ms a batch of {setting.batch}, {bare:.3f} in a bare loop (expected at most 5 % more)")
+    with open_fp16(setting) as (engine, tensors):
+        graph = engine.faster_graph(lambda: engine.enqueue(tensors))
+        bare = loop_ms(engine, graph.launch if graph else lambda: engine.enqueue(tensors), 300 if setting.real else 5)
+        timer = next(iter(engine.timers(preprocess.random_input(setting.batch, SIZE)).values()))
+        timed = mean_ms(timer, setting)
+        return not setting.real or timed <= 1.05 * bare, (
+            f"{timed:.3f} ms a batch of {setting.batch}, {bare:.3f} in a bare loop (expected at most 5 % more)")
 
 
 def check_copies(setting: Setting) -> tuple[bool, str]:
     """Bandwidth between pinned memory and the GPU, and whether copies run beside the network."""
-    engine, _ = open_fp16(setting)
-    size = 1 << (26 if setting.real else 20)
-    sent, received = (engine.pinned((size,), np.uint8) for _ in range(2))
-    sent[:] = np.random.default_rng(0).integers(0, 256, size, np.uint8)
-    memory = engine.allocate(size)
-    up = loop_ms(engine, lambda: engine.cuda.memcpy_htod_async(memory, sent, engine.runs), 5)
-    down = loop_ms(engine, lambda: engine.cuda.memcpy_dtoh_async(received, memory, engine.runs), 5)
-    crops = preprocess.random_input(setting.batch, SIZE)
-    timers = list(engine.timers(crops).values())[:2]
-    alone, both = (float(np.mean(measure(timer, 5, *((200, 1) if setting.real else (5, 0)), "Timing")))
-                   for timer in timers)
-    upload = up * crops.nbytes / size
-    rates = [size / ms / 1e6 for ms in (up, down)]
-    good = not setting.real or (min(rates) >= 5 and both <= 1.25 * max(alone, upload) + 0.05)
-    return good and bool((sent == received).all()), (
-        f"{rates[0]:.1f} GB/s to the GPU, {rates[1]:.1f} back (expected 5); a batch takes {alone:.3f} ms, its upload "
-        f"{upload:.3f}, both together {both:.3f} (expected at most 25 % more than the longer one)")
+    with open_fp16(setting) as (engine, _):
+        size = 1 << (26 if setting.real else 20)
+        sent, received = (engine.pinned((size,), np.uint8) for _ in range(2))
+        sent[:] = np.random.default_rng(0).integers(0, 256, size, np.uint8)
+        memory = engine.allocate(size)
+        up = loop_ms(engine, lambda: engine.cuda.memcpy_htod_async(memory, sent, engine.runs), 5)
+        down = loop_ms(engine, lambda: engine.cuda.memcpy_dtoh_async(received, memory, engine.runs), 5)
+        crops = preprocess.random_input(setting.batch, SIZE)
+        timers = list(engine.timers(crops).values())[:2]
+        alone, both = (mean_ms(timer, setting) for timer in timers)
+        upload = up * crops.nbytes / size
+        rates = [size / ms / 1e6 for ms in (up, down)]
+        good = not setting.real or (min(rates) >= 5 and both <= 1.25 * max(alone, upload) + 0.05)
+        return good and bool((sent == received).all()), (
+            f"{rates[0]:.1f} GB/s to the GPU, {rates[1]:.1f} back (expected 5); a batch takes {alone:.3f} ms, its "
+            f"upload {upload:.3f}, both together {both:.3f} (expected at most 25 % more than the longer one)")
 
 
 def check_accuracy_run(setting: Setting) -> tuple[bool, str]:
