@@ -340,7 +340,7 @@ class TensorRTEngine:
 
     def faster_graph(self, work: Callable[[], None]) -> Graph | None:
         """Work on the stream ``runs`` as a CUDA graph, that is in one launch; None if that is not faster or fails."""
-        self._seconds(work)  # TensorRT loads its kernels
+        self._seconds(work, runs=2)  # TensorRT loads its kernels
         try:
             graph = Graph(self.runs, work)
         except (RuntimeError, KitError, self.cuda.Error):  # a run that allocates or waits can't be recorded
@@ -348,7 +348,7 @@ class TensorRTEngine:
         self._graphs.add(graph)
         return graph if self._seconds(graph.launch) < self._seconds(work) else None
 
-    def _seconds(self, work: Callable[[], None], runs: int = 20) -> float:
+    def _seconds(self, work: Callable[[], None], runs: int = 10) -> float:
         start = time.perf_counter()
         try:
             for _ in range(runs):

@@ -26,7 +26,7 @@
 typedef std::vector<unsigned long> Clock;
 static const unsigned long OFFSET = 1UL << 46;  // added to device addresses, so that the host can't use them
 
-// Statics are never destroyed: worker threads use them up to the end of the process.
+// Static objects are never destroyed: worker threads use them up to the end of the process.
 static std::recursive_mutex& driver_mutex = *new std::recursive_mutex;  // guards all but a running operation's work
 static std::condition_variable_any& changed = *new std::condition_variable_any;
 
