@@ -416,7 +416,11 @@ class TensorRTEngine:
         in_flight: deque[Any] = deque()  # the event at the end of each batch
         previous = None
         for i in count():
-            enqueue(i)
+            try:
+                enqueue(i)
+            except Exception:
+                self.wait()  # the batches in flight use memory that the error may free
+                raise
             in_flight.append(self.cuda.Event().record(stream))
             if len(in_flight) == IN_FLIGHT:
                 oldest = in_flight.popleft()
