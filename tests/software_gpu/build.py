@@ -35,7 +35,7 @@ def build() -> dict[str, str]:
     if not (library / "libcuda.so.1").is_file():
         build_driver(library, site, include)
     return {"LD_LIBRARY_PATH": str(library), "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join(map(str, (HERE, site, ROOT)))}
+            "PYTHONPATH": os.pathsep.join(map(str, (HERE / "packages", site, ROOT)))}
 
 
 def build_driver(library: Path, site: Path, include: list[str]) -> None:
