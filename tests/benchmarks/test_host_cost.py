@@ -9,6 +9,7 @@ pytest.importorskip("cuda.bindings", reason="needs cuda-bindings")
 pytest.importorskip("mlperf_loadgen")
 
 
+@pytest.mark.slow
 def test_table(model_files: dict[str, Path], drawn: Path) -> None:
     done = run_script("benchmarks/host_cost.py", "--model_path", model_files["onnx"], "--datasets", drawn, "--batch", 4,
                       "--rounds", 1)
