@@ -26,6 +26,7 @@ def test_ranges_see_sums_inside_operators() -> None:
                       "norm_node: sum of squares": (25, 2.25)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("script", "rows"), [("fp16_ranges.py", 10), ("fp16_stress.py", 7)])
 def test_a_benchmark_prints_its_table(script: str, rows: int, model_files: dict[str, Path], drawn: Path) -> None:
     done = run_script(f"benchmarks/{script}", "--model_path", model_files["onnx"], "--datasets", drawn, "--persons", 8)

@@ -64,6 +64,7 @@ def agreement(output: str) -> float:
     return float(re.search(r"at most one bin off ([\d.]+)%", output)[1]) / 100
 
 
+@pytest.mark.slow
 @judge.needs_xtcocotools
 @pytest.mark.parametrize("images", ["images/val2017", "val2017"])
 @pytest.mark.parametrize("relative", [False, True], ids=["absolute folder", "relative folder"])
