@@ -127,10 +127,11 @@ def build(model: onnx.ModelProto, path: Path, engine: Path) -> tuple[dict[str, i
     """Build an engine; TensorRT (not RTX) keeps a timing cache beside it."""
     name = _installed()[0]
     trt = _import(name)
-    if name == "tensorrt" and find_gpu() is None:
+    gpu = find_gpu()
+    if name == "tensorrt" and gpu is None:
         raise KitError("--backend tensorrt: TensorRT builds on the GPU that will run the engine, and no NVIDIA GPU "
                        "is here; use --backend onnxruntime, or install tensorrt-rtx-cu13, which builds without one")
-    gpu, logger = find_gpu(), _make_logger(trt)
+    logger = _make_logger(trt)
     if obstacle := _find_rtx_obstacle(name, gpu):
         raise KitError(f"--backend tensorrt: {obstacle}")
     try:
