@@ -173,13 +173,18 @@ def open_fp16(setting: Setting) -> Iterator[tuple[TensorRTEngine, dict[str, Any]
     engine = load_engine(engine_path(setting, "fp16"))
     if not isinstance(engine, TensorRTEngine):
         raise KitError(f"{engine.path}: is no TensorRT engine")
-    record = engine.record
-    sizes = {INPUT: 3 * SIZE[0] * SIZE[1], **{name: record.num_keypoints * bins
-                                              for name, bins in zip(OUTPUTS, record.bins, strict=True)}}
     try:
-        yield engine, {name: engine.allocate(4 * record.batch * size) for name, size in sizes.items()}
+        yield engine, allocate_tensors(engine)
     finally:
         engine.close()  # waits for the batches that a timer leaves in flight
+
+
+def allocate_tensors(engine: TensorRTEngine) -> dict[str, Any]:
+    """GPU memory for an engine's input and outputs, by their names."""
+    record = engine.record
+    sizes = {record.input_name: 3 * record.input_size[0] * record.input_size[1],
+             **{name: record.num_keypoints * bins for name, bins in zip(OUTPUTS, record.bins, strict=True)}}
+    return {name: engine.allocate(4 * record.batch * size) for name, size in sizes.items()}
 
 
 def check_graph(setting: Setting) -> tuple[bool, str]:
@@ -208,6 +213,12 @@ def loop_ms(engine: TensorRTEngine, work: Callable[[], None], runs: int) -> floa
     return start.time_till(end) / runs
 
 
+def bare_loop_ms(engine: TensorRTEngine, tensors: dict[str, Any], runs: int) -> float:
+    """Milliseconds a batch of a loop that only enqueues the network, as a CUDA graph if that is faster."""
+    graph = engine.faster_graph(lambda: engine.enqueue(tensors))
+    return loop_ms(engine, graph.launch if graph else lambda: engine.enqueue(tensors), runs)
+
+
 def mean_ms(timer: Callable[[], float], setting: Setting) -> float:
     """Mean milliseconds of a batch by one of the engine's timers."""
     return float(np.mean(measure(timer, *((20, 300, 1) if setting.real else (1, 5, 0)), "Timing")))
@@ -216,8 +227,7 @@ def mean_ms(timer: Callable[[], float], setting: Setting) -> float:
 def check_harness(setting: Setting) -> tuple[bool, str]:
     """The throughput of the kit's timed loop, beside that of a bare loop."""
     with open_fp16(setting) as (engine, tensors):
-        graph = engine.faster_graph(lambda: engine.enqueue(tensors))
-        bare = loop_ms(engine, graph.launch if graph else lambda: engine.enqueue(tensors), 300 if setting.real else 5)
+        bare = bare_loop_ms(engine, tensors, 300 if setting.real else 5)
         timer = next(iter(engine.timers(preprocess.random_input(setting.batch, SIZE)).values()))
         timed = mean_ms(timer, setting)
         return not setting.real or timed <= 1.05 * bare, (

@@ -17,10 +17,10 @@ import numpy as np
 import onnx
 from roofline import Ceilings, count_work, shortest_ms
 
+from check_gpu import allocate_tensors, bare_loop_ms
 from rtmpose.data.dataset import load_persons
 from rtmpose.engines import load_engine
 from rtmpose.engines.build import build_engine, is_built, plan_build
-from rtmpose.engines.tensorrt_backend import TensorRTEngine
 from rtmpose.environment import find_gpu
 from rtmpose.errors import KitError
 from rtmpose.evaluate import predict_gpu
@@ -74,8 +74,9 @@ def row(args: argparse.Namespace, model: onnx.ModelProto, batch: int, ceilings: 
     persons = load_persons(args.datasets)
     images = len(persons) / predict_gpu.predict(engine, persons).seconds
     rates = [f"{batch / ms * 1e3:.0f}" for ms in (device, copies, whole)]
+    bare = bare_loop_ms(engine, allocate_tensors(engine), 200)
     return [str(batch), f"{device:.3f}", *rates, f"{images:.0f}", f"{limit:.3f}", f"{limit / device:.1%}",
-            f"{device / bare_loop_ms(engine):.1%}", f"{batch / torch_ms(args, crops) * 1e3:.0f}"]
+            f"{device / bare:.1%}", f"{batch / torch_ms(args, crops) * 1e3:.0f}"]
 
 
 def build(args: argparse.Namespace, batch: int, height: int, width: int) -> Path:
@@ -85,25 +86,6 @@ def build(args: argparse.Namespace, batch: int, height: int, width: int) -> Path
     if not is_built(plan):
         build_engine(plan)
     return path
-
-
-def bare_loop_ms(engine: TensorRTEngine, runs: int = 200) -> float:
-    """Milliseconds a batch of a loop that only enqueues: the harness must be as fast."""
-    record, cuda = engine.record, engine.cuda
-    tensors = {name: engine.allocate(4 * record.batch * record.num_keypoints * bins)
-               for name, bins in zip(graph.OUTPUTS, record.bins, strict=True)}
-    tensors[record.input_name] = engine.allocate(4 * record.batch * 3 * record.input_size[0] * record.input_size[1])
-    graphed = engine.faster_graph(lambda: engine.enqueue(tensors))
-    start, end = cuda.Event(), cuda.Event()
-    start.record(engine.runs)
-    for _ in range(runs):
-        if graphed:
-            graphed.launch()
-        else:
-            engine.enqueue(tensors)
-    end.record(engine.runs)
-    end.synchronize()
-    return start.time_till(end) / runs
 
 
 def torch_timer(work: Callable[[], object]) -> Iterator[float]:

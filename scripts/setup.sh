@@ -38,9 +38,9 @@ make_venv() {
 "$venv/bin/python" -c "$supported" || die "$venv: has $("$venv/bin/python" --version), expected 3.10, 3.11 or 3.12; remove it and re-run"
 
 # The environment may have the kit of another checkout. -I ignores the current folder and PYTHONPATH.
-installed='import common, rtmpose; print(common.__file__, *rtmpose.__path__)'
+installed='import common, rtmpose, importlib.util; print(common.__file__, *rtmpose.__path__, bool(importlib.util.find_spec("check_gpu")))'
 install_kit() {
-  if [ "$("$venv/bin/python" -I -c "$installed" 2>/dev/null)" = "$root/common.py $root/rtmpose" ]; then
+  if [ "$("$venv/bin/python" -I -c "$installed" 2>/dev/null)" = "$root/common.py $root/rtmpose True" ]; then
     say "the kit: already installed"
     return
   fi

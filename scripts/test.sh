@@ -3,7 +3,8 @@
 #
 #   bash scripts/test.sh [--all] [options of pytest]
 #
-#   --all    also run the tests marked "slow", and fail if xtcocotools can't be built
+#   --all    also run the tests marked "slow", print how much of the GPU path ran on the driver in software, and fail if
+#            xtcocotools can't be built
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -37,7 +38,17 @@ cd "$root"
 "$venv/bin/python" -m mypy
 "$venv/bin/lint-imports"
 "$venv/bin/python" -m codespell_lib
+if $all; then
+  coverage=$(mktemp -d)
+  trap 'rm -rf "$coverage"' EXIT
+  export COVERAGE_FILE=$coverage/gpu_path COVERAGE_RCFILE=$root/pyproject.toml
+fi
 code=0
-"$venv/bin/python" -m pytest -q "${selection[@]}" "$@" || code=$?
+# Two processes, and each file's tests in one of them, because they share fixtures.
+"$venv/bin/python" -m pytest -q -n 2 --dist loadfile "${selection[@]}" "$@" || code=$?
 [ "$code" != 5 ] || die "pytest selected no test; expected options that select some of tests/" 1
+if [ "$code" = 0 ] && $all && [ -n "$(ls "$coverage")" ]; then  # nothing ran where the driver can't be built
+  "$venv/bin/python" -m coverage combine --quiet
+  "$venv/bin/python" -m coverage report || code=$?
+fi
 exit "$code"

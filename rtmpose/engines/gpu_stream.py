@@ -51,7 +51,7 @@ class _KeypointRunner:
             logits |= {f"flipped {name}": size for name, size in logits.items()}
         device = {**device, **{name: engine.allocate(size) for name, size in logits.items()},
                   "keypoints": engine.allocate(outputs["keypoints"].nbytes)}
-        return Slot(inputs, outputs, device, events, engine.faster_graph(lambda: self._compute(device)))
+        return Slot(inputs, outputs, device, events)
 
     def _make_crops(self, device: Mapping[str, int], mirrored: bool) -> None:
         """Enqueue the work that makes the network's input, if any."""
@@ -87,6 +87,7 @@ class CropRunner(_KeypointRunner):
         for _ in range(IN_FLIGHT):
             crops = self._upload(np.zeros((self.batch, *self._crop_shape), np.float32))
             self._free.append(self._make_slot({}, {self._record.input_name: crops}))
+        engine.add_graphs(self._free, self._compute)
 
     def allocate_crops(self, number: int) -> list[np.ndarray]:
         """Pinned memory for crops, float32 (3, H, W) each."""
@@ -153,6 +154,7 @@ class GpuStream(_KeypointRunner):
         self._in_flight: deque[tuple[Slot, ImageBatch]] = deque()
         for _ in range(IN_FLIGHT):
             self._free.append(self._make_image_slot(image_bytes))
+        engine.add_graphs(self._free, self._compute)
 
     def _make_image_slot(self, image_bytes: int) -> Slot:
         engine, record = self._engine, self._record

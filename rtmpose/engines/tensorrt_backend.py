@@ -8,8 +8,9 @@ import os
 import time
 import weakref
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, SupportsInt
@@ -225,14 +226,7 @@ class Slot:
     outputs: dict[str, np.ndarray]  # pinned memory
     device: dict[str, Any]  # GPU memory, of inputs and outputs under the same names
     events: dict[str, Any]
-    graph: Graph | None  # the computation, if that is faster
-
-    def run(self, compute: Callable[[dict[str, Any]], None]) -> None:
-        """Launch the graph, or call ``compute`` with the GPU memory to enqueue kernel by kernel."""
-        if self.graph:
-            self.graph.launch()
-        else:
-            compute(self.device)
+    graph: Graph | None = None  # the computation, if that is faster
 
 
 class TensorRTEngine:
@@ -268,8 +262,8 @@ class TensorRTEngine:
         self.uploads, self.runs, self.downloads = (cuda.Stream(_NON_BLOCKING) for _ in range(3))
         # Exit hooks run in reverse order: this one before that of pycuda, which destroys the context.
         atexit.register(_close, weakref.ref(self))
-        for _ in range(IN_FLIGHT):
-            self._slots.append(self._make_slot())
+        self._slots += [self._make_slot() for _ in range(IN_FLIGHT)]
+        self.add_graphs(self._slots, self.enqueue)
         self._write_runtime_cache()
 
     def _create_context(self) -> Any:
@@ -307,7 +301,7 @@ class TensorRTEngine:
         device = {name: self.allocate(array.nbytes) for name, array in host.items()}
         events = {stage: self.cuda.Event() for stage in ("uploaded", "computed", "downloaded")}
         inputs = {self.record.input_name: host.pop(self.record.input_name)}
-        return Slot(inputs, host, device, events, self.faster_graph(lambda: self.enqueue(device)))
+        return Slot(inputs, host, device, events)
 
     def load_module(self, code: bytes) -> Any:
         """A module of compiled kernels; raises KitError if the driver refuses it."""
@@ -339,15 +333,28 @@ class TensorRTEngine:
         if not self._context.execute_async_v3(self.runs.handle):
             raise KitError(f"{self.path}: {self.record.runtime} failed to run the engine ({self._logger.last_error})")
 
+    def add_graphs(self, slots: Iterable[Slot], compute: Callable[[dict[str, Any]], None]) -> None:
+        """Record each slot's computation as a CUDA graph, if that works and is faster for the first slot."""
+        record = self.faster_graph
+        for slot in slots:
+            slot.graph = record(partial(compute, slot.device))
+            if slot.graph is None:
+                return
+            record = self._record
+
     def faster_graph(self, work: Callable[[], None]) -> Graph | None:
         """Work on the stream ``runs`` as a CUDA graph, that is in one launch; None if that is not faster or fails."""
         self._seconds(work, runs=2)  # TensorRT loads its kernels
+        graph = self._record(work)
+        return graph if graph and self._seconds(graph.launch) < self._seconds(work) else None
+
+    def _record(self, work: Callable[[], None]) -> Graph | None:
         try:
             graph = Graph(self.runs, work)
         except (RuntimeError, KitError, self.cuda.Error):  # a run that allocates or waits can't be recorded
             return None
         self._graphs.add(graph)
-        return graph if self._seconds(graph.launch) < self._seconds(work) else None
+        return graph
 
     def _seconds(self, work: Callable[[], None], runs: int = 10) -> float:
         start = time.perf_counter()
@@ -371,18 +378,25 @@ class TensorRTEngine:
         simcc_x, simcc_y = (slot.outputs[name].copy() for name in OUTPUTS)
         return simcc_x, simcc_y
 
+    def run(self, slot: Slot, compute: Callable[[dict[str, Any]], None]) -> None:
+        """Launch a slot's graph, or call ``compute`` with its GPU memory to enqueue kernel by kernel."""
+        try:
+            if slot.graph:
+                slot.graph.launch()
+            else:
+                compute(slot.device)
+        except BaseException:
+            self.wait()  # what is in flight uses memory that the error may free
+            raise
+
     def enqueue_batch(self, slot: Slot, inputs: Mapping[str, np.ndarray], compute: Callable[[dict[str, Any]], None]
                       ) -> None:
-        """Enqueue the upload of inputs, the computation (see :meth:`Slot.run`) and the download of all outputs."""
+        """Enqueue the upload of inputs, the computation (see :meth:`run`) and the download of all outputs."""
         for name, array in inputs.items():
             self.cuda.memcpy_htod_async(slot.device[name], array, self.uploads)
         slot.events["uploaded"].record(self.uploads)
         self.runs.wait_for_event(slot.events["uploaded"])
-        try:
-            slot.run(compute)
-        except BaseException:
-            self.wait()  # the upload uses memory that the error may free
-            raise
+        self.run(slot, compute)
         slot.events["computed"].record(self.runs)
         self.downloads.wait_for_event(slot.events["computed"])
         for name, array in slot.outputs.items():
@@ -396,7 +410,7 @@ class TensorRTEngine:
             slot.events["downloaded"].synchronize()
         first = self._slots[0]
         how = "as CUDA graphs" if first.graph else "kernel by kernel"
-        on_gpu = self._intervals(self.runs, lambda i: first.run(self.enqueue))
+        on_gpu = self._intervals(self.runs, lambda i: self.run(first, self.enqueue))
         with_copies = self._intervals(self.downloads, lambda i: self.enqueue_batch(
             self._slots[i % IN_FLIGHT], self._slots[i % IN_FLIGHT].inputs, self.enqueue))
         return {
@@ -417,11 +431,7 @@ class TensorRTEngine:
         in_flight: deque[Any] = deque()  # the event at the end of each batch
         previous = None
         for i in count():
-            try:
-                enqueue(i)
-            except Exception:
-                self.wait()  # the batches in flight use memory that the error may free
-                raise
+            enqueue(i)
             in_flight.append(self.cuda.Event().record(stream))
             if len(in_flight) == IN_FLIGHT:
                 oldest = in_flight.popleft()

@@ -25,6 +25,10 @@ pytestmark = pytest.mark.slow
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
+# scripts/test.sh --all sets COVERAGE_FILE, and prints how much of the GPU path ran.
+PYTHON = [sys.executable, *(["-m", "coverage", "run"] if "COVERAGE_FILE" in os.environ else [])]
+
+
 @pytest.fixture(scope="module")
 def environment() -> dict[str, str]:
     """Environment of a process that sees the software GPU."""
@@ -52,7 +56,7 @@ def run(environment: dict[str, str], log: Path) -> Run:
     def run(script: str, *arguments: object, root: Path = ROOT, **variables: object
             ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, str(root / script), *map(str, arguments)], capture_output=True, text=True, timeout=600,
+            [*PYTHON, str(root / script), *map(str, arguments)], capture_output=True, text=True, timeout=600,
             env={**environment, "SOFTGPU_LOG": str(log), **{name: str(value) for name, value in variables.items()}},
             check=False)
 
@@ -65,7 +69,7 @@ def gpu_engine(environment: dict[str, str], model_files: dict[str, Path], tmp_pa
     """An FP32 engine of batch 4 for the software GPU."""
     engine = tmp_path_factory.mktemp("gpu") / "fp32.engine"
     done = subprocess.run(
-        [sys.executable, str(ROOT / "build_engine.py"), "--model_path", str(model_files["onnx"]), "--input",
+        [*PYTHON, str(ROOT / "build_engine.py"), "--model_path", str(model_files["onnx"]), "--input",
          "input:4,3,256,192", "--precision", "fp32", "--backend", "tensorrt", "--engine_path", str(engine)],
         capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
@@ -152,7 +156,7 @@ def test_out_of_memory_at_each_allocation(run: Run, log: Path, gpu_engine: Path,
                          ids=["accuracy", "throughput"])
 def test_enqueue_that_fails(run: Run, log: Path, gpu_engine: Path, drawn: Path, options: tuple[object, ...]) -> None:
     """At each place: while the network is timed, captured (which only does without the graph), and run."""
-    process = run("tests/software_gpu/fork_runs.py", "SOFTGPU_FAIL_ENQUEUE", *range(1, 60, 3), "--", "--engine",
+    process = run("tests/software_gpu/fork_runs.py", "SOFTGPU_FAIL_ENQUEUE", *range(1, 40, 2), "--", "--engine",
                   gpu_engine, "--datasets", drawn, *options, SOFTGPU_NETWORK="zeros", SOFTGPU_DELAY_US=20)
     results = list(map(json.loads, process.stdout.splitlines()))
     assert len(results) == 20, process.stderr
@@ -166,7 +170,7 @@ def test_enqueue_that_fails(run: Run, log: Path, gpu_engine: Path, drawn: Path, 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signal(environment: dict[str, str], log: Path, gpu_engine: Path, number: int, code: int) -> None:
-    command = [sys.executable, ROOT / "inference.py", "--engine", gpu_engine, "--perf_only", "--duration", "600"]
+    command = [*PYTHON, ROOT / "inference.py", "--engine", gpu_engine, "--perf_only", "--duration", "600"]
     with subprocess.Popen(command, env={**environment, "SOFTGPU_LOG": str(log), "SOFTGPU_NETWORK": "zeros"},
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         time.sleep(6)
@@ -220,6 +224,57 @@ def test_auto_leaves_a_gpu_aside_that_lacks_a_package(run: Run, environment: dic
                "fp32", "--engine_path", tmp_path / "a.engine", PYTHONPATH=os.pathsep.join([stand_in, root]))
     assert (done.returncode, done.stderr) == (0, "")
     assert "Note: Software GPU is not used: pycuda not installed; run scripts/setup.sh --gpu" in done.stdout
+
+
+@pytest.mark.parametrize(("variables", "message"), [
+    ({"SOFTGPU_TENSORRT_VERSION": "9.9"}, "was built by tensorrt 10.16.1.11, but 9.9 is installed; build it again"),
+    ({"SOFTGPU_COMPUTE_CAPABILITY": 80}, "was built for Software GPU (compute capability 9.0), but"),
+    ({"SOFTGPU_DEVICES": 0}, "needs a GPU, and no NVIDIA GPU is here"),
+    ({"without": "site"}, "can't run: pycuda not installed"),
+    ({"without": "packages"}, "was built by tensorrt 10.16.1.11, which is not installed"),
+    ({"SOFTGPU_FAIL_BUILD": "load"}, "can't load it (made up); build it again"),
+])
+def test_engine_that_cannot_run_here(run: Run, environment: dict[str, str], gpu_engine: Path,
+                                     variables: dict[str, Any], message: str) -> None:
+    without = variables.pop("without", None)
+    path = [folder for folder in environment["PYTHONPATH"].split(os.pathsep) if Path(folder).name != without]
+    done = run("inference.py", "--engine", gpu_engine, "--perf_only", PYTHONPATH=os.pathsep.join(path), **variables)
+    assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+
+
+@pytest.mark.parametrize(("variables", "message"), [
+    ({"SOFTGPU_DEVICES": 0}, "TensorRT builds on the GPU that will run the engine, and no NVIDIA GPU is here"),
+    ({"SOFTGPU_FAIL_BUILD": "parse"}, "can't parse the graph (made up)"),
+    ({"SOFTGPU_FAIL_BUILD": "build"}, "can't build the engine (made up)"),
+])
+def test_build_that_fails(run: Run, model_files: dict[str, Path], tmp_path: Path, variables: dict[str, Any],
+                          message: str) -> None:
+    done = run("build_engine.py", "--model_path", model_files["onnx"], "--input", "input:1,3,256,192", "--precision",
+               "fp32", "--backend", "tensorrt", "--engine_path", tmp_path / "a.engine", **variables)
+    assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rtx(run: Run, environment: dict[str, str], log: Path, model_files: dict[str, Path], engine_file: Path,
+             drawn: Path, tmp_path: Path) -> None:
+    """The kernels that one process compiles are there for the next."""
+    _, site, root = environment["PYTHONPATH"].split(os.pathsep)
+    stand_in = ROOT / "tests/software_gpu/packages_rtx"
+    variables = {"PYTHONPATH": os.pathsep.join([str(stand_in), site, root]), "SOFTGPU_COMPUTE_CAPABILITY": 89}
+    engine = tmp_path / "rtx.engine"
+    build = ("build_engine.py", "--model_path", model_files["onnx"], "--input", "input:4,3,256,192", "--precision",
+             "fp32", "--backend", "tensorrt", "--engine_path", engine)
+    refused = run(*build, **{**variables, "SOFTGPU_COMPUTE_CAPABILITY": 90})
+    assert refused.returncode == 2 and "does not support compute capability 9.0" in refused.stderr
+    assert run(*build, **variables).returncode == 0
+    for processes in (1, 2):
+        done = run("inference.py", "--engine", engine, "--datasets", drawn, "--output", tmp_path / "gpu", **variables)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert Path(f"{engine}.runtime_cache").read_bytes() == b"+" * processes
+    done = run("inference.py", "--engine", engine_file, "--datasets", drawn, "--output", tmp_path / "cpu")
+    assert done.returncode == 0
+    assert (tmp_path / "gpu/keypoints.json").read_bytes() == (tmp_path / "cpu/keypoints.json").read_bytes()
+    assert findings(log) == []
 
 
 # What stands in the code, and what it is replaced with: each a mistake that a GPU may hide for years.

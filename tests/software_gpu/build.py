@@ -1,5 +1,6 @@
 """Build pycuda and the software CUDA driver once, into the Python environment that runs the tests."""
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -18,7 +19,7 @@ SOURCES = (HERE / "core.h", HERE / "driver.cpp", ROOT / "tests/engines/cuda_on_c
 
 
 def build() -> dict[str, str]:
-    """Environment variables with which a Python process sees the software GPU.
+    """Environment variables with which a Python process sees the software GPU; one process builds, the others wait.
 
     Raises Unavailable if a compiler or CUDA's headers are missing, or if pycuda can't be built.
     """
@@ -27,13 +28,16 @@ def build() -> dict[str, str]:
             raise Unavailable(f"needs {tool}")
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in SOURCES)).hexdigest()[:12]
     cache = Path(sys.prefix) / "software_gpu"
+    cache.mkdir(exist_ok=True)
     site, library = cache / "site", cache / digest
-    include = build_pycuda.find_headers("cu13", cache / "include")
-    if not (site / "pycuda").is_dir():
-        build_pycuda.build(cache, include, cache / "site.part")
-        (cache / "site.part").rename(site)
-    if not (library / "libcuda.so.1").is_file():
-        build_driver(library, site, include)
+    with open(cache / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        include = build_pycuda.find_headers("cu13", cache / "include")
+        if not (site / "pycuda").is_dir():
+            build_pycuda.build(cache, include, cache / "site.part")
+            (cache / "site.part").rename(site)
+        if not (library / "libcuda.so.1").is_file():
+            build_driver(library, site, include)
     return {"LD_LIBRARY_PATH": str(library), "OMP_NUM_THREADS": "1",
             "PYTHONPATH": os.pathsep.join(map(str, (HERE / "packages", site, ROOT)))}
 

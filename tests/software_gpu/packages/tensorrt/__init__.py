@@ -22,6 +22,14 @@ _cuda.softgpuHost.restype = ctypes.c_void_p
 _cuda.softgpuHost.argtypes = [ctypes.c_ulong]
 
 
+def _fails(step: str, log: "ILogger") -> bool:
+    """Whether SOFTGPU_FAIL_BUILD wants a step to fail."""
+    fails = os.environ.get("SOFTGPU_FAIL_BUILD") == step
+    if fails:
+        log.log(ILogger.Severity.ERROR, "made up")
+    return fails
+
+
 class DataType(enum.Enum):
     """TensorRT's types, by the name of NumPy's."""
 
@@ -107,9 +115,11 @@ class OnnxParser:
     num_errors = 0
 
     def __init__(self, network: _Network, log: ILogger) -> None:
-        self._network = network
+        self._network, self._log = network, log
 
     def parse(self, content: bytes) -> bool:
+        if _fails("parse", self._log):
+            return False
         graph = onnx.shape_inference.infer_shapes(onnx.load_from_string(content)).graph
         types = {value.name: value.type.tensor_type.elem_type
                  for value in (*graph.input, *graph.value_info, *graph.output)}
@@ -148,6 +158,7 @@ class _Config:
 
 class Builder:
     def __init__(self, log: ILogger) -> None:
+        self._log = log
         version = ctypes.c_int()
         _cuda.cuDriverGetVersion(ctypes.byref(version))
         if version.value < 12000:
@@ -159,7 +170,9 @@ class Builder:
     def create_builder_config(self) -> _Config:
         return _Config()
 
-    def build_serialized_network(self, network: _Network, config: Any) -> bytes:
+    def build_serialized_network(self, network: _Network, config: Any) -> bytes | None:
+        if _fails("build", self._log):
+            return None
         monitor = config.progress_monitor
         monitor.phase_start("Building", None, 1)
         monitor.step_complete("Building", 0)
@@ -176,6 +189,8 @@ class Runtime:
         _cuda.cuCtxGetCurrent(ctypes.byref(context))
         if not context.value:
             self._log.log(ILogger.Severity.ERROR, "no CUDA context")
+            return None
+        if _fails("load", self._log):
             return None
         device = ctypes.c_int()
         _cuda.cuCtxGetDevice(ctypes.byref(device))
