@@ -1,5 +1,6 @@
 """Fixtures of the tests."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,17 @@ from helpers import (
     save_random_checkpoint,
     small_config,
 )
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--fuzz N``."""
+    parser.addoption("--fuzz", type=int, metavar="N", help="run N random examples in tests/fuzz, not CI's fixed 200")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Pass ``--fuzz`` on to the decorators of tests/fuzz."""
+    if config.getoption("--fuzz"):
+        os.environ["FUZZ_EXAMPLES"] = str(config.getoption("--fuzz"))
 
 
 @pytest.fixture(scope="session")

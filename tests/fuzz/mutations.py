@@ -1,0 +1,67 @@
+"""Hypothesis strategies that damage the kit's input files: JSON by its structure, any other file by its bytes."""
+
+import copy
+import json
+from typing import Any
+
+from hypothesis import strategies as st
+
+# Values that programs which write such files, and people who edit them, really produce, and those that break readers.
+HOSTILE = st.sampled_from([
+    None, True, False, 0, -1, 1, 1.5, 10**9, 2**31, 2**63, 10**30, 1e11, 1e308, -1e-320, float("nan"), float("inf"),
+    -float("inf"), "", "1", "nan", "person", "../../outside.jpg", "/dev/zero", "a\nb\x1b[31m\0", "\ud800", "9" * 5000,
+    [], [[]], [1], {}, {"id": 1}, [None] * 60])
+
+
+@st.composite
+def mutated_json(draw: st.DrawFn, document: Any) -> str:
+    """The text of a document after one to three changes anywhere in it, now and then cut off or too deeply nested."""
+    holder = [copy.deepcopy(document)]
+    for _ in range(draw(st.integers(1, 3))):
+        parent, key = _place(draw, holder)
+        action = draw(st.sampled_from(["replace", "replace", "delete", "repeat", "copy"]))
+        if action == "replace":
+            parent[key] = draw(HOSTILE)
+        elif action == "copy":  # a value that is good elsewhere
+            parent[key] = copy.deepcopy(_value(_place(draw, holder)))
+        elif parent is not holder and action == "delete":
+            del parent[key]
+        elif isinstance(parent, list) and parent is not holder:
+            parent.insert(key, copy.deepcopy(parent[key]))
+    text = json.dumps(holder[0])
+    damage = draw(st.sampled_from(["none"] * 8 + ["cut", "deep"]))
+    if damage == "cut":
+        return text[:draw(st.integers(0, len(text)))]
+    return "[" * 200_000 if damage == "deep" else text
+
+
+def _place(draw: st.DrawFn, holder: list[Any]) -> tuple[Any, Any]:
+    """A container of a document and a key in it; deeper ones are as likely as shallow ones."""
+    parent, key = holder, 0
+    for _ in range(draw(st.integers(0, 5))):
+        value = parent[key]
+        if not isinstance(value, (dict, list)) or not value:
+            break
+        keys = list(value) if isinstance(value, dict) else range(len(value))
+        parent, key = value, keys[draw(st.integers(0, len(keys) - 1))]
+    return parent, key
+
+
+def _value(place: tuple[Any, Any]) -> Any:
+    parent, key = place
+    return parent[key]
+
+
+@st.composite
+def mutated_bytes(draw: st.DrawFn, content: bytes) -> bytes:
+    """Content of which a part is cut off, inverted, zeroed, removed, repeated, or replaced by random bytes."""
+    start = draw(st.integers(0, len(content)))
+    end = min(len(content), start + draw(st.sampled_from([1, 2, 8, 64, 512, 4096])))
+    part = content[start:end]
+    return draw(st.sampled_from([
+        content[:start],
+        content[:start] + bytes(255 - byte for byte in part) + content[end:],
+        content[:start] + bytes(len(part)) + content[end:],
+        content[:start] + content[end:],
+        content[:end] + part + content[end:],
+        content[:start] + draw(st.binary(min_size=len(part), max_size=len(part))) + content[end:]]))

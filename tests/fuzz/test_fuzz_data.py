@@ -1,0 +1,118 @@
+"""Damaged annotations, detections and images: an error in one line, or the numbers that mmpose and pycocotools give."""
+
+import contextlib
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import judge
+import numpy as np
+import pytest
+from fuzz.mutations import mutated_bytes, mutated_json
+from fuzz.runner import Outcome, fuzz, run_safely
+from helpers import draw_dataset, write_annotations
+from hypothesis import given
+from hypothesis import strategies as st
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from rtmpose.data.dataset import ANNOTATIONS, load_persons
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory, small_engine: Path) -> Path:
+    """A folder with two images, their annotations and an engine; the tests damage one file at a time."""
+    folder = tmp_path_factory.mktemp("fuzz")
+    draw_dataset(folder / "coco", images=2)
+    for suffix in ("", ".json"):
+        shutil.copy(f"{small_engine}{suffix}", folder / f"rtmpose.engine{suffix}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def content(work: Path) -> dict[str, Any]:
+    """The undamaged annotations."""
+    return json.loads((work / "coco" / ANNOTATIONS).read_text())
+
+
+def accuracy(work: Path, *options: object) -> Outcome:
+    """An accuracy run over the folder's data set."""
+    shutil.rmtree(work / "output", ignore_errors=True)
+    return run_safely(work, work / "output", "inference", "--engine", work / "rtmpose.engine", "--datasets",
+                      work / "coco", "--output", work / "output", *options)
+
+
+def assert_numbers_of_pycocotools(work: Path) -> None:
+    """The ten numbers in summary.json are those of pycocotools for keypoints.json."""
+    summary = json.loads((work / "output/summary.json").read_text())
+    with contextlib.redirect_stdout(io.StringIO()):
+        ground_truth = COCO(work / "coco" / ANNOTATIONS)
+        results = json.loads((work / "output/keypoints.json").read_text())
+        evaluation = COCOeval(ground_truth, ground_truth.loadRes(results), "keypoints")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    names = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
+    np.testing.assert_allclose([summary[name] for name in names], evaluation.stats, atol=1e-9)
+
+
+def assert_persons_of_mmpose(folder: Path, detections: Path | None = None) -> None:
+    """The kit estimates whom mmpose's ``CocoDataset`` estimates, in the same boxes."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        dataset = judge.coco_dataset(folder, detections=detections)
+        expected = [dataset.get_data_info(i) for i in range(len(dataset))]
+    persons = load_persons(folder, str(detections) if detections else None)
+    assert sorted((str(person["img_id"]), *person["bbox"][0].tolist()) for person in expected) == sorted(
+        (str(person.image_id), *_corners(person.bbox)) for person in persons)
+
+
+def _corners(bbox: Any) -> list[float]:
+    return np.float32(bbox).tolist()
+
+
+@judge.needs_xtcocotools
+@fuzz(0.3)
+@given(data=st.data())
+def test_annotations(work: Path, content: dict[str, Any], data: st.DataObject) -> None:
+    path = work / "coco" / ANNOTATIONS
+    path.write_text(data.draw(mutated_json(content)))
+    if accuracy(work).code == 0:
+        assert_numbers_of_pycocotools(work)
+        assert_persons_of_mmpose(work / "coco")
+
+
+@judge.needs_xtcocotools
+@fuzz(0.2)
+@given(data=st.data())
+def test_detections(work: Path, content: dict[str, Any], data: st.DataObject) -> None:
+    write_annotations(work / "coco", content)
+    boxes = [{"image_id": person["image_id"], "category_id": 1, "bbox": person["bbox"], "score": 0.9}
+             for person in content["annotations"]]
+    detections = work / "detections.json"
+    detections.write_text(data.draw(mutated_json(boxes)))
+    if accuracy(work, "--detections", detections).code == 0:
+        assert_numbers_of_pycocotools(work)
+        assert_persons_of_mmpose(work / "coco", detections)
+
+
+@fuzz(0.2)
+@given(data=st.data())
+def test_image(work: Path, content: dict[str, Any], data: st.DataObject) -> None:
+    """An image is refused, or gives the pixels that OpenCV gives."""
+    write_annotations(work / "coco", content)
+    image = work / "coco/images/val2017/000000000001.jpg"
+    original = image.read_bytes()
+    try:
+        image.write_bytes(damaged := data.draw(mutated_bytes(original)))
+        if accuracy(work).code == 0:
+            pixels, expected = (cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+                                for content in (damaged, original))
+            assert pixels.shape == expected.shape
+            assert_numbers_of_pycocotools(work)
+    finally:
+        image.write_bytes(original)

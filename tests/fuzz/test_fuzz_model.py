@@ -1,0 +1,240 @@
+"""Damaged checkpoints, configs, ONNX files, records, engines and calibrations: an error in one line, or the network that
+mmpose, PyTorch and ONNX Runtime make of the same file."""
+
+import copy
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import judge
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from fuzz.mutations import HOSTILE, mutated_bytes, mutated_json
+from fuzz.runner import fuzz, run_safely
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rtmpose.data import preprocess
+from rtmpose.engines import load_engine
+from rtmpose.model import calibration
+from rtmpose.model.int8 import Block
+
+pytestmark = pytest.mark.slow
+OUTPUTS = ["simcc_x", "simcc_y"]
+CROPS = preprocess.random_input(4, (192, 256))
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory, small_model: Path, small_engine: Path) -> Path:
+    """A folder with all files of the small network; the tests damage one at a time."""
+    return Path(shutil.copytree(small_model, tmp_path_factory.mktemp("fuzz") / "model"))
+
+
+def run_onnx(path: Path) -> list[np.ndarray]:
+    """ONNX Runtime's outputs for :data:`CROPS`."""
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return session.run(OUTPUTS, {"input": CROPS})
+
+
+def export(work: Path) -> Path | None:
+    """Export the damaged files; None if they are refused."""
+    output = work / "exported.onnx"
+    output.unlink(missing_ok=True)
+    outcome = run_safely(work, output, "export", "--weight", work / "model.pth", "--cfg", work / "config.py",
+                         "--output", output)
+    assert output.exists() == (outcome.code == 0)
+    return output if outcome.code == 0 else None
+
+
+def assert_network_of_mmpose(work: Path, exported: Path) -> None:
+    """The exported network computes what mmpose's does with the same config and checkpoint."""
+    network = judge.estimator(work / "config.py", work / "model.pth")
+    with torch.no_grad():
+        expected = network.head(network.backbone(torch.from_numpy(CROPS)))
+    for found, wanted in zip(run_onnx(exported), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-3 * float(wanted.abs().max()))
+
+
+@fuzz(0.04)
+@given(data=st.data())
+def test_bytes_of_the_checkpoint(work: Path, small_model: Path, data: st.DataObject) -> None:
+    original = (small_model / "model.pth").read_bytes()
+    (work / "model.pth").write_bytes(data.draw(mutated_bytes(original)))
+    try:
+        if exported := export(work):
+            assert_network_of_mmpose(work, exported)
+    finally:
+        (work / "model.pth").write_bytes(original)
+
+
+HOSTILE_TENSORS = [
+    torch.zeros(0), torch.full((3, 3), torch.nan), torch.zeros(8, 8, dtype=torch.int8), torch.zeros(4, dtype=torch.bool),
+    torch.zeros(4, dtype=torch.complex64), torch.eye(4).to_sparse(), torch.zeros(4, device="meta"),
+    torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]), torch.zeros(2, 2, dtype=torch.float64)]
+
+
+@fuzz(0.05)
+@given(data=st.data())
+def test_weights(work: Path, small_model: Path, data: st.DataObject) -> None:
+    checkpoint = torch.load(small_model / "model.pth", weights_only=True)
+    weights = checkpoint["state_dict"]
+    name = data.draw(st.sampled_from(sorted(weights)))
+    action = data.draw(st.sampled_from(["replace", "type", "delete", "key", "content"]))
+    if action == "replace":
+        weights[name] = data.draw(st.one_of(st.sampled_from(HOSTILE_TENSORS), HOSTILE))
+    elif action == "type":
+        weights[name] = weights[name].to(data.draw(st.sampled_from(
+            [torch.float16, torch.bfloat16, torch.float64, torch.int8, torch.bool, torch.complex64])))
+    elif action == "key":
+        weights[data.draw(st.sampled_from([1, None, "", "backbone", ("a",), b"a"]))] = weights.pop(name)
+    elif action == "content":
+        checkpoint = data.draw(st.sampled_from([weights, [weights], {"state_dict": list(weights)}, weights[name], {}]))
+    else:
+        del weights[name]
+    torch.save(checkpoint, work / "model.pth")
+    try:
+        if exported := export(work):
+            assert_network_of_mmpose(work, exported)
+    finally:
+        shutil.copy(small_model / "model.pth", work / "model.pth")
+
+
+@fuzz(0.06)
+@given(data=st.data())
+def test_config(work: Path, small_model: Path, data: st.DataObject) -> None:
+    """A value of the config's ``model`` is replaced, as somebody who edits the file would do."""
+    text = (small_model / "config.py").read_text()
+    path = data.draw(st.sampled_from([
+        "['data_preprocessor']['mean']", "['data_preprocessor']['bgr_to_rgb']", "['data_preprocessor']",
+        "['backbone']['type']", "['backbone']['widen_factor']", "['backbone']", "['head']['type']", "['head']",
+        "['head']['out_channels']", "['head']['input_size']", "['head']['decoder']", "['head']['decoder']['use_dark']",
+        "['head']['simcc_split_ratio']", "['head']['decoder']['simcc_split_ratio']", "['head']['gau_cfg']['act_fn']",
+        "['type']", "['test_cfg']", ""]))
+    value = data.draw(st.one_of(HOSTILE, st.sampled_from([(192, 256), [1.0, 2.0, 3.0], "nan", 2.0, "RTMCCHead"])))
+    (work / "config.py").write_text(
+        f"{text}\nnan, inf = float('nan'), float('inf')\nmodel{path} = {value!r}\n", errors="surrogateescape")
+    try:
+        if exported := export(work):
+            assert_network_of_mmpose(work, exported)
+    finally:
+        shutil.copy(small_model / "config.py", work / "config.py")
+
+
+@fuzz(0.1)
+@given(data=st.data())
+def test_onnx(work: Path, small_model: Path, data: st.DataObject) -> None:
+    """The engine of a damaged graph computes what ONNX Runtime makes of it."""
+    path, engine = work / "model.onnx", work / "rebuilt.engine"
+    for file in work.glob("rebuilt.engine*"):
+        file.unlink()
+    content = (small_model / "model.onnx").read_bytes()
+    path.write_bytes(data.draw(st.one_of(mutated_bytes(content), mutated_graph(onnx.load_from_string(content)))))
+    try:
+        outcome = run_safely(work, engine, "build_engine", "--model_path", path, "--input", "input:4,3,256,192",
+                             "--precision", "fp32", "--backend", "onnxruntime", "--engine_path", engine)
+        assert engine.exists() == (outcome.code == 0)
+        if outcome.code == 0:
+            for found, expected in zip(load_engine(engine).infer(CROPS), run_onnx(path), strict=True):
+                np.testing.assert_allclose(found, expected, atol=1e-3 * max(1e-6, float(np.abs(expected).max())))
+    finally:
+        path.write_bytes(content)
+
+
+@st.composite
+def mutated_graph(draw: st.DrawFn, model: onnx.ModelProto) -> bytes:
+    """A graph with a changed node, weight, input, output or header."""
+    graph = copy.deepcopy(model)
+    node = graph.graph.node[draw(st.integers(0, len(graph.graph.node) - 1))]
+    tensor = graph.graph.initializer[draw(st.integers(0, len(graph.graph.initializer) - 1))]
+    action = draw(st.sampled_from([
+        "operator", "input", "attributes", "delete", "type", "dims", "data", "external", "float16", "outputs",
+        "metadata", "opset", "shape"]))
+    if action == "operator":
+        node.op_type = draw(st.sampled_from(["Relu", "Loop", "NoSuchOperator", ""]))
+    elif action == "input" and node.input:
+        node.input[0] = draw(st.sampled_from(["", "input", "no_such_tensor", tensor.name, node.output[0]]))
+    elif action == "attributes":
+        del node.attribute[:]
+    elif action == "delete":
+        graph.graph.node.remove(node)
+    elif action == "type":
+        tensor.data_type = draw(st.integers(0, 30))
+    elif action == "dims":
+        tensor.dims.append(draw(st.sampled_from([0, -1, 2, 10**12])))
+    elif action == "data":
+        tensor.raw_data = tensor.raw_data[:draw(st.integers(0, 16))]
+    elif action == "external":
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in (("location", draw(st.sampled_from(["model.pth", "../x", "/dev/zero", ""]))),
+                           ("length", draw(st.sampled_from(["1000000000000000", "-1", "x", "4"])))):
+            tensor.external_data.add(key=key, value=value)
+    elif action == "float16":
+        graph.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    elif action == "outputs":
+        graph.graph.output[0].name = draw(st.sampled_from(["simcc_y", "other", ""]))
+    elif action == "metadata":
+        for entry in graph.metadata_props:
+            entry.value = draw(st.sampled_from(["", "{}", "[" * 10**5, "\0", "1"]))
+    elif action == "opset":
+        graph.opset_import[0].version = draw(st.sampled_from([0, -1, 1, 10**6]))
+    else:
+        graph.graph.input[0].type.tensor_type.shape.dim[3].dim_value = draw(st.sampled_from([0, -1, 191, 10**9]))
+    return graph.SerializeToString()
+
+
+def time_engine(work: Path) -> int:
+    """Exit code of a short throughput run of the folder's engine."""
+    shutil.rmtree(work / "output", ignore_errors=True)
+    outcome = run_safely(work, work / "output", "inference", "--engine", work / "model.engine", "--perf_only",
+                         "--iterations", 1, "--warmup", 1, "--duration", 0, "--output", work / "output")
+    return outcome.code
+
+
+@fuzz(0.1)
+@given(data=st.data())
+def test_record(work: Path, small_model: Path, data: st.DataObject) -> None:
+    """Only an unchanged record is accepted."""
+    path = work / "model.engine.json"
+    original = json.loads((small_model / "model.engine.json").read_text())
+    path.write_text(damaged := data.draw(mutated_json(original)))
+    try:
+        unchanged = False
+        try:
+            unchanged = json.dumps(json.loads(damaged)) == json.dumps(original)
+        except (ValueError, RecursionError):
+            pass
+        assert time_engine(work) == (0 if unchanged else 2)
+    finally:
+        shutil.copy(small_model / "model.engine.json", path)
+
+
+@fuzz(0.03)
+@given(data=st.data())
+def test_engine(work: Path, small_model: Path, data: st.DataObject) -> None:
+    original = (small_model / "model.engine").read_bytes()
+    (work / "model.engine").write_bytes(damaged := data.draw(mutated_bytes(original)))
+    try:
+        assert time_engine(work) == (0 if damaged == original else 2)
+    finally:
+        (work / "model.engine").write_bytes(original)
+
+
+@fuzz(0.12)
+@given(data=st.data())
+def test_calibration_cache(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    """A cache is used if nothing in it has changed, and else ignored."""
+    facts = {"onnx_sha256": "0" * 64, "recipe": 1, "persons": 8}
+    ranges = {"input": (-2.0, 2.5), "conv": (-0.25, 8.0)}
+    blocks = [Block("stem", 3, 0.1, 0.98, 0.99, True), Block("stage1", 7, 0.9, 0.5, 0.6, False)]
+    cache = tmp_path_factory.getbasetemp() / "fuzz.calibration.json"
+    calibration.write_cache(cache, facts, ranges, blocks)
+    original = json.loads(cache.read_text())
+    cache.write_text(damaged := data.draw(mutated_json(original)))
+    kept = calibration.read_cache(cache, facts)
+    if kept is not None:
+        assert json.dumps(json.loads(damaged), sort_keys=True) == json.dumps(original, sort_keys=True)
+        assert (kept.ranges, [asdict(block) for block in kept.blocks]) == (ranges, [asdict(block) for block in blocks])
