@@ -90,9 +90,9 @@ def _check_annotations(annotations: list[dict[str, Any]], images: list[dict[str,
     for name, records in (("image", images), ("category", categories)):
         known = {record["id"] for record in records}
         for annotation in annotations:
-            if (name == "image" or "keypoints" in annotation) and annotation[f"{name}_id"] not in known:
-                raise ValueError(f"annotation {annotation['id']!r:.60} belongs to the unknown {name} "
-                                 f"{annotation[f'{name}_id']!r:.60}")
+            identity = annotation.get(f"{name}_id")
+            if isinstance(identity, (list, dict)) or identity not in known:
+                raise ValueError(f"annotation {annotation['id']!r:.60} belongs to the unknown {name} {identity!r:.60}")
 
 
 def _check_keypoints(name: str, annotation: dict[str, Any]) -> None:

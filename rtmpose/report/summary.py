@@ -60,8 +60,8 @@ def read_summary(path: str | Path, mode: str) -> dict[str, Any]:
     if not isinstance(found, dict) or found.get("mode") != mode:
         raise KitError(f"{path}: is no summary of the mode {mode}, expected what inference.py --output wrote")
     if found.get("digest") != _digest({key: value for key, value in found.items() if key != "digest"}):
-        raise KitError(f"{path}: was edited or is of another version of the kit, its digest is not that of its content; measure "
-                       "again")
+        raise KitError(f"{path}: was edited or is of another version of the kit, its digest is not that of its "
+                       "content; measure it again")
     return found
 
 
