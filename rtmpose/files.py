@@ -19,7 +19,7 @@ _pending: set[Path] = set()
 def temporary_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
     """An empty temporary file in the folder of ``path``, deleted at the end; raises KitError if it can't be written."""
     path = Path(path)
-    if path.is_dir():
+    if is_folder(path):
         raise KitError(f"{path}: is a folder, expected the name of a file to write; choose another name")
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
@@ -104,6 +104,11 @@ def _open_without_waiting(path: str, flags: int) -> int:
 def is_folder(path: str | os.PathLike[str]) -> bool:
     """Whether there is such a folder; raises KitError as :func:`file_mode` does."""
     return stat.S_ISDIR(file_mode(path))
+
+
+def is_regular(path: str | os.PathLike[str]) -> bool:
+    """Whether there is such a regular file; raises KitError as :func:`file_mode` does."""
+    return stat.S_ISREG(file_mode(path))
 
 
 def file_mode(path: str | os.PathLike[str]) -> int:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from rtmpose.engines.record import read_record
 from rtmpose.errors import KitError
-from rtmpose.files import is_folder, read_json, sha256
+from rtmpose.files import is_folder, read_json, sha256, write_bytes
 
 READERS: list[Callable[[Path], object]] = [lambda path: read_json(path, "a test"), sha256]
 
@@ -50,7 +51,8 @@ def locked(tmp_path: Path) -> Iterator[Path]:
     folder.chmod(0o700)
 
 
-@pytest.mark.parametrize("read", [*READERS, is_folder], ids=["read_json", "sha256", "is_folder"])
+@pytest.mark.parametrize("read", [*READERS, is_folder, read_record, lambda path: write_bytes(path, b"")],
+                         ids=["read_json", "sha256", "is_folder", "read_record", "write_bytes"])
 def test_folder_that_cannot_be_searched(locked: Path, read: Callable) -> None:
     with pytest.raises(KitError, match=r"locked/inner/file.json: can't be read \(Permission denied\)"):
         read(locked / "inner/file.json")
