@@ -244,7 +244,7 @@ def test_image_missing(refused: Callable, dataset: Callable, tmp_path: Path) -> 
 
 def test_interrupt_ends_loadgen_at_once(engine_file: Path, drawn: Path, tmp_path: Path) -> None:
     command = [sys.executable, ROOT / "inference.py", "--engine", engine_file, "--datasets", drawn, "--perf_only",
-               "--scenario", "server", "--output", tmp_path]
+               "--scenario", "server", "--target_latency", "60000", "--output", tmp_path]
     detail = tmp_path / "loadgen/mlperf_log_detail.txt"
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         while process.poll() is None and not (detail.exists() and "Starting performance mode" in detail.read_text()):
