@@ -25,7 +25,7 @@ def require(*packages: str) -> None:
         sys.exit(EXIT_USER_ERROR)
 
 
-require("cv2", "numpy", "onnx", "pycocotools", "tqdm")
+require("cv2", "numpy", "onnx", "pycocotools", "simplejpeg", "tqdm")
 
 
 class Parser(argparse.ArgumentParser):

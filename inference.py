@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from rtmpose.data.annotations import NUM_KEYPOINTS
-from rtmpose.data.dataset import ANNOTATIONS, PersonSet, load_persons
+from rtmpose.data.dataset import DataSet, PersonSet, find_data_set, load_persons
 from rtmpose.engines import Engine, load_engine
 from rtmpose.errors import EXIT_ACCURACY_MISSED, EXIT_INVALID, EXIT_OK, EXIT_THROUGHPUT_MISSED, KitError
 from rtmpose.evaluate import loadgen
 from rtmpose.evaluate.accuracy import check_comparable, compare, measure_accuracy, summarize_accuracy
 from rtmpose.evaluate.coco_eval import write_keypoints
 from rtmpose.evaluate.throughput import measure_throughput
-from rtmpose.files import make_folder, sha256, write_json
+from rtmpose.files import make_folder, sha256
 from rtmpose.report import text
-from rtmpose.report.summary import summarize, table
-from rtmpose.report.visualize import write_crops, write_pictures
+from rtmpose.report.summary import clear_output, summarize, table, write_summary
+from rtmpose.report.visualize import find_ground_truth, write_crops, write_pictures
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -30,8 +30,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--engine", required=True, metavar="FILE", help="engine that build_engine.py wrote")
     parser.add_argument("--batchsize", type=positive, metavar="N", help="must match the engine; default: the engine's")
     parser.add_argument("--input_name", metavar="NAME", help="must match the engine; default: the engine's")
-    parser.add_argument("--datasets", nargs="?", default=os.environ.get("DATASETS_DIR"), metavar="DIR",
+    parser.add_argument("--datasets", nargs="?", const="", metavar="DIR",
                         help="folder with annotations/ and images/val2017/; default: $DATASETS_DIR")
+    parser.add_argument("--annotations", metavar="FILE",
+                        help="instead of --datasets, together with --images: COCO person keypoints of any name")
+    parser.add_argument("--images", metavar="DIR", help="the images of --annotations")
     parser.add_argument("--output", metavar="DIR", help="write summary.json, and keypoints.json of an accuracy run")
     parser.add_argument("--fps_target", type=float, metavar="N", help="persons a second to reach")
     accuracy = parser.add_argument_group("accuracy")
@@ -70,6 +73,7 @@ def main() -> int:
     """Load the engine, measure, print, write."""
     args = parse_arguments()
     check_options(args)
+    args.datasets = choose_data_set(args)
     engine = load_engine(args.engine)
     check_engine(args, engine)
     output = Path(args.output) if args.output else None
@@ -78,23 +82,29 @@ def main() -> int:
     elif args.perf_only:
         measured = measure_throughput(engine, args.datasets, args.warmup, args.iterations, args.duration)
         print(text.throughput_lines(measured, engine.record.batch))
+        if output:
+            clear_output(output)
     else:
         measured = run_accuracy(args, engine, output)
     summary = summarize(engine.record, args.engine, measured, input_files(args))
     print()
     print(table(summary))
+    code, summary["missed_targets"] = check_targets(args, summary)
     if output:
-        write_json(make_folder(output) / "summary.json", summary)
-    return check_targets(args, summary)
+        write_summary(make_folder(output) / "summary.json", summary)
+    return code
 
 
 def run_accuracy(args: argparse.Namespace, engine: Engine, output: Path | None) -> dict[str, Any]:
     """Accuracy mode: predict, score, print, write keypoints and pictures. Returns the result for ``summary.json``."""
     reference = load_reference(args, engine)
     persons = choose_persons(args, engine)
+    if args.visualize:
+        find_ground_truth(persons)
     accuracy = measure_accuracy(engine, persons, args.flip_test)
     print(accuracy.score.coco_lines)
     if output:
+        clear_output(output)
         write_keypoints(make_folder(output) / "keypoints.json", accuracy.score.results)
     if output and args.visualize:
         print(f"Pictures: {write_pictures(output / 'pictures', args.visualize, accuracy.run.predictions, persons)}")
@@ -117,6 +127,7 @@ def run_loadgen(args: argparse.Namespace, engine: Engine, output: Path) -> dict[
     persons = choose_persons(args, engine) if args.datasets or config.accuracy else None
     plan = loadgen.plan_run(engine, config, persons)
     print(text.loadgen_start_lines(plan, engine.record.batch), flush=True)
+    clear_output(output)
     measured, score = loadgen.run_scenario(engine, plan, persons, output)
     if score:
         print(score.coco_lines)
@@ -128,8 +139,17 @@ def run_loadgen(args: argparse.Namespace, engine: Engine, output: Path) -> dict[
 
 def input_files(args: argparse.Namespace) -> list[Path]:
     """The files that the result depends on. Images count as part of their annotations."""
-    annotations = Path(args.datasets) / ANNOTATIONS if args.datasets else None
+    annotations = find_data_set(args.datasets).annotations if args.datasets else None
     return [Path(path) for path in (args.engine, args.reference, annotations, args.detections) if path]
+
+
+def choose_data_set(args: argparse.Namespace) -> DataSet | str | None:
+    """The data set that the options or ``$DATASETS_DIR`` name. Raises KitError if the options contradict each other."""
+    if args.annotations is None and args.images is None:
+        return os.environ.get("DATASETS_DIR") if args.datasets is None else args.datasets
+    if args.annotations is None or args.images is None or args.datasets:
+        raise KitError("--annotations FILE and --images DIR: belong together, and are given instead of --datasets")
+    return DataSet(Path(args.annotations), Path(args.images))
 
 
 def load_reference(args: argparse.Namespace, engine: Engine) -> Engine | None:
@@ -180,17 +200,19 @@ def check_options(args: argparse.Namespace) -> None:
                        "leave it out")
 
 
-def check_targets(args: argparse.Namespace, summary: dict[str, Any]) -> int:
-    """The exit code: LoadGen's verdict goes before a missed target."""
-    code = EXIT_OK
+def check_targets(args: argparse.Namespace, summary: dict[str, Any]) -> tuple[int, list[str]]:
+    """The exit code, and the targets that were missed; LoadGen's verdict goes before a missed target."""
+    code, missed_targets = EXIT_OK, []
     for name, target, key, missed in (("--fps_target", args.fps_target, "fps", EXIT_THROUGHPUT_MISSED),
                                       ("--acc_target", args.acc_target, "AP", EXIT_ACCURACY_MISSED)):
         if target is None or key not in summary:
             continue
         reached = summary[key] >= target
         print(f"{name} {target:g}: {'reached' if reached else 'missed'} with {summary[key]:.4g}")
-        code = code if reached else missed
-    return code if summary.get("valid", True) else EXIT_INVALID
+        if not reached:
+            code = missed
+            missed_targets.append(f"{name} {target:g} with {summary[key]:.4g}")
+    return code if summary.get("valid", True) else EXIT_INVALID, missed_targets
 
 
 if __name__ == "__main__":

@@ -43,7 +43,8 @@ def main() -> int:
     failed = [cell for cell in cells if cell.failure]
     if not summaries:
         raise KitError(f"{settings.output}: all {len(cells)} cells failed; the first: {failed[0].failure}")
-    report = "\n".join([table(*summaries), *(f"\nFailed: {cell.name}: {cell.failure}" for cell in failed)]) + "\n"
+    report = "\n".join([table(*summaries), *(f"\nNote: {cell.name}: {note}" for cell in cells for note in cell.notes),
+                        *(f"\nFailed: {cell.name}: {cell.failure}" for cell in failed)]) + "\n"
     write_bytes(settings.output / "table.md", report.encode())
     write_bytes(settings.output / "results.csv", csv_text(summaries).encode())
     write_json(settings.output / "results.json", [

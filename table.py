@@ -3,8 +3,7 @@
 from common import Parser, run
 
 from rtmpose.errors import KitError
-from rtmpose.files import read_json
-from rtmpose.report.summary import table
+from rtmpose.report.summary import read_summary, table
 
 
 def main() -> int:
@@ -13,10 +12,7 @@ def main() -> int:
     parser.add_argument("accuracy", metavar="ACCURACY.json", help="summary.json of an accuracy run")
     parser.add_argument("throughput", metavar="THROUGHPUT.json", help="summary.json of a run with --perf_only")
     args = parser.parse_args()
-    accuracy, throughput = (read_json(path, "a summary.json") for path in (args.accuracy, args.throughput))
-    for path, summary, mode in ((args.accuracy, accuracy, "accuracy"), (args.throughput, throughput, "throughput")):
-        if not isinstance(summary, dict) or summary.get("mode") != mode:
-            raise KitError(f"{path}: is no summary of the mode {mode}, expected what inference.py --output wrote")
+    accuracy, throughput = read_summary(args.accuracy, "accuracy"), read_summary(args.throughput, "throughput")
     if accuracy["engine"]["sha256"] != throughput["engine"]["sha256"]:
         raise KitError(f"{args.throughput}: is of another engine than {args.accuracy}; measure both with the same one")
     print(table({**accuracy, **throughput}))

@@ -21,7 +21,7 @@ from rtmpose.errors import KitError
 _PACKAGES = ("torch", "mmpose", "mmengine", "mmcv-lite", "onnx", "onnxsim", "onnxruntime", "openvino", "tensorrt",
              "tensorrt_rtx_cu13", "tensorrt_rtx_cu12", "pycuda", "cuda-bindings", "nvidia-cuda-nvrtc",
              "nvidia-cuda-nvrtc-cu12", "pycocotools", "mlcommons-loadgen", "numpy",
-             "opencv-python-headless", "opencv-python")
+             "simplejpeg", "opencv-python-headless", "opencv-python")
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,14 @@
-"""Files that are never left half-written, and digests of their content."""
+"""Files that are never left half-written, files that are safe to read, and digests of their content."""
 
 import contextlib
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from rtmpose.errors import KitError
 
@@ -18,7 +19,7 @@ _pending: set[Path] = set()
 def temporary_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
     """An empty temporary file in the folder of ``path``, deleted at the end; raises KitError if it can't be written."""
     path = Path(path)
-    if path.is_dir():
+    if is_folder(path):
         raise KitError(f"{path}: is a folder, expected the name of a file to write; choose another name")
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
@@ -84,25 +85,56 @@ def make_folder(folder: Path) -> Path:
     return folder
 
 
+@contextlib.contextmanager
+def open_regular(path: str | os.PathLike[str], what: str) -> Iterator[BinaryIO]:
+    """A file of ``what`` to read. Raises KitError if it can't be read, or is a pipe or device, which may never end."""
+    try:
+        with open(path, "rb", opener=_open_without_waiting) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise KitError(f"{path}: is a pipe or a device, expected a regular file of {what}; save it as a file")
+            yield file
+    except OSError as error:
+        raise KitError(f"{path}: can't be read ({error.strerror}), expected {what}") from error
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # open(2) waits until someone writes into a pipe
+
+
+def is_folder(path: str | os.PathLike[str]) -> bool:
+    """Whether there is such a folder; raises KitError as :func:`file_mode` does."""
+    return stat.S_ISDIR(file_mode(path))
+
+
+def is_regular(path: str | os.PathLike[str]) -> bool:
+    """Whether there is such a regular file; raises KitError as :func:`file_mode` does."""
+    return stat.S_ISREG(file_mode(path))
+
+
+def file_mode(path: str | os.PathLike[str]) -> int:
+    """A file's ``st_mode``, 0 if there is none; raises KitError if a folder above it can't be searched."""
+    try:
+        return os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+    except OSError as error:
+        raise KitError(f"{path}: can't be read ({error.strerror}); check the path and its permissions") from error
+
+
 def read_json(path: str | os.PathLike[str], what: str, object_hook: Callable[[dict[str, Any]], Any] | None = None
               ) -> Any:
     """Read a JSON file of ``what``, e.g. ``"COCO annotations"``; raises KitError if it can't be read or is not JSON."""
     try:
-        with open(path, encoding="utf-8") as file:
+        with open_regular(path, what) as file:
             return json.load(file, object_hook=object_hook)
-    except OSError as error:
-        raise KitError(f"{path}: can't be read ({error.strerror}), expected {what}") from error
     except (ValueError, RecursionError) as error:
         raise KitError(f"{path}: is not valid JSON ({error}), expected {what}; fetch it again") from error
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file, 64 hexadecimal digits; raises KitError if it is missing or unreadable."""
+    """SHA-256 of a file, 64 hexadecimal digits; raises KitError if it can't be read or is no regular file."""
     digest = hashlib.sha256()
-    try:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    except OSError as error:
-        raise KitError(f"{path}: can't be read ({error.strerror})") from error
+    with open_regular(path, "a file") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()

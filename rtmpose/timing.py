@@ -2,9 +2,23 @@
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
+
+
+class Countdown(tqdm):
+    """A progress bar of a loop that runs for some seconds: it shows how many are left."""
+
+    def __init__(self, seconds: float, **options: Any) -> None:
+        self.end = time.perf_counter() + seconds
+        super().__init__(disable=None, **options)
+
+    def update(self, n: float | None = 1) -> bool | None:
+        left = self.end - time.perf_counter()
+        self.set_postfix_str(f"{left:.0f} s left" if left > 0 else "", refresh=False)
+        return super().update(n)
 
 
 def measure(run: Callable[[], float], warmup: int, iterations: int, duration: float, name: str) -> np.ndarray:
@@ -13,12 +27,12 @@ def measure(run: Callable[[], float], warmup: int, iterations: int, duration: fl
     ``run`` runs one batch and returns its milliseconds; ``name`` is for the progress bar.
     """
     samples: list[float] = []
-    with tqdm(desc=name, unit="batch", leave=False, disable=None) as bar:
+    with Countdown(duration, desc=name, unit="batch", leave=False) as bar:
         for _ in range(warmup):
             run()
             bar.update()
-        end = time.perf_counter() + duration
-        while len(samples) < iterations or time.perf_counter() < end:
+        bar.end = time.perf_counter() + duration
+        while len(samples) < iterations or time.perf_counter() < bar.end:
             samples.append(run())
             bar.update()
     return np.array(samples)

@@ -1,7 +1,12 @@
 """inference.py as a user runs it: targets, throughput, limits, memory."""
 
+import common
+
+import io
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +16,7 @@ import numpy as np
 import pytest
 from helpers import ROOT, run_script, write_annotations
 
+import inference
 from rtmpose import timing
 from rtmpose.evaluate.coco_eval import METRICS
 
@@ -115,3 +121,84 @@ def test_inference_imports_neither_torch_nor_mmpose(engine_file: Path, drawn: Pa
     done = subprocess.run([sys.executable, "-c", code, str(engine_file), str(drawn)], cwd=ROOT, check=False,
                           capture_output=True)
     assert done.returncode == 0
+
+
+def run_here(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """Run inference.py in this process; returns its exit code."""
+    monkeypatch.setattr(sys, "argv", ["inference.py", *map(str, arguments)])
+    return common.exit_code(inference.main)
+
+
+@pytest.fixture
+def renamed(dataset: Callable) -> tuple[object, ...]:
+    """The options for a data set that is not laid out like COCO."""
+    folder, _ = dataset()
+    (folder / "annotations/person_keypoints_val2017.json").rename(folder / "mine.json")
+    (folder / "images/val2017").rename(folder / "photos")
+    return "--annotations", folder / "mine.json", "--images", folder / "photos"
+
+
+def test_annotations_and_images_of_any_name(engine_file: Path, renamed: tuple, tmp_path: Path,
+                                            monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+                                            ) -> None:
+    """In every mode, with the result of a set that is laid out like COCO, whatever DATASETS_DIR says."""
+    monkeypatch.setenv("DATASETS_DIR", "/nowhere")
+    usual = tmp_path / "usual"
+    (usual / "annotations").mkdir(parents=True)
+    shutil.copy(renamed[1], usual / "annotations/person_keypoints_val2017.json")
+    shutil.copytree(renamed[3], usual / "val2017")
+    assert run_here(monkeypatch, "--engine", engine_file, *renamed, "--output", tmp_path / "a") == 0
+    assert run_here(monkeypatch, "--engine", engine_file, "--datasets", usual, "--output", tmp_path / "b") == 0
+    assert (tmp_path / "a/keypoints.json").read_bytes() == (tmp_path / "b/keypoints.json").read_bytes()
+    assert str(renamed[1]) in json.loads((tmp_path / "a/summary.json").read_text())["inputs"]
+    capsys.readouterr()
+    assert run_here(monkeypatch, "--engine", engine_file, *renamed, "--perf_only", *TIMED) == 0
+    assert f"input: crops of {renamed[1]} and {renamed[3]}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("options", [("--annotations", "a.json"), ("--images", "a"),
+                                     ("--annotations", "a.json", "--images", "a", "--datasets", "b")])
+def test_annotations_and_images_belong_together(engine_file: Path, monkeypatch: pytest.MonkeyPatch, options: tuple,
+                                                capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_here(monkeypatch, "--engine", engine_file, *options) == 2
+    assert "--annotations FILE and --images DIR: belong together" in capsys.readouterr().err
+
+
+def test_output_used_again(engine_file: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No keypoints or pictures of an earlier run lie beside the new numbers; a run that fails removes nothing."""
+    common_options = ("--engine", engine_file, "--datasets", drawn, "--output", tmp_path)
+
+    def files() -> set[str]:
+        return {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+
+    assert run_here(monkeypatch, *common_options, "--visualize", 2) == 0
+    first = files()
+    assert first > {"summary.json", "keypoints.json", "pictures/worst_2.jpg"}
+    assert json.loads((tmp_path / "summary.json").read_text())["limit"] is None
+    assert run_here(monkeypatch, *common_options, "--detections", "/nowhere.json") == 2
+    assert files() == first
+    assert run_here(monkeypatch, *common_options, "--visualize", 1, "--limit", 1) == 0
+    assert files() == {"summary.json", "keypoints.json", "pictures/worst_1.jpg", "pictures/best_1.jpg",
+                       "pictures/overview.jpg"}
+    assert json.loads((tmp_path / "summary.json").read_text())["limit"] == 1
+    assert run_here(monkeypatch, *common_options, "--perf_only", *TIMED) == 0
+    assert files() == {"summary.json"} and not (tmp_path / "pictures").exists()
+
+
+def test_missed_target_is_in_the_summary(engine_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("--engine", engine_file, "--perf_only", *TIMED, "--output", tmp_path, "--datasets")
+    for target, missed in ((1e9, 1), (0.001, 0)):
+        assert run_here(monkeypatch, *options, "--fps_target", target) == 4 * missed
+        found = json.loads((tmp_path / "summary.json").read_text())["missed_targets"]
+        assert [line.split(" with ")[0] for line in found] == ["--fps_target 1e+09"] * missed
+
+
+def test_bar_shows_the_seconds_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.StringIO()
+    shown.isatty = lambda: True
+    with timing.Countdown(100, desc="Timing", file=shown, mininterval=0) as bar:
+        bar.update()
+        assert re.search(r"Timing: 1it .*, (99|100) s left\]", shown.getvalue())
+        bar.end -= 200
+        bar.update()
+    assert "s left" not in shown.getvalue().splitlines()[-1].rpartition("\r")[2]

@@ -1,5 +1,6 @@
 """The persons of a COCO set: whose keypoints are predicted, in which image, in which box."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from rtmpose.data.annotations import Annotations, check_numbers, read_annotations
+from rtmpose.data.annotations import BROKEN, Annotations, check_numbers, read_annotations, reason
 from rtmpose.errors import KitError
-from rtmpose.files import read_json
+from rtmpose.files import file_mode, is_folder, read_json
 
 ANNOTATIONS = Path("annotations/person_keypoints_val2017.json")
 IMAGE_FOLDERS = (Path("images/val2017"), Path("val2017"))
@@ -42,7 +43,7 @@ class PersonSet:
 
     images: tuple[Image, ...]  # those with persons, in the order of the annotation file
     annotations: Annotations
-    limited: bool  # evaluate these images only, not all of the annotation file
+    limit: int | None  # evaluate these images only, at most so many, not all of the annotation file
     skipped: int  # annotated persons left out because their box is empty inside the image
     boxes: str  # source of the boxes, as text
 
@@ -53,51 +54,93 @@ class PersonSet:
         return (person for image in self.images for person in image.persons)
 
 
-def load_persons(folder: str | Path | None, detections: str | Path | None = None, limit: int | None = None
-                 ) -> PersonSet:
-    """Read the persons of a data set in COCO's layout. Raises KitError if a file is missing, broken or contradictory.
+@dataclass(frozen=True)
+class DataSet:
+    """Annotation file and image folder of a data set in COCO's format."""
+
+    annotations: Path
+    images: Path
+
+    def __str__(self) -> str:
+        return f"{self.annotations} and {self.images}"
+
+
+def load_persons(data_set: DataSet | str | Path | None, detections: str | Path | None = None,
+                 limit: int | None = None) -> PersonSet:
+    """Read the persons of a data set. Raises KitError if a file is missing, broken or contradictory.
 
     Args:
-        folder: holds ``annotations/person_keypoints_val2017.json``, and images in ``images/val2017/`` or ``val2017/``;
-            usually ``$DATASETS_DIR``.
+        data_set: its files, or a folder as :func:`find_data_set` takes it.
         detections: a file with a detector's boxes, in COCO result format, to use instead of the ground truth's.
         limit: use only the first ``limit`` images with persons; only they are evaluated.
     """
-    folder = _check_folder(folder)
-    annotations = read_annotations(folder / ANNOTATIONS)
-    image_folder = next((folder / name for name in IMAGE_FOLDERS if (folder / name).is_dir()), None)
-    if image_folder is None:
-        raise KitError(f"{folder}: has neither {IMAGE_FOLDERS[0]}/ nor {IMAGE_FOLDERS[1]}/, expected the images there")
+    files = find_data_set(data_set)
+    annotations = read_annotations(files.annotations)
+    if not is_folder(files.images):
+        raise KitError(f"{files.images}: no such folder, expected the images of {files.annotations}")
     records = {record["id"]: record for record in annotations.images}
     if detections is None:
         (persons, skipped), boxes = _annotated_persons(annotations, records), "ground-truth boxes"
     else:
-        persons, skipped, boxes = _detected_persons(Path(detections), records), 0, f"boxes of {detections}"
+        persons, skipped = _detected_persons(Path(detections), records, annotations.person_id), 0
+        boxes = f"boxes of {detections}"
     by_image: dict[int, list[Person]] = {}
     for person in persons:
         by_image.setdefault(person.image_id, []).append(person)
-    images = tuple(Image(image_id, image_folder / record["file_name"], record["width"], record["height"],
+    images = tuple(Image(image_id, _image_path(files, record), int(record["width"]), int(record["height"]),
                          tuple(by_image[image_id]))
                    for image_id, record in records.items() if image_id in by_image)
-    return PersonSet(images[:limit], annotations, limit is not None, skipped, boxes)
+    return PersonSet(images[:limit], annotations, limit, skipped, boxes)
 
 
-def _check_folder(folder: str | Path | None) -> Path:
+def find_data_set(folder: DataSet | str | Path | None) -> DataSet:
+    """The files of a folder in COCO's layout, usually ``$DATASETS_DIR``. Raises KitError if one is missing.
+
+    It holds ``annotations/person_keypoints_val2017.json``, and images in ``images/val2017/`` or ``val2017/``.
+    """
+    if isinstance(folder, DataSet):
+        return folder
     if not folder:
         raise KitError("DATASETS_DIR is not set: give --datasets DIR or set DATASETS_DIR to a folder with "
                        f"{ANNOTATIONS} and {IMAGE_FOLDERS[0]}/ (scripts/download.sh fetches COCO val2017)")
-    if not Path(folder).is_dir():
-        raise KitError(f"{folder}: no such folder, expected a data set with {ANNOTATIONS} and {IMAGE_FOLDERS[0]}/; "
-                       "check --datasets or DATASETS_DIR")
-    return Path(folder)
+    folder = Path(folder)
+    if not is_folder(folder):
+        found = "is a file" if file_mode(folder) else "no such folder"
+        raise KitError(f"{folder}: {found}, expected a folder with {ANNOTATIONS} and {IMAGE_FOLDERS[0]}/; check "
+                       "--datasets or DATASETS_DIR")
+    if not file_mode(folder / ANNOTATIONS):
+        raise KitError(f"{folder / ANNOTATIONS}: no such file, {_other_annotations(folder)}")
+    images = next((folder / name for name in IMAGE_FOLDERS if is_folder(folder / name)), None)
+    if images is None:
+        raise KitError(f"{folder}: has neither {IMAGE_FOLDERS[0]}/ nor {IMAGE_FOLDERS[1]}/, expected the images there")
+    return DataSet(folder / ANNOTATIONS, images)
+
+
+def _other_annotations(folder: Path) -> str:
+    """What to do where the usual annotation file is missing."""
+    found = sorted(path.name for path in (folder / ANNOTATIONS.parent).glob("*.json"))
+    if not found:
+        return "expected COCO person keypoints; scripts/download.sh fetches them"
+    more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+    return f"found {', '.join(found[:5])}{more} there; give one with inference.py --annotations FILE --images DIR"
+
+
+def _image_path(files: DataSet, record: dict[str, Any]) -> Path:
+    name = record["file_name"]
+    if os.path.isabs(name) or ".." in name:
+        folder = os.path.abspath(files.images)
+        if os.path.commonpath([folder, os.path.abspath(files.images / name)]) != folder:
+            raise KitError(f"{files.annotations}: image {record['id']!r:.60} has the file name {name!r:.200}, expected "
+                           f"one in {files.images}/; correct the annotations")
+    return files.images / name
 
 
 def _annotated_persons(annotations: Annotations, records: dict[int, dict[str, Any]]) -> tuple[list[Person], int]:
     """The ground truth of mmpose's ``BaseCocoStyleDataset``, boxes clipped as there, and the number of empty boxes."""
     persons, skipped = [], 0
     for index, annotation in enumerate(annotations.annotations):
-        if ("keypoints" not in annotation or annotation["iscrowd"] or not annotation["num_keypoints"]
-                or max(annotation["keypoints"]) <= 0):
+        if ("keypoints" not in annotation or annotation["category_id"] != annotations.person_id
+                or annotation["iscrowd"] or not annotation["num_keypoints"] or max(annotation["keypoints"]) <= 0):
             continue
         record = records[annotation["image_id"]]
         x, y, width, height = annotation["bbox"]
@@ -113,28 +156,28 @@ def _annotated_persons(annotations: Annotations, records: dict[int, dict[str, An
     return persons, skipped
 
 
-def _detected_persons(path: Path, records: dict[int, dict[str, Any]]) -> list[Person]:
-    """A detector's persons (category 1), as mmpose's ``BaseCocoStyleDataset._load_detection_results`` reads them."""
+def _detected_persons(path: Path, records: dict[int, dict[str, Any]], person_id: int | str) -> list[Person]:
+    """A detector's persons, as mmpose's ``BaseCocoStyleDataset._load_detection_results`` reads them."""
     detections = read_json(path, "detections in COCO result format")
     if not isinstance(detections, list):
         raise KitError(f"{path}: is no list, expected detections in COCO result format (a list of objects)")
     persons = []
     for index, detection in enumerate(detections):
         try:
-            if detection["category_id"] == 1:
+            if detection["category_id"] == person_id:
                 persons.append(_detected_person(index, detection, records))
-        except (KeyError, TypeError, ValueError) as error:
-            reason = f"no {error}" if isinstance(error, KeyError) else error
-            raise KitError(f"{path}: detection {index}: {reason}; expected image_id, category_id, "
+        except BROKEN as error:
+            raise KitError(f"{path}: detection {index}: {reason(error)}; expected image_id, category_id, "
                            "bbox [x, y, width, height] in pixels and score, for images of the annotations") from error
     if not persons:
-        raise KitError(f"{path}: holds no detection of category 1, expected a detector's persons")
+        raise KitError(f"{path}: holds no detection of category {person_id}, the annotations' persons; expected a "
+                       "detector's boxes with that category_id")
     return persons
 
 
 def _detected_person(index: int, detection: dict[str, Any], records: dict[int, dict[str, Any]]) -> Person:
     if detection["image_id"] not in records:
-        raise ValueError(f"unknown image {detection['image_id']}")
+        raise ValueError(f"unknown image {detection['image_id']!r:.60}")
     record = records[detection["image_id"]]
     check_numbers("bbox", detection["bbox"], 4)
     check_numbers("score", [detection["score"]], 1)

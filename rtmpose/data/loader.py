@@ -1,6 +1,8 @@
 """From images on disk to batches of crops: threads read and crop beside the engine, in bounded memory."""
 
+import contextlib
 import os
+import struct
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,13 +13,17 @@ from typing import TypeVar
 
 import cv2
 import numpy as np
+import simplejpeg
 
 from rtmpose.data import preprocess
 from rtmpose.data.dataset import Image, Person
 from rtmpose.environment import count_cores
 from rtmpose.errors import KitError
+from rtmpose.files import open_regular
 
-_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+_JPEG, _JPEG_END, _PNG, _EXIF = b"\xff\xd8", b"\xff\xd9", b"\x89PNG\r\n\x1a\n", b"Exif\0\0"
+# libjpeg's warnings that say nothing about the pixels.
+_HARMLESS = ("Invalid SOS parameters", "Corrupt JPEG data: bad ICC marker", "Unknown Adobe color", "Warning: ")
 T = TypeVar("T")
 
 
@@ -42,23 +48,60 @@ class Batch:
 def read_image(image: Image) -> np.ndarray:
     """Decode an image as mmpose's ``LoadImage`` does, turned as its EXIF says: uint8 (H, W, 3), BGR.
 
-    Raises KitError if the file is missing, no image, cut off, or of another size than its annotation says.
+    Raises KitError if the file is missing, no image, damaged, or of another size than its annotation says.
     """
+    with open_regular(image.path, f"image {image.id!r:.60} of the annotations") as file:
+        content = file.read()
+    size = _read_size(content)
+    if size and sorted(size) != sorted((image.width, image.height)):  # EXIF may swap the two sides
+        raise _other_size(image, size)
     try:
-        content = image.path.read_bytes()
-    except OSError as error:
-        raise KitError(f"{image.path}: can't be read ({error.strerror}), expected image {image.id} of the annotations"
-                       ) from error
-    # OpenCV silently fills up a truncated JPEG with grey.
-    whole = not content.startswith(_JPEG_START) or _JPEG_END in content[-4096:]
-    pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content and whole else None
+        pixels = _decode(content)
+    except ValueError as error:
+        raise KitError(f"{image.path}: is damaged or was cut off ({error}); fetch it again") from error
     if pixels is None:
         raise KitError(f"{image.path}: is no image or was cut off ({len(content)} bytes); fetch it again")
-    height, width = pixels.shape[:2]
-    if (width, height) != (image.width, image.height):
-        raise KitError(f"{image.path}: is {width}x{height} pixels, the annotations say {image.width}x{image.height}; "
-                       "images and annotations must be of the same set")
+    if pixels.shape[:2] != (image.height, image.width):
+        raise _other_size(image, pixels.shape[1::-1])
     return pixels
+
+
+def _other_size(image: Image, size: Sequence[int]) -> KitError:
+    return KitError(f"{image.path}: is {size[0]}x{size[1]} pixels, the annotations say {image.width}x{image.height}; "
+                    "images and annotations must be of the same set")
+
+
+def _read_size(content: bytes) -> tuple[int, int] | None:
+    """Width and height from the header of a JPEG or PNG, None if unknown: a small file can hold a huge picture."""
+    if content.startswith(_PNG) and len(content) >= 24:
+        return struct.unpack(">II", content[16:24])
+    header = _read_jpeg_header(content)
+    return header and (header[1], header[0])
+
+
+def _read_jpeg_header(content: bytes) -> tuple[int, int, str, str] | None:
+    """simplejpeg's header of a JPEG; None if it is none or of a kind that simplejpeg doesn't know."""
+    with contextlib.suppress(ValueError, KeyError):
+        return simplejpeg.decode_jpeg_header(content, strict=False) if content.startswith(_JPEG) else None
+    return None
+
+
+def _decode(content: bytes) -> np.ndarray | None:
+    """Decode an image; None if it is none. Raises ValueError if it is a damaged JPEG.
+
+    OpenCV decodes a damaged JPEG without an error. simplejpeg gives the same pixels, and raises libjpeg's warnings.
+    """
+    if _read_jpeg_header(content):
+        try:
+            if _EXIF not in content:
+                return simplejpeg.decode_jpeg(content, "BGR")
+            simplejpeg.decode_jpeg(content, "GRAY", min_factor=8)  # a check; OpenCV turns the image
+        except ValueError as error:
+            if not str(error).startswith(_HARMLESS):
+                raise
+    # OpenCV fills up a JPEG that was cut off with grey.
+    whole = not content.startswith(_JPEG) or _JPEG_END in content[-4096:]
+    return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content and whole else None
 
 
 def cut_image(image: Image, input_size: tuple[int, int]) -> list[Crop]:

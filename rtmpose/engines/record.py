@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rtmpose.errors import KitError
-from rtmpose.files import read_json, sha256
+from rtmpose.files import is_regular, read_json, sha256
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ def record_path(engine: str | Path) -> Path:
 def read_record(engine: str | Path) -> Record:
     """The record of an engine. Raises KitError if one of the two is missing, or they don't belong together."""
     path, engine = record_path(engine), Path(engine)
-    if not engine.is_file():
+    if not is_regular(engine):
         raise KitError(f"{engine}: no such engine; build it with build_engine.py")
-    if not path.is_file():
+    if not is_regular(path):
         raise KitError(f"{engine}: has no record {path.name} beside it; build it again with build_engine.py")
     content = read_json(path, "the record that build_engine.py wrote")
     if not isinstance(content, dict) or set(content) != {field.name for field in fields(Record)}:

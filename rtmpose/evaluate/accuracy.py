@@ -44,7 +44,7 @@ def measure_accuracy(engine: Engine, persons: PersonSet, flip_test: bool) -> Acc
 
 def score(predictions: Predictions, persons: PersonSet) -> Score:
     """Score predictions by COCO's rules."""
-    results = coco_eval.to_results(predictions)
+    results = coco_eval.to_results(predictions, persons.annotations.person_id)
     return Score(results, *coco_eval.evaluate(results, persons))
 
 
@@ -64,7 +64,8 @@ def summarize_accuracy(accuracy: Accuracy, persons: PersonSet, flip_test: bool) 
 
 def describe_persons(persons: PersonSet, flip_test: bool) -> dict[str, Any]:
     """The conditions of an AP as ``summary.json`` has them."""
-    return {"persons": len(persons), "images": len(persons.images), "boxes": persons.boxes, "flip_test": flip_test}
+    return {"persons": len(persons), "images": len(persons.images), "limit": persons.limit, "boxes": persons.boxes,
+            "flip_test": flip_test}
 
 
 def check_comparable(engine: Engine, reference: Engine) -> None:

@@ -62,13 +62,13 @@ def oks_nms(keypoints: np.ndarray, scores: np.ndarray, areas: np.ndarray) -> lis
     return keep
 
 
-def to_results(predictions: Predictions) -> list[dict[str, Any]]:
+def to_results(predictions: Predictions, category_id: int | str = 1) -> list[dict[str, Any]]:
     """Rescore, apply OKS-NMS, and convert to COCO's result format.
 
     The results are in the order in which ``CocoMetric`` evaluates them: image by image, best person first. Each has
     ``image_id``, ``category_id``, ``keypoints`` (x, y, score of 17, float64 (51,)), ``score``, ``bbox`` (x, y, width,
     height) and ``index`` (:attr:`Person.index`). A person without a positive keypoint score is left out, as by
-    CocoMetric's evaluator.
+    CocoMetric's evaluator. ``category_id`` is the annotations' person.
     """
     persons = predictions.persons
     scores = rescore(predictions.scores, np.array([person.score for person in persons], np.float32))
@@ -79,17 +79,18 @@ def to_results(predictions: Predictions) -> list[dict[str, Any]]:
     results = []
     for rows in by_image.values():
         kept = [rows[i] for i in oks_nms(predictions.keypoints[rows], scores[rows], areas[rows])]
-        results += [_result(predictions, row, scores[row]) for row in kept if (predictions.scores[row] > 0).any()]
+        results += [_result(predictions, row, scores[row], category_id) for row in kept
+                    if (predictions.scores[row] > 0).any()]
     return results
 
 
-def _result(predictions: Predictions, row: int, score: np.float32) -> dict[str, Any]:
+def _result(predictions: Predictions, row: int, score: np.float32, category_id: int | str) -> dict[str, Any]:
     person = predictions.persons[row]
     x1, y1, x2, y2 = person.bbox
     keypoints = np.column_stack([predictions.keypoints[row], predictions.scores[row]])
     return {
         "image_id": person.image_id,
-        "category_id": 1,
+        "category_id": category_id,
         "keypoints": keypoints.astype(np.float64).ravel(),
         "score": float(score),
         "bbox": np.stack([x1, y1, x2 - x1, y2 - y1]).tolist(),
@@ -120,7 +121,8 @@ def evaluate(results: list[dict[str, Any]], persons: PersonSet) -> tuple[dict[st
         detected = (ground_truth.loadRes([dict(result) for result in results]) if results
                     else _to_coco(persons.annotations, []))
         evaluation = COCOeval(ground_truth, detected, "keypoints")
-        if persons.limited:
+        evaluation.params.catIds = [persons.annotations.person_id]
+        if persons.limit is not None:
             evaluation.params.imgIds = sorted(image.id for image in persons.images)
         evaluation.evaluate()
         evaluation.accumulate()

@@ -198,7 +198,8 @@ class Plan:
 def plan_run(engine: Engine, config: LoadGenConfig, persons: PersonSet | None) -> Plan:
     """Crop the persons, or take random input if there are none, and measure the engine for a second.
 
-    Raises KitError if LoadGen is not installed, an image can't be used, or the engine returns NaN or infinity.
+    Raises KitError if LoadGen is not installed, an image can't be used, the engine returns NaN or infinity, or a server
+    run can't be VALID.
     """
     if importlib.util.find_spec("mlperf_loadgen") is None:
         raise KitError(f"--scenario: MLPerf's LoadGen is not installed for {sys.executable}; "
@@ -211,7 +212,23 @@ def plan_run(engine: Engine, config: LoadGenConfig, persons: PersonSet | None) -
     batch_ms = fastest_batch_ms(runner, library, 1 if config.scenario == "singlestream" else runner.batch)
     throughput = runner.batch / batch_ms * 1e3
     target_qps = config.target_qps or throughput * (SERVER_LOAD if config.scenario == "server" else HEADROOM)
+    if config.scenario == "server" and not config.accuracy:
+        check_server(config, batch_ms, runner.batch, target_qps)
     return Plan(config, runner, crops, library, batch_ms, target_qps)
+
+
+def check_server(config: LoadGenConfig, batch_ms: float, batch: int, target_qps: float) -> None:
+    """Raise KitError if a server run can't be VALID even at the fastest speed measured: every answer takes a batch, and
+    at a rate that the engine can't keep up with, the queue grows to the end."""
+    limit, throughput = config.target_latency, batch / batch_ms * 1e3
+    if batch_ms > limit:
+        raise KitError(f"--target_latency {limit:g}: a batch of {batch} takes {batch_ms:.3g} ms, so that every answer "
+                       "would be late; allow more, or build the engine for a smaller batch")
+    # 1 % of the queries may be late.
+    queries = 0.99 * max(SERVER_QUERIES, target_qps * config.min_duration)
+    if queries * (1 / throughput - 1 / target_qps) * 1e3 > limit:
+        raise KitError(f"--target_qps {target_qps:g}: the engine answers at most {throughput:.4g} persons a second, so "
+                       f"that its queue would grow beyond the {limit:g} ms of --target_latency; ask for fewer")
 
 
 def cut_crops(persons: PersonSet, input_size: tuple[int, int]) -> list[Crop]:
@@ -270,7 +287,8 @@ def run_test(plan: Plan, logs: Path) -> None:
     log_settings.log_output.outdir = str(logs)
     log_settings.enable_trace = False
     library = plan.library
-    with tqdm(unit="sample", desc="LoadGen", disable=None) as bar:
+    seconds = 0.0 if plan.config.accuracy else plan.config.min_duration
+    with timing.Countdown(seconds, unit="sample", desc="LoadGen") as bar:
         system = SystemUnderTest(plan.runner, library, bar)
         sut = mlperf_loadgen.ConstructSUT(system.issue_query, lambda: None)
         qsl = mlperf_loadgen.ConstructQSL(len(library), min(LOADED_SAMPLES, len(library)), library.load, library.unload)

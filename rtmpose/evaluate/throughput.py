@@ -7,20 +7,20 @@ import numpy as np
 
 from rtmpose import timing
 from rtmpose.data import preprocess
-from rtmpose.data.dataset import load_persons
+from rtmpose.data.dataset import DataSet, load_persons
 from rtmpose.data.loader import iterate_crops
 from rtmpose.engines import Engine
 
 
-def measure_throughput(engine: Engine, folder: str | None, warmup: int, iterations: int, duration: float
-                       ) -> dict[str, Any]:
+def measure_throughput(engine: Engine, data_set: DataSet | str | None, warmup: int, iterations: int,
+                       duration: float) -> dict[str, Any]:
     """Time the engine on one batch of :func:`throughput_input`.
 
     Runs ``warmup`` batches unrecorded, then at least ``iterations`` batches and ``duration`` seconds. Returns the
     result as ``summary.json`` has it: ``fps`` and ``latency_ms`` come from the engine's first timer,
     ``other_timings`` from the others.
     """
-    crops, source = throughput_input(folder, engine)
+    crops, source = throughput_input(data_set, engine)
     timings = {}
     for name, timer in engine.timers(crops).items():
         samples = timing.measure(timer, warmup, iterations, duration, "Timing")
@@ -40,11 +40,11 @@ def measure_throughput(engine: Engine, folder: str | None, warmup: int, iteratio
     }
 
 
-def throughput_input(folder: str | None, engine: Engine) -> tuple[np.ndarray, str]:
-    """One batch, float32 (batch, 3, H, W), and its name: crops of the data set ``folder``, or random input."""
+def throughput_input(data_set: DataSet | str | None, engine: Engine) -> tuple[np.ndarray, str]:
+    """One batch, float32 (batch, 3, H, W), and its name: crops of a data set, or random input."""
     batch, size = engine.record.batch, engine.record.input_size
-    if not folder:
+    if not data_set:
         return preprocess.random_input(batch, size), "random pixels"
-    images = load_persons(folder, limit=batch).images
+    images = load_persons(data_set, limit=batch).images
     crops = [crop.pixels for crop in islice(iterate_crops(images, size), batch)]
-    return np.stack(list(islice(cycle(crops), batch))), f"crops of {folder}"
+    return np.stack(list(islice(cycle(crops), batch))), f"crops of {data_set}"

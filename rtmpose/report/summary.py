@@ -1,16 +1,23 @@
 """Rows and tables for people, summary.json for programs."""
 
+import contextlib
 import csv
+import hashlib
 import io
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from rtmpose.engines.record import Record
 from rtmpose.environment import command_line, describe_machine, describe_versions, now, peak_memory_mib
-from rtmpose.files import sha256
+from rtmpose.errors import KitError
+from rtmpose.files import read_json, sha256, write_json
 
 HEADER = ("Model", "BatchSize", "Precision", "Backend", "FPS", "AP@0.5", "AP@0.5:0.95")
+WRITTEN = ("summary.json", "keypoints.json", "pictures/worst_*.jpg", "pictures/best_*.jpg", "pictures/overview.jpg",
+           "agreement/overview.jpg", "loadgen/mlperf_log_*")
+"""Files that inference.py writes into ``--output``."""
 
 
 def summarize(record: Record, engine: str | Path, measured: dict[str, Any], inputs: Iterable[str | Path]
@@ -40,6 +47,47 @@ def summarize(record: Record, engine: str | Path, measured: dict[str, Any], inpu
         "machine": describe_machine(),
         "versions": describe_versions(),
     }
+
+
+def write_summary(path: Path, summary: dict[str, Any]) -> None:
+    """Write ``summary.json`` with a digest of its content."""
+    write_json(path, {**summary, "digest": _digest(summary)})
+
+
+def read_summary(path: str | Path, mode: str) -> dict[str, Any]:
+    """Read a ``summary.json`` of a mode. Raises KitError if it is broken, of another mode, or was edited."""
+    found = read_json(path, "a summary.json")
+    if not isinstance(found, dict) or found.get("mode") != mode:
+        raise KitError(f"{path}: is no summary of the mode {mode}, expected what inference.py --output wrote")
+    if found.get("digest") != _digest({key: value for key, value in found.items() if key != "digest"}):
+        raise KitError(f"{path}: was edited or is of another version of the kit, its digest is not that of its "
+                       "content; measure it again")
+    return found
+
+
+def _digest(summary: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(summary, sort_keys=True).encode()).hexdigest()
+
+
+def notes(summary: dict[str, Any]) -> list[str]:
+    """What a reader must know beside the figures: missed targets, and INT8 calibrated on the measured set."""
+    lines = [f"missed {missed}" for missed in summary["missed_targets"]]
+    if summary["engine"]["calibration"].get("annotations_sha256") in summary["inputs"].values():
+        lines.append("calibrated on the data set that it is measured on; its AP on others may be lower")
+    return lines
+
+
+def clear_output(folder: Path) -> None:
+    """Remove everything that an earlier run wrote into its ``--output``. Raises KitError if that fails."""
+    try:
+        for pattern in WRITTEN:
+            for path in folder.glob(pattern):
+                path.unlink()
+        for name in {Path(pattern).parent for pattern in WRITTEN} - {Path()}:
+            with contextlib.suppress(OSError):  # not there, or with files of others
+                (folder / name).rmdir()
+    except OSError as error:
+        raise KitError(f"{error.filename}: can't be removed ({error.strerror}); choose another --output") from error
 
 
 def table(*summaries: dict[str, Any]) -> str:

@@ -12,10 +12,11 @@ from typing import Any
 
 from rtmpose.engines.build import build_engine, is_built, plan_build
 from rtmpose.environment import describe_machine, describe_versions
-from rtmpose.errors import KitError
-from rtmpose.files import make_folder, read_json, sha256, write_bytes
+from rtmpose.errors import EXIT_ACCURACY_MISSED, EXIT_THROUGHPUT_MISSED, KitError
+from rtmpose.files import make_folder, sha256, write_bytes
 from rtmpose.model import graph
 from rtmpose.report import text
+from rtmpose.report.summary import notes, read_summary
 
 _INFERENCE = Path(__file__).resolve().parents[2] / "inference.py"
 _PICTURES = 2  # of the worst images, and of the best
@@ -56,6 +57,11 @@ class Cell:
     def summary(self) -> dict[str, Any]:
         """Both summaries in one; FPS is the engine's alone."""
         return {**self.accuracy, **self.throughput}
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader must know beside the figures; none if the cell failed."""
+        return [] if self.failure else list(dict.fromkeys([*notes(self.accuracy), *notes(self.throughput)]))
 
 
 def run_sweep(settings: Settings) -> list[Cell]:
@@ -117,29 +123,31 @@ def run_inference(folder: Path, progress: str, arguments: Sequence[str]) -> dict
     Its output is appended to ``folder.txt``. Raises KitError if inference.py fails.
     """
     summary, log, arguments = folder / "summary.json", Path(f"{folder}.txt"), [*arguments, "--output", str(folder)]
-    if is_current(summary, arguments):
+    if kept := read_current(summary, arguments):
         print(f"{progress}: kept, nothing that it depends on has changed", flush=True)
-        return read_json(summary, "a summary.json")
+        return kept
     print(progress, flush=True)
     summary.unlink(missing_ok=True)
     start = time.perf_counter()
     with open(log, "a", encoding="utf-8") as output:
         code = subprocess.run([sys.executable, os.path.relpath(_INFERENCE), *arguments], stdout=output,
                               stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False).returncode
-    if code:
-        summary.unlink(missing_ok=True)  # a missed target writes one, too
+    if code not in (0, EXIT_ACCURACY_MISSED, EXIT_THROUGHPUT_MISSED):
+        summary.unlink(missing_ok=True)  # LoadGen's INVALID writes one, too
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["inference.py"]
         raise KitError(f"{lines[-1]} (exit code {code} of inference.py; its output is in {log})")
     print(f"  {time.perf_counter() - start:.0f} s; {log}", flush=True)
-    return read_json(summary, "a summary.json")
+    return read_summary(summary, folder.name)
 
 
-def is_current(summary: Path, arguments: Sequence[str]) -> bool:
-    """Whether a ``summary.json`` comes from these arguments, the same files, this machine and these versions."""
+def read_current(summary: Path, arguments: Sequence[str]) -> dict[str, Any] | None:
+    """A ``summary.json`` if it comes from these arguments, the same files, this machine and these versions, else None.
+    """
     try:
-        found = read_json(summary, "a summary.json")
-        return (shlex.split(found["command"])[2:] == arguments and found["machine"] == describe_machine()
-                and found["versions"] == describe_versions()
-                and all(sha256(path) == digest for path, digest in found["inputs"].items()))
-    except (KitError, KeyError, TypeError):
-        return False
+        found = read_summary(summary, summary.parent.name)
+        current = (shlex.split(found["command"])[2:] == arguments and found["machine"] == describe_machine()
+                   and found["versions"] == describe_versions()
+                   and all(sha256(path) == digest for path, digest in found["inputs"].items()))
+    except KitError:
+        return None
+    return found if current else None

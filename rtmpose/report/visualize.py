@@ -23,6 +23,8 @@ _LEFT, _RIGHT, _MIDDLE = (80, 175, 255), (255, 140, 60), (90, 220, 90)
 _PREDICTION = [_MIDDLE, *[_LEFT, _RIGHT] * 8]
 _GROUND_TRUTH = [(255, 0, 255)] * 17
 _CAPTION = 18  # pixels above a picture
+_FAR = 2**20  # pixels; OpenCV draws nothing beyond, and can't take every number
+_LONGEST_SIDE = 65500  # of a JPEG, in pixels
 
 
 class Scene(NamedTuple):
@@ -54,9 +56,6 @@ def write_pictures(folder: Path, number: int, predictions: Predictions, persons:
     them, whose path is returned. Raises KitError if no image has ground truth or the folder can't be written.
     """
     scenes = _scenes(predictions, persons)
-    if not scenes:
-        raise KitError(f"{persons.annotations.path}: has no keypoints for these {len(persons.images)} images, expected "
-                       "ground truth to draw; leave out --visualize, or raise --limit")
     number = min(number, (len(scenes) + 1) // 2)
     make_folder(folder)
     pictures = []
@@ -80,16 +79,27 @@ def write_crops(folder: Path, rows: Sequence[int], predictions: Predictions, ref
     return _write(make_folder(folder) / "overview.jpg", _tile(pictures, columns=5, width=2 * input_size[0]))
 
 
+def find_ground_truth(persons: PersonSet) -> dict[int, list[dict[str, Any]]]:
+    """The annotations to draw, by image id. Raises KitError if there are none for the images of the set."""
+    images = {image.id for image in persons.images}
+    found: dict[int, list[dict[str, Any]]] = {}
+    for annotation in persons.annotations.annotations:
+        if (annotation["image_id"] in images and "keypoints" in annotation and annotation["num_keypoints"]
+                and annotation["category_id"] == persons.annotations.person_id and not annotation["iscrowd"]
+                and any(v > 0 for v in annotation["keypoints"][2::3])):
+            found.setdefault(annotation["image_id"], []).append(annotation)
+    if not found:
+        raise KitError(f"{persons.annotations.path}: has no keypoints for these {len(persons.images)} images, expected "
+                       "ground truth to draw; leave out --visualize, or raise --limit")
+    return found
+
+
 def _scenes(predictions: Predictions, persons: PersonSet) -> list[Scene]:
-    """The images that have ground truth, worst first."""
+    """The images that have ground truth, worst first. Raises KitError if there are none."""
     rows: dict[int, list[int]] = {}
     for row, person in enumerate(predictions.persons):
         rows.setdefault(person.image_id, []).append(row)
-    ground_truth: dict[int, list[dict[str, Any]]] = {}
-    for annotation in persons.annotations.annotations:
-        if annotation.get("num_keypoints") and not annotation["iscrowd"]:
-            ground_truth.setdefault(annotation["image_id"], []).append(annotation)
-    scenes = []
+    ground_truth, scenes = find_ground_truth(persons), []
     for image in persons.images:
         if expected := ground_truth.get(image.id):
             found = predictions.take(rows[image.id])
@@ -103,7 +113,7 @@ def _draw(name: str, scene: Scene) -> np.ndarray:
     right = read_image(scene.image)
     left, found = right.copy(), scene.predictions
     for person, keypoints, scores in zip(found.persons, found.keypoints, found.scores, strict=True):
-        x1, y1, x2, y2 = map(int, person.bbox)
+        x1, y1, x2, y2 = _to_pixels(person.bbox)
         cv2.rectangle(left, (x1, y1), (x2, y2), (200, 200, 200), 1)
         _skeleton(left, keypoints, scores > KEYPOINT_SCORE_THRESHOLD, _PREDICTION)
         _text(left, f"{scores.mean():.2f}", (x1 + 2, max(y1 - 4, 10)))
@@ -131,7 +141,7 @@ def _draw_crop(image: Image, row: int, predictions: Predictions, reference: Pred
 
 
 def _skeleton(image: np.ndarray, keypoints: np.ndarray, shown: np.ndarray, colours: list[tuple[int, int, int]]) -> None:
-    points = [tuple(map(int, np.rint(point))) for point in keypoints]
+    points = [_to_pixels(np.rint(point)) for point in keypoints]
     for start, end in _LIMBS:
         if shown[start] and shown[end]:
             colour = colours[start] if colours[start] == colours[end] else _MIDDLE
@@ -141,21 +151,34 @@ def _skeleton(image: np.ndarray, keypoints: np.ndarray, shown: np.ndarray, colou
             cv2.circle(image, point, 3, colour, -1, cv2.LINE_AA)
 
 
+def _to_pixels(numbers: np.ndarray) -> list[int]:
+    return [int(number) for number in np.clip(numbers, -_FAR, _FAR)]
+
+
 def _text(image: np.ndarray, text: str, corner: tuple[int, int]) -> None:
     for colour, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
         cv2.putText(image, text, corner, cv2.FONT_HERSHEY_SIMPLEX, 0.42, colour, thickness, cv2.LINE_AA)
 
 
 def _tile(pictures: Sequence[np.ndarray], columns: int, width: int) -> np.ndarray:
-    """Pictures under and beside each other, each ``width`` pixels wide, uint8 (H, columns * width, 3)."""
-    scaled = [cv2.resize(p, (width, round(p.shape[0] * width / p.shape[1])), interpolation=cv2.INTER_AREA)
-              for p in pictures]
+    """Pictures under and beside each other, uint8 (H, columns * width, 3): ``width`` pixels wide, or less if they would
+    be higher than twice that."""
+    scaled = [_fit(picture, width, 2 * width) for picture in pictures]
     height = max(p.shape[0] for p in scaled)
-    padded = [cv2.copyMakeBorder(p, 0, height - p.shape[0], 0, 0, cv2.BORDER_CONSTANT) for p in scaled]
+    padded = [cv2.copyMakeBorder(p, 0, height - p.shape[0], 0, width - p.shape[1], cv2.BORDER_CONSTANT) for p in scaled]
     padded += [np.zeros_like(padded[0])] * (-len(padded) % columns)
     return np.vstack([np.hstack(padded[i:i + columns]) for i in range(0, len(padded), columns)])
 
 
+def _fit(picture: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Resize a picture to a width, or to a height if it would be higher."""
+    scale = min(width / picture.shape[1], height / picture.shape[0])
+    size = [max(1, round(side * scale)) for side in picture.shape[1::-1]]
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+
+
 def _write(path: Path, picture: np.ndarray) -> Path:
+    if max(picture.shape) > _LONGEST_SIDE:
+        picture = _fit(picture, _LONGEST_SIDE, _LONGEST_SIDE)
     write_bytes(path, cv2.imencode(".jpg", picture)[1].tobytes())
     return path

@@ -1,12 +1,15 @@
 """Persons of a set and predictions for them."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import write_annotations
 
-from rtmpose.data.dataset import ANNOTATIONS, load_persons
+from rtmpose.data.dataset import ANNOTATIONS, DataSet, load_persons
+from rtmpose.errors import KitError
 from rtmpose.evaluate.predictions import Predictions, join
 
 
@@ -44,6 +47,49 @@ def test_limit_counts_images_that_hold_persons(drawn: Path) -> None:
     persons, first = load_persons(drawn), load_persons(drawn, limit=2)
     assert [image.id for image in first.images] == [image.id for image in persons.images][:2]
     assert len(first) == sum(len(image.persons) for image in persons.images[:2]) == len(list(first))
+
+
+def test_other_persons_than_category_1(dataset: Callable, tmp_path: Path) -> None:
+    folder, content = dataset()
+    expected = [person.index for person in load_persons(folder)]
+    for category in (content["categories"][0], *content["annotations"]):
+        category["id" if "name" in category else "category_id"] = 7
+    write_annotations(folder, content)
+    assert [person.index for person in load_persons(folder)] == expected
+    box = {"image_id": 1, "bbox": [1, 2, 30, 40], "score": 0.5}
+    (tmp_path / "detections.json").write_text(json.dumps([{**box, "category_id": 1}, {**box, "category_id": 7}]))
+    assert [person.index for person in load_persons(folder, tmp_path / "detections.json")] == [1]
+    (tmp_path / "detections.json").write_text(json.dumps([{**box, "category_id": 1}]))
+    with pytest.raises(KitError, match="holds no detection of category 7, the annotations' persons"):
+        load_persons(folder, tmp_path / "detections.json")
+
+
+@pytest.mark.parametrize("detection", [
+    None, [], "text", 5, {"bbox": ["a", 1, 2, 3]}, {"bbox": "abcd"}, {"bbox": None}, {"bbox": [1, 2, float("inf"), 4]},
+    {"bbox": [1, 2, 3]}, {"bbox": {}}, {"score": "high"}, {"score": float("inf")}, {"score": [1]}, {"score": 10**400},
+    {"image_id": [1]}, {"image_id": float("nan")}, {"image_id": "1"}, {"bbox": [1e11, 1, 1e11, 5]}], ids=repr)
+def test_broken_detections(drawn: Path, tmp_path: Path, detection: object) -> None:
+    good = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 30, 40], "score": 0.5}
+    path = tmp_path / "detections.json"
+    path.write_text(json.dumps([good, {**good, **detection} if isinstance(detection, dict) else detection]))
+    with pytest.raises(KitError, match="detections.json: detection 1: .*; expected image_id, category_id, ") as error:
+        load_persons(drawn, path)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_annotations_of_another_name(dataset: Callable, tmp_path: Path) -> None:
+    folder, _ = dataset()
+    expected = [image.path for image in load_persons(folder).images]
+    (folder / ANNOTATIONS).rename(folder / "annotations/mine.json")
+    (folder / "annotations/yours.json").touch()
+    with pytest.raises(KitError, match="2017.json: no such file, found mine.json, yours.json there; give one with "):
+        load_persons(folder)
+    files = DataSet(folder / "annotations/mine.json", folder / "images/val2017")
+    assert [image.path for image in load_persons(files).images] == expected
+    with pytest.raises(KitError, match=f"{tmp_path}/nowhere: no such folder, expected the images of "):
+        load_persons(DataSet(files.annotations, tmp_path / "nowhere"))
+    with pytest.raises(KitError, match="mine.json: is a file, expected a folder with annotations/"):
+        load_persons(files.annotations)
 
 
 def test_batches_are_joined_and_rows_taken(drawn: Path) -> None:

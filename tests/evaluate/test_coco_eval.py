@@ -89,8 +89,20 @@ def oddly_numbered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def person_is_7(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The person category has another id than COCO's."""
+    folder = tmp_path_factory.mktemp("person_is_7")
+    content = draw_dataset(folder)
+    content["categories"][0]["id"] = 7
+    for annotation in content["annotations"]:
+        annotation["category_id"] = 7
+    write_annotations(folder, content)
+    return folder
+
+
 @pytest.fixture(scope="module", params=[
-    "drawn", "drawn, detections", "oddly_numbered", "coco_four", "coco_four, detections", "coco_mini"])
+    "drawn", "drawn, detections", "oddly_numbered", "person_is_7", "coco_four", "coco_four, detections", "coco_mini"])
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     """Every data set, with annotated and with detected boxes."""
     name, _, detected = request.param.partition(", ")
@@ -182,7 +194,7 @@ def in_image_order(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
 @judge.needs_xtcocotools
 @pytest.mark.parametrize("draw", DRAWS)
 def test_results_and_numbers(case: Case, draw: Callable, tmp_path: Path) -> None:
-    results = to_results(predict(case, draw))
+    results = to_results(predict(case, draw), case.persons.annotations.person_id)
     numbers, lines = evaluate(results, case.persons)
     expected, written = judge.evaluate(case.dataset, case.samples, tmp_path)
     evaluated = [result for result in written if max(result["keypoints"][2::3]) > 0]
@@ -194,7 +206,7 @@ def test_results_and_numbers(case: Case, draw: Callable, tmp_path: Path) -> None
 
 @judge.needs_xtcocotools
 def test_draws_cover_their_cases(case: Case) -> None:
-    kept = {draw: len(to_results(predict(case, draw))) for draw in DRAWS}
+    kept = {draw: len(to_results(predict(case, draw), case.persons.annotations.person_id)) for draw in DRAWS}
     number = len(case.samples)
     assert kept[hopeless] == 0
     assert 0 < kept[crowded] < number
@@ -209,7 +221,7 @@ def test_keypoints_file(case: Case, draw: Callable, tmp_path: Path) -> None:
 
     Annotations with id 0 are left out: plain pycocotools counts them as not found.
     """
-    results = to_results(predict(case, draw))
+    results = to_results(predict(case, draw), case.persons.annotations.person_id)
     path = tmp_path / "keypoints.json"
     write_keypoints(path, results)
     written = [result["keypoints"] for result in json.loads(path.read_text())]

@@ -27,6 +27,7 @@ from rtmpose.evaluate.loadgen import (
     Plan,
     QuerySampleLibrary,
     SystemUnderTest,
+    check_server,
     run_test,
 )
 from rtmpose.evaluate.loadgen_logs import read_detail
@@ -119,12 +120,27 @@ def test_offline_takes_as_many_samples_as_expected(engine_file: Path, drawn: Pat
 
 
 def test_invalid_run_prints_its_reason(engine_file: Path, drawn: Path, tmp_path: Path) -> None:
-    done = run_performance(engine_file, "server", tmp_path, "--datasets", drawn, "--target_qps", 500,
-                           "--target_latency", 0.001, "--fps_target", 0.001)
+    """All samples are answered long before --min_duration, because so few were expected."""
+    done = run_performance(engine_file, "offline", tmp_path, "--datasets", drawn, "--target_qps", 0.1,
+                           "--min_duration", 60, "--fps_target", 0.001)
     assert done.returncode == EXIT_INVALID, done.stderr
-    assert "--target_latency" in done.stdout and "Reduce target QPS to improve latency" in done.stdout
-    summary = summary_of(tmp_path)
-    assert summary["valid"] is False and summary["late_queries"] == summary["queries"]
+    assert "Min duration satisfied : NO" in done.stdout and "Increase expected QPS" in done.stdout
+    assert summary_of(tmp_path)["valid"] is False
+
+
+@pytest.mark.parametrize(("limit", "qps", "seconds", "message"), [
+    (9.9, 5, 600, "--target_latency 9.9: a batch of 4 takes 10 ms, so that every answer would be late"),
+    (100, 1000, 600, "--target_qps 1000: the engine answers at most 400 persons a second"),
+    (100, 1000, 0.001, "--target_qps 1000: the engine answers at most 400 persons a second"),
+    (2000, 1000, 0.001, None), (100, 400, 600, None), (100, 399, 600, None), (10, 0.1, 600, None)])
+def test_server_that_cannot_be_valid(limit: float, qps: float, seconds: float, message: str | None) -> None:
+    """The engine takes 10 ms for a batch of 4."""
+    config = LoadGenConfig("server", accuracy=False, min_duration=seconds, target_qps=qps, target_latency=limit)
+    if message is None:
+        check_server(config, 10, 4, qps)
+        return
+    with pytest.raises(KitError, match=message):
+        check_server(config, 10, 4, qps)
 
 
 def test_an_error_beside_loadgen_ends_the_run(engine_file: Path, tmp_path: Path) -> None:
@@ -212,6 +228,13 @@ def test_loadgen_not_installed(refused: Callable, monkeypatch: pytest.MonkeyPatc
     assert not (tmp_path / "out").exists()
 
 
+def test_server_stops_at_once(refused: Callable, tmp_path: Path) -> None:
+    start = time.perf_counter()
+    message = refused("--scenario", "server", "--perf_only", "--output", tmp_path / "out", "--target_latency", 0.001)
+    assert "--target_latency 0.001: a batch of 4 takes " in message
+    assert time.perf_counter() - start < 60 and not (tmp_path / "out").exists()
+
+
 def test_image_missing(refused: Callable, dataset: Callable, tmp_path: Path) -> None:
     folder, _ = dataset()
     next((folder / "images/val2017").iterdir()).unlink()
@@ -221,7 +244,7 @@ def test_image_missing(refused: Callable, dataset: Callable, tmp_path: Path) -> 
 
 def test_interrupt_ends_loadgen_at_once(engine_file: Path, drawn: Path, tmp_path: Path) -> None:
     command = [sys.executable, ROOT / "inference.py", "--engine", engine_file, "--datasets", drawn, "--perf_only",
-               "--scenario", "server", "--output", tmp_path]
+               "--scenario", "server", "--target_latency", "60000", "--output", tmp_path]
     detail = tmp_path / "loadgen/mlperf_log_detail.txt"
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         while process.poll() is None and not (detail.exists() and "Starting performance mode" in detail.read_text()):

@@ -15,8 +15,8 @@ from helpers import ROOT
 from rtmpose import environment
 from rtmpose.report import charts, sweep
 from rtmpose.report.page import draw_page
-from rtmpose.report.summary import table
-from rtmpose.report.sweep import Cell
+from rtmpose.report.summary import table, write_summary
+from rtmpose.report.sweep import Cell, Settings
 
 CELLS = [("fp32", 1), ("fp32", 2), ("fp16", 1), ("fp16", 2)]
 
@@ -118,17 +118,19 @@ def test_page_escapes_and_draws_one_cell(swept: Path) -> None:
 
 def test_rerun_measures_only_what_changed_and_reports_failures(
         swept: Path, model_files: dict[str, Path], drawn: Path) -> None:
-    stale = swept / "cells/fp32_bs2/throughput/summary.json"
-    content = json.loads(stale.read_text())
-    content["inputs"] = {path: "0" * 64 for path in content["inputs"]}
-    stale.write_text(json.dumps(content))
+    """One summary is of other files, and one was edited."""
+    stale, edited = swept / "cells/fp32_bs2/throughput/summary.json", swept / "cells/fp16_bs1/accuracy/summary.json"
+    content = read(swept, "fp32", 2).throughput
+    write_summary(stale, {**content, "inputs": {path: "0" * 64 for path in content["inputs"]}})
+    edited.write_text(json.dumps({**read(swept, "fp16", 1).accuracy, "AP": 0.999}))
     results = [*swept.glob("cells/*/*/summary.json"), *swept.glob("engines/*")]
     before = {path: path.stat().st_mtime_ns for path in results}
     assert len(before) == 16
     done = benchmark(model_files["onnx"], drawn, swept, "--precisions", "fp32 fp16 int8", "--calibration", "nowhere")
     assert done.returncode == 1, done.stderr
-    assert [path for path, changed in before.items() if path.stat().st_mtime_ns != changed] == [stale]
-    assert done.stdout.count(": kept, ") == 7
+    assert [path for path, changed in before.items() if path.stat().st_mtime_ns != changed] == sorted(
+        [stale, edited], key=list(before).index)
+    assert done.stdout.count(": kept, ") == 6
     assert done.stdout.count(": failed: nowhere: no such folder") == 2
     lines = (swept / "table.md").read_text().splitlines()
     assert len([line for line in lines if line.startswith("|")]) == 2 + 4
@@ -143,13 +145,47 @@ def test_is_current(swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(swept.parent)
     found = read(swept, "fp16", 1).accuracy
     arguments = found["command"].split()[2:]
-    assert sweep.is_current(swept / "cells/fp16_bs1/accuracy/summary.json", arguments)
+    assert sweep.read_current(swept / "cells/fp16_bs1/accuracy/summary.json", arguments) == found
     other = {"command": found["command"] + " --flip_test", "machine": {**found["machine"], "cores": 1000},
              "versions": {**found["versions"], "onnx": "0"}, "inputs": {**found["inputs"], "nowhere": "0"}}
-    for changed in ({**found, key: other[key]}, {name: value for name, value in found.items() if name != key}):
-        path = tmp_path / "summary.json"
-        path.write_text(json.dumps(changed))
-        assert not sweep.is_current(path, arguments)
+    path = tmp_path / "accuracy/summary.json"
+    path.parent.mkdir()
+    del found["digest"]
+    write_summary(path, found)
+    assert sweep.read_current(path, arguments)
+    write_summary(path, {**found, key: other[key]})
+    assert not sweep.read_current(path, arguments)
+
+
+@pytest.mark.parametrize("text", ["", "[" * 200_000, "{}", '{"mode": "accuracy", "command": "it\'s"}'])
+def test_summaries_of_any_content_are_measured_again(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "accuracy/summary.json"
+    path.parent.mkdir()
+    path.write_text(text)
+    assert sweep.read_current(path, []) is None
+
+
+def test_missed_target_is_measured_and_marked(swept: Path, model_files: dict[str, Path], drawn: Path, tmp_path: Path
+                                              ) -> None:
+    """And kept as such when the sweep runs again."""
+    shutil.copytree(swept / "engines", tmp_path / "out/engines")
+    settings = Settings(str(model_files["onnx"]), str(drawn), None, ["fp32"], [1], tmp_path / "out", "onnxruntime",
+                        ["--acc_target", "0.999", "--warmup", "1", "--iterations", "3", "--duration", "0.1"])
+    for _ in range(2):
+        (cell,) = sweep.run_sweep(settings)
+        assert cell.failure == "" and cell.throughput["fps"] > 0
+        (note,) = cell.notes
+        assert note == f"missed --acc_target 0.999 with {cell.accuracy['AP']:.4g}"
+        assert note in Page(draw_page([cell])).text
+
+
+def test_int8_calibrated_on_the_measured_set_is_marked(swept: Path) -> None:
+    cell = read(swept, "fp16", 2)
+    assert cell.notes == []
+    annotations = next(digest for path, digest in cell.accuracy["inputs"].items() if path.endswith(".json"))
+    cell.accuracy["engine"]["calibration"] = {"annotations_sha256": annotations}
+    (note,) = cell.notes
+    assert "calibrated on the data set that it is measured on" in note and note in Page(draw_page([cell])).text
 
 
 def test_kit_digest_covers_the_code_that_can_change_a_number(tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 """Pictures of predictions beside ground truth."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from helpers import run_script
+from helpers import run_script, write_annotations
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -73,6 +74,39 @@ def test_images_without_ground_truth(drawn: Path, tmp_path: Path) -> None:
         annotation["num_keypoints"] = 0
     with pytest.raises(KitError, match="has no keypoints for these 1 images"):
         write_pictures(tmp_path, 1, predictions, persons)
+
+
+@pytest.mark.parametrize("size", [(10, 3000), (3000, 10), (1, 1), (40_000, 20)], ids=str)
+def test_images_of_odd_shapes_and_numbers_far_outside(tmp_path: Path, dataset: Callable, size: tuple[int, int]) -> None:
+    folder, content = dataset()
+    record, annotation = content["images"][0], content["annotations"][0]
+    (record["width"], record["height"]), content["images"] = size, [record]
+    cv2.imwrite(str(folder / "images/val2017" / record["file_name"]), np.zeros((*size[::-1], 3), np.uint8))
+    annotation |= {"bbox": [-1e11, -1e11, 3e11, 3e11] if min(size) > 1 else [0, 0, 1, 1],
+                   "keypoints": [1e11, -1e11, 2] * 16 + [1, 1, 2]}
+    content["annotations"] = [annotation]
+    write_annotations(folder, content)
+    (folder / "boxes.json").write_text(json.dumps([{"image_id": 1, "category_id": 1, "bbox": [-9e10, 0, 1e11, 1e11],
+                                                    "score": 1}]))
+    persons = load_persons(folder, folder / "boxes.json")
+    predictions = Predictions(list(persons), np.float32([[[-1e11, 1e11]] * 17]), np.ones((1, 17), np.float32),
+                              np.ones((1, 2), np.float32))
+    overview = write_pictures(tmp_path / "pictures", 1, predictions, persons)
+    height, width = cv2.imread(str(overview)).shape[:2]
+    assert width == 1920 and height <= 1920
+    assert cv2.imread(str(tmp_path / "pictures/worst_1.jpg")) is not None
+
+
+def test_no_ground_truth_is_noticed_before_the_run(engine_file: Path, dataset: Callable, tmp_path: Path) -> None:
+    folder, content = dataset()
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] != 1]
+    write_annotations(folder, content)
+    box = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 30, 40], "score": 1}
+    (tmp_path / "boxes.json").write_text(json.dumps([box]))
+    done = run_script("inference.py", "--engine", engine_file, "--datasets", folder, "--detections",
+                      tmp_path / "boxes.json", "--visualize", 1, "--output", tmp_path / "out")
+    assert done.returncode == 2 and "Average Precision" not in done.stdout
+    assert "has no keypoints for these 1 images" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 def test_visualize_from_the_command_line(engine_file: Path, drawn: Path, tmp_path: Path) -> None:
