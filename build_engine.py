@@ -12,7 +12,9 @@ from rtmpose.report import text
 
 def parse_arguments() -> argparse.Namespace:
     """Parse the command line."""
-    parser = Parser(description="Build an engine for one batch size from an RTMPose ONNX file.")
+    parser = Parser(description="Build an engine for one batch size from an RTMPose ONNX file.",
+                    example="python3 build_engine.py --model_path rtmpose_opt.onnx --input input:32,3,256,192 "
+                            "--precision fp16 --engine_path rtmpose_bs_32_fp16.engine")
     parser.add_argument("--model_path", required=True, metavar="FILE.onnx", help="the ONNX file that export.py wrote")
     parser.add_argument("--input", required=True, type=input_shape, metavar="NAME:N,3,H,W",
                         help="the input's name and shape, e.g. input:32,3,256,192")

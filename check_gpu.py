@@ -344,7 +344,7 @@ CHECKS: dict[str, tuple[Check, str]] = {
 
 def main() -> int:
     """Run the checks, print the table, write gpu_check.json."""
-    parser = Parser(description=__doc__)
+    parser = Parser(description=__doc__, example="python3 check_gpu.py --output gpu_check.json")
     parser.add_argument("--output", default="gpu_check.json", metavar="FILE", help="default: %(default)s")
     args: argparse.Namespace = parser.parse_args()
     gpu = find_gpu()

@@ -1,38 +1,81 @@
-"""Argument parsing, errors and interrupts, for all scripts.
+"""Arguments and errors of all scripts.
 
-The scripts import it first, so that outside the kit's environment they end with a one-line error.
+The scripts import it first. It imports :mod:`rtmpose.startup` first, which sets up signals and streams; and outside the
+kit's environment it ends them with a one-line error.
 """
 
+import rtmpose.startup
+
 import argparse
+import contextlib
+import importlib.abc
+import importlib.machinery
 import importlib.util
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from rtmpose.errors import EXIT_USER_ERROR, KitError
-from rtmpose.files import remove_pending
+from rtmpose.errors import EXIT_USER_ERROR, KitError, one_line
+
+
+def fail(message: object) -> int:
+    """Print an error as one line on standard error, and return code 2."""
+    line = f"{os.path.basename(sys.argv[0])}: error: {one_line(str(message))}\n"
+    with contextlib.suppress(OSError):  # nobody can read it
+        os.write(2, line.encode(sys.stderr.encoding, "backslashreplace"))
+    return EXIT_USER_ERROR
+
+
+class _StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Import what is not installed as an object with every attribute: enough for --help."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> importlib.machinery.ModuleSpec | None:
+        if name.partition(".")[0] in sys.stdlib_module_names:
+            return None
+        return importlib.machinery.ModuleSpec(name, self, is_package=True)
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> Any:
+        from unittest.mock import MagicMock
+        return MagicMock()
+
+    def exec_module(self, module: object) -> None:
+        pass
 
 
 def require(*packages: str) -> None:
-    """Exit with a one-line error and code 2 if a package is not installed."""
+    """Exit with a one-line error and code 2 if a package is not installed. Without them, --help works all the same."""
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
-    if missing:
-        print(f"{os.path.basename(sys.argv[0])}: error: {', '.join(missing)} not installed for {sys.executable}; run "
-              "scripts/setup.sh, then: source .venv/bin/activate", file=sys.stderr)
-        sys.exit(EXIT_USER_ERROR)
+    if missing and {"-h", "--help"}.intersection(sys.argv[1:(*sys.argv, "--").index("--")]):
+        sys.meta_path.append(_StandIns())
+    elif missing:
+        sys.exit(fail(f"{', '.join(missing)} not installed for {sys.executable}; run scripts/setup.sh, then: source "
+                      ".venv/bin/activate"))
 
 
 require("cv2", "numpy", "onnx", "pycocotools", "simplejpeg", "tqdm")
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that reports an error in one line."""
+    """An argument parser that reports an error in one line, and whose help ends with an example.
+
+    A description of several lines, a module's docstring, has one itself.
+    """
+
+    def __init__(self, description: str, example: str = "", **options: Any) -> None:
+        layout = argparse.RawDescriptionHelpFormatter if "\n" in description else argparse.HelpFormatter
+        super().__init__(description=description, allow_abbrev=False, formatter_class=layout, **options)
+        self._example = example
+
+    def format_help(self) -> str:
+        return super().format_help() + (f"\nexample:\n  {self._example}\n" if self._example else "")
+
+    def print_help(self, file: Any = None) -> None:
+        print(self.format_help(), end="", file=file)  # argparse would say nothing of an output that fails
 
     def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USER_ERROR, f"{self.prog}: error: {message} (see --help)\n")
+        sys.exit(fail(f"{message} (see --help)"))
 
 
 def positive(text: str) -> int:
@@ -48,6 +91,17 @@ def amount(text: str) -> float:
     number = float(text)
     if not 0 < number <= 1e6:
         raise argparse.ArgumentTypeError(f"{text} is not above zero and at most a million")
+    return number
+
+
+def between(least: float, most: float) -> Callable[[str], float]:
+    """Argparse type: a number from ``least`` to ``most``."""
+    def number(text: str) -> float:
+        given = float(text)
+        if not least <= given <= most:
+            raise argparse.ArgumentTypeError(f"{text} is not a number from {least:g} to {most:g}")
+        return given
+
     return number
 
 
@@ -73,38 +127,28 @@ def input_shape(text: str) -> tuple[str, tuple[int, int, int, int]]:
 
 
 def run(main: Callable[[], int]) -> None:
-    """Run a script's ``main`` and exit with its code (see :func:`exit_code`).
-
-    Ctrl-C and SIGTERM end the process at once, with code 130 and 143, even while native code runs: a thread waits for
-    the signal, removes temporary files and exits.
-    """
-    _exit_on_signals()
-    sys.exit(exit_code(main))
+    """Run a script's ``main`` and exit with its code (see :func:`exit_code`); signals end it at once."""
+    rtmpose.startup.set_up()
+    try:
+        sys.exit(exit_code(main))
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except OSError:  # Python would try again, fail, and change the exit code
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def exit_code(main: Callable[[], int]) -> int:
-    """The code that ``main`` returns; after a KitError one line on standard error, and 2."""
+    """The code that ``main`` returns; after a KitError or an error of the system one line on standard error, and 2."""
     try:
-        return main()
+        try:
+            return main()
+        finally:
+            sys.stdout.flush()  # here its error is reported
     except KitError as error:
-        print(f"{os.path.basename(sys.argv[0])}: error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
+        return fail(error)
     except BrokenPipeError:  # the reader of the output is gone, e.g. `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
-
-
-def _exit_on_signals() -> None:
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    signal.set_wakeup_fd(writer)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)
-
-    def wait() -> None:
-        number = os.read(reader, 1)[0]
-        remove_pending()
-        os.write(sys.stderr.fileno(), f"\n{os.path.basename(sys.argv[0])}: interrupted\n".encode())
-        os._exit(128 + number)
-
-    threading.Thread(target=wait, daemon=True).start()
+    except OSError as error:
+        return fail(f"{error.filename or 'the output'}: {error.strerror or error}")

@@ -8,7 +8,9 @@ from pathlib import Path
 
 def main() -> int:
     """Export, compare with PyTorch, and print the result."""
-    parser = Parser(description="Export an RTMPose checkpoint to ONNX: dynamic batch, input `input`, outputs "
+    parser = Parser(example="python3 export.py --weight rtmpose-m.pth --cfg rtmpose-m_8xb256-420e_coco-256x192.py "
+                            "--output rtmpose.onnx",
+                    description="Export an RTMPose checkpoint to ONNX: dynamic batch, input `input`, outputs "
                                 "`simcc_x` and `simcc_y`, compared with PyTorch in ONNX Runtime.")
     parser.add_argument("--weight", required=True, metavar="FILE.pth", help="the checkpoint")
     parser.add_argument("--cfg", required=True, metavar="FILE.py", help="its mmpose config")

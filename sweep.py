@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rtmpose.engines import BACKENDS
 from rtmpose.errors import EXIT_OK, KitError
-from rtmpose.files import write_bytes, write_json
+from rtmpose.files import write_json, write_text
 from rtmpose.report.page import draw_page
 from rtmpose.report.summary import csv_text, table
 from rtmpose.report.sweep import Settings, run_sweep
@@ -19,7 +19,9 @@ EXIT_CELL_FAILED = 1
 
 def parse_arguments() -> Settings:
     """Parse the command line."""
-    parser = Parser(description="Build and measure every precision at every batch size.")
+    parser = Parser(description="Build and measure every precision at every batch size.",
+                    example="python3 sweep.py --model rtmpose_opt.onnx --datasets coco --precisions fp32 fp16 "
+                            "--batches 1 8 32 --output benchmark")
     parser.add_argument("--model", required=True, metavar="FILE.onnx", help="graph that export.py wrote")
     parser.add_argument("--datasets", required=True, metavar="DIR", help="set that AP is measured on")
     parser.add_argument("--calibration", metavar="DIR", help="set for int8, see build_engine.py")
@@ -45,12 +47,12 @@ def main() -> int:
         raise KitError(f"{settings.output}: all {len(cells)} cells failed; the first: {failed[0].failure}")
     report = "\n".join([table(*summaries), *(f"\nNote: {cell.name}: {note}" for cell in cells for note in cell.notes),
                         *(f"\nFailed: {cell.name}: {cell.failure}" for cell in failed)]) + "\n"
-    write_bytes(settings.output / "table.md", report.encode())
-    write_bytes(settings.output / "results.csv", csv_text(summaries).encode())
+    write_text(settings.output / "table.md", report)
+    write_text(settings.output / "results.csv", csv_text(summaries))
     write_json(settings.output / "results.json", [
         {"precision": cell.precision, "batch": cell.batch, "failure": cell.failure, "accuracy": cell.accuracy,
          "throughput": cell.throughput} for cell in cells])
-    write_bytes(settings.output / "report.html", draw_page(cells).encode())
+    write_text(settings.output / "report.html", draw_page(cells))
     print(f"\n{report}\nPage: {settings.output / 'report.html'}; also table.md, results.csv and results.json")
     return EXIT_CELL_FAILED if failed else EXIT_OK
 

@@ -8,7 +8,8 @@ from rtmpose.report.summary import read_summary, table
 
 def main() -> int:
     """Read both summaries, check that they belong to the same engine, and print the row."""
-    parser = Parser(description=__doc__)
+    parser = Parser(description=__doc__,
+                    example="python3 table.py accuracy/summary.json throughput/summary.json")
     parser.add_argument("accuracy", metavar="ACCURACY.json", help="summary.json of an accuracy run")
     parser.add_argument("throughput", metavar="THROUGHPUT.json", help="summary.json of a run with --perf_only")
     args = parser.parse_args()

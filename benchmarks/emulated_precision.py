@@ -53,7 +53,7 @@ def predict(model: onnx.ModelProto, batches: list[Batch], size: tuple[int, int])
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = Parser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__)
     parser.add_argument("--model_path", required=True, metavar="FILE.onnx", help="ONNX file that export.py wrote")
     parser.add_argument("--datasets", required=True, metavar="DIR", help="data set that AP is measured on")
     parser.add_argument("--calibration", required=True, metavar="DIR", help="data set that INT8 is calibrated on")

@@ -91,7 +91,7 @@ def cpu_time(work: Callable[[], object], runs: int = 9) -> float:
 
 def main() -> int:
     """Measure and print."""
-    args = speed_parser(__doc__.splitlines()[0]).parse_args()
+    args = speed_parser(__doc__).parse_args()
     engine, persons = load_engine(args.engine), load_persons(args.datasets)
     crops, _ = throughput_input(args.datasets, engine)
     compare(engine, persons, crops, args.rounds)

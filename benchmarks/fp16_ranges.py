@@ -91,7 +91,7 @@ def show(title: str, rows: list[tuple[str, tuple[float, float]]]) -> None:
 
 def main() -> int:
     """Measure and print."""
-    model, batches = load_subject(parse_arguments(__doc__.splitlines()[0]))
+    model, batches = load_subject(parse_arguments(__doc__))
     ranges = measure(model, batches)
     order = sorted(ranges.items(), key=lambda row: -row[1][0])
     close = [row for row in order if row[1][0] > LARGEST / SPARE]

@@ -51,7 +51,7 @@ CONVERSIONS = {
 
 def main() -> int:
     """Measure and print."""
-    model, batches = load_subject(parse_arguments(__doc__.splitlines()[0]))
+    model, batches = load_subject(parse_arguments(__doc__))
     reference, scores = keypoints(model, batches)
     print(f"{len(scores)} persons; share of keypoints at most one bin off FP32, worst in crop pixels\n")
     print(f"| k | {' | '.join(CONVERSIONS)} |\n|---{'|---' * len(CONVERSIONS)}|")

@@ -36,7 +36,7 @@ HEADER = ("batch", "device ms", "persons/s", "with copies", "end to end", "image
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = Parser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__)
     parser.add_argument("--model_path", required=True, metavar="FILE.onnx", help="ONNX file that export.py wrote")
     parser.add_argument("--cfg", required=True, metavar="FILE.py", help="its mmpose config, for PyTorch")
     parser.add_argument("--weight", required=True, metavar="FILE.pth", help="its checkpoint, for PyTorch")

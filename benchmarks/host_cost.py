@@ -157,7 +157,7 @@ def measure(engine_path: str, datasets: str, rounds: int) -> None:
 
 def main() -> int:
     """Build an engine for the software GPU, and run this script on it."""
-    parser = Parser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__)
     parser.add_argument("--model_path", required=True, metavar="FILE.onnx", help="ONNX file that export.py wrote")
     parser.add_argument("--datasets", required=True, metavar="DIR", help="data set whose images are read")
     parser.add_argument("--batch", type=positive, default=32, metavar="N", help="default: %(default)s")

@@ -31,7 +31,7 @@ def batch_timer(engine: Engine, folder: str | None) -> Callable[[], float]:
 
 def main() -> int:
     """Measure and print."""
-    parser = Parser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__)
     parser.add_argument("engines", nargs="+", metavar="ENGINE", help="engine that build_engine.py wrote")
     parser.add_argument("--datasets", metavar="DIR", help="data set that crops are taken from; default: random input")
     parser.add_argument("--rounds", type=positive, default=30, metavar="N",

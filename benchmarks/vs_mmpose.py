@@ -9,10 +9,9 @@ batch by batch, as in mmengine's TestLoop. Neither side scores. The two take tur
 scripts/test.sh builds.
 """
 
-from common import exit_code, positive
+from common import positive, run
 
 import importlib
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from rtmpose.model.checkpoint import build_estimator, import_mmpose, load_state_
 
 def main() -> int:
     """Measure and print."""
-    parser = speed_parser(__doc__.splitlines()[0])
+    parser = speed_parser(__doc__)
     parser.add_argument("--cfg", required=True, metavar="FILE.py", help="mmpose config of the engine")
     parser.add_argument("--weight", required=True, metavar="FILE.pth", help="checkpoint of the engine")
     parser.add_argument("--workers", type=positive, default=2, metavar="N",
@@ -85,5 +84,4 @@ def predict(estimator: Any, loader: Any, persons: PersonSet) -> Predictions:
 
 
 if __name__ == "__main__":
-    # Not `run`: the loader's processes would inherit its signal handling, and end this process when they end.
-    sys.exit(exit_code(main))
+    run(main)

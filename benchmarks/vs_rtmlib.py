@@ -26,7 +26,7 @@ from rtmpose.files import sha256
 
 def main() -> int:
     """Measure and print."""
-    parser = speed_parser(__doc__.splitlines()[0])
+    parser = speed_parser(__doc__)
     parser.add_argument("--model_path", required=True, metavar="FILE.onnx",
                         help="ONNX file that the engine was built from")
     args = parser.parse_args()

@@ -1,9 +1,13 @@
 """Draw a keypoint data set in COCO's layout from a seed, without any download."""
 
+import sys
+from pathlib import Path
+
+sys.path.insert(1, str(Path(__file__).resolve().parents[1]))  # outside the environment the kit is not installed
+
 from common import Parser, positive, run
 
 import argparse
-from pathlib import Path
 
 import cv2
 
@@ -23,7 +27,8 @@ def non_negative(text: str) -> int:
 def main() -> int:
     """Draw the data set and write it."""
     parser = Parser(description="Draw a keypoint data set in COCO's layout: 640x480 pictures of one to five people. "
-                                "The same seed gives the same bytes.")
+                                "The same seed gives the same bytes.",
+                    example="python3 demo/make_dataset.py --output people --images 200 --seed 1")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR",
                         help="output folder: new, empty, or with this same data set")
     parser.add_argument("--images", type=positive, default=200, metavar="N", help="default: %(default)s")

@@ -1,9 +1,13 @@
 """Train RTMPose-t from scratch on drawn people, on a CPU or a GPU."""
 
+import sys
+from pathlib import Path
+
+sys.path.insert(1, str(Path(__file__).resolve().parents[1]))  # outside the environment the kit is not installed
+
 from common import Parser, positive, require, run
 
 import argparse
-from pathlib import Path
 
 from make_dataset import non_negative
 from rtmpose.errors import KitError
@@ -14,7 +18,8 @@ CONFIG = Path(__file__).resolve().parent / "rtmpose-t_drawn-people-256x192.py"
 def parse_arguments() -> argparse.Namespace:
     """Parse the command line."""
     parser = Parser(description="Train RTMPose-t on drawn people. The state is saved after every round of crops; "
-                                "re-run to resume. On a CPU the same arguments give the same checkpoint.")
+                                "re-run to resume. On a CPU the same arguments give the same checkpoint.",
+                    example="python3 demo/train.py --output training --crops 120000")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR",
                         help="folder for the saved state, the validation set and the checkpoint")
     parser.add_argument("--crops", type=positive, default=120_000, metavar="N",

@@ -7,8 +7,16 @@ EXIT_THROUGHPUT_MISSED = 4
 EXIT_INVALID = 5
 
 
+def one_line(text: str) -> str:
+    """``text`` with its control characters escaped, so that it stays one line and can't move a terminal's cursor."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+
+
 class KitError(Exception):
     """A problem that the user can fix; the scripts print its message and exit with :data:`EXIT_USER_ERROR`.
 
     The message is one line. It names the file or argument, what was found, what was expected and what to do.
     """
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())

@@ -1,6 +1,7 @@
 """Files that are never left half-written, files that are safe to read, and digests of their content."""
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from rtmpose import startup
 from rtmpose.errors import KitError
 
 _pending: set[Path] = set()
@@ -22,8 +24,10 @@ def temporary_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
     if is_folder(path):
         raise KitError(f"{path}: is a folder, expected the name of a file to write; choose another name")
     try:
+        _remove_leftovers(path)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        os.close(handle)
+        with contextlib.suppress(OSError):  # a file system without locks: it is never taken for a leftover
+            fcntl.flock(handle, fcntl.LOCK_EX)  # until it is closed, also by a killed process
     except OSError as error:
         raise KitError(f"{path}: can't be written ({error.strerror}); choose a writable folder") from error
     temporary = Path(name)
@@ -38,6 +42,16 @@ def temporary_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
         _pending.discard(temporary)
+        os.close(handle)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Delete the temporary files of ``path`` that no process holds: those of killed ones."""
+    for leftover in path.parent.iterdir():
+        if leftover.name.startswith(f".{path.name}.") and leftover.suffix == ".tmp":
+            with contextlib.suppress(OSError), open(leftover, "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                leftover.unlink()
 
 
 def put_in_place(temporary: Path, path: str | os.PathLike[str]) -> None:
@@ -63,12 +77,20 @@ def remove_pending() -> None:
             temporary.unlink(missing_ok=True)
 
 
+startup.cleanups.append(remove_pending)
+
+
 def write_bytes(path: str | os.PathLike[str], content: bytes | memoryview) -> None:
     """Write ``content`` to ``path`` in one step (see :func:`atomic_write`)."""
     with atomic_write(path) as temporary, open(temporary, "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def write_text(path: str | os.PathLike[str], content: str) -> None:
+    """Write ``content`` to ``path`` as UTF-8 in one step; bytes of file names that are not valid UTF-8 are escaped."""
+    write_bytes(path, content.encode(errors="backslashreplace"))
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:

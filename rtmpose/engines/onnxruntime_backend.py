@@ -1,6 +1,7 @@
 """ONNX Runtime on the CPU: an engine is the graph as ONNX Runtime optimized it for this processor and batch size."""
 
 import importlib.util
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def build(model: onnx.ModelProto, path: Path, engine: Path) -> tuple[dict[str, i
     """Optimize a graph. Types are counted in the result: FP16 becomes FP32, for which alone the CPU has kernels."""
     import onnxruntime
     options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(path)
+    options.optimized_model_filepath = os.fsencode(path)  # as text it would have to be valid UTF-8
     options.log_severity_level = 3
     try:
         onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -56,7 +57,8 @@ class OnnxRuntimeEngine:
         options.log_severity_level = 3
         self.path, self.record = str(path), record
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(Path(path).read_bytes(), options,
+                                                         providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's errors share no public base
             reason = str(error).splitlines()[0][:200]
             raise KitError(f"{path}: ONNX Runtime can't load it ({reason}); build it again") from error

@@ -5,6 +5,7 @@ are timed; reading, cropping and normalising are not. It is the same in performa
 """
 
 import importlib.util
+import os
 import sys
 import threading
 from collections import deque
@@ -284,7 +285,7 @@ def run_test(plan: Plan, logs: Path) -> None:
     """Run LoadGen's test to its end; it writes into the folder ``logs``. Raises the SUT's error, if any."""
     import mlperf_loadgen
     log_settings = mlperf_loadgen.LogSettings()
-    log_settings.log_output.outdir = str(logs)
+    log_settings.log_output.outdir = os.fsencode(logs)
     log_settings.enable_trace = False
     library = plan.library
     seconds = 0.0 if plan.config.accuracy else plan.config.min_duration

@@ -1,14 +1,16 @@
 """Torch module -> ONNX file, compared with PyTorch before it is written."""
 
+import io
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import torch
 
-from rtmpose.errors import KitError
+from rtmpose.errors import KitError, one_line
 from rtmpose.files import atomic_write, sha256
 from rtmpose.model.checkpoint import Network
 from rtmpose.model.graph import INPUT, OUTPUTS, simplify
@@ -27,13 +29,14 @@ def export(network: Network, path: str | Path, metadata: dict[str, str], simplif
     """
     width, height = network.input_size
     with atomic_write(path) as temporary:
+        file: Any = io.BytesIO()  # torch takes no name that is not valid UTF-8
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             # The tracing exporter: its graph is smaller than the newer exporter's, and it needs no onnxscript.
-            torch.onnx.export(network.module, (torch.zeros(1, 3, height, width),), str(temporary), dynamo=False,
+            torch.onnx.export(network.module, (torch.zeros(1, 3, height, width),), file, dynamo=False,
                               opset_version=17, input_names=[INPUT], output_names=list(OUTPUTS),
                               dynamic_axes={name: {0: "batch"} for name in (INPUT, *OUTPUTS)})
-        model = onnx.load(temporary)
+        model = onnx.load_from_string(file.getvalue())
         if simplify_it:
             model = simplify(model)
         onnx.helper.set_model_props(model, metadata)
@@ -48,7 +51,7 @@ def export(network: Network, path: str | Path, metadata: dict[str, str], simplif
 
 def compare_with_torch(network: Network, path: str | Path) -> dict[str, float]:
     """Largest difference between ONNX Runtime and PyTorch, relative to the largest logit, by output and batch size."""
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(Path(path).read_bytes(), providers=["CPUExecutionProvider"])
     random = np.random.default_rng(0)
     differences = {}
     for batch in (1, 3):
@@ -62,5 +65,5 @@ def compare_with_torch(network: Network, path: str | Path) -> dict[str, float]:
 
 def describe_source(config: str | Path, weights: str | Path) -> dict[str, str]:
     """Source of an exported graph, for its metadata."""
-    return {"config": Path(config).name, "config_sha256": sha256(config),
-            "checkpoint": Path(weights).name, "checkpoint_sha256": sha256(weights)}
+    return {"config": one_line(Path(config).name), "config_sha256": sha256(config),
+            "checkpoint": one_line(Path(weights).name), "checkpoint_sha256": sha256(weights)}

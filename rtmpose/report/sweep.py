@@ -13,7 +13,7 @@ from typing import Any
 from rtmpose.engines.build import build_engine, is_built, plan_build
 from rtmpose.environment import describe_machine, describe_versions
 from rtmpose.errors import EXIT_ACCURACY_MISSED, EXIT_THROUGHPUT_MISSED, KitError
-from rtmpose.files import make_folder, sha256, write_bytes
+from rtmpose.files import make_folder, sha256, write_text
 from rtmpose.model import graph
 from rtmpose.report import text
 from rtmpose.report.summary import notes, read_summary
@@ -108,7 +108,7 @@ def run_cell(cell: Cell, settings: Settings, input_name: str, shape: tuple[int, 
     calibration = settings.calibration if cell.precision == "int8" else None
     build = plan_build(settings.model, cell.engine, input_name, shape, cell.precision, settings.backend, calibration)
     if not is_built(build):
-        write_bytes(cell.folder / "build.txt", f"{text.build_lines(build, build_engine(build))}\n".encode())
+        write_text(cell.folder / "build.txt", f"{text.build_lines(build, build_engine(build))}\n")
     arguments = [*settings.extra, "--engine", str(cell.engine), "--datasets", settings.datasets]
     compare = ["--reference", str(reference)] if reference else []
     cell.accuracy = run_inference(cell.folder / "accuracy", f"{progress}: accuracy",
