@@ -4,14 +4,15 @@ import common
 
 import contextlib
 import importlib
-import io
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import TextIO
 from unittest import mock
 
 from hypothesis import HealthCheck, settings
@@ -38,14 +39,28 @@ class Outcome:
 def run(script: str, *arguments: object) -> Outcome:
     """Run a script's ``main``; an exception that the script doesn't turn into an exit code is raised."""
     main = importlib.import_module(script).main
-    out, err = io.StringIO(), io.StringIO()
-    with (mock.patch.object(sys, "argv", [f"{script}.py", *map(str, arguments)]), contextlib.redirect_stdout(out),
-          contextlib.redirect_stderr(err), time_limit(script)):
+    with (mock.patch.object(sys, "argv", [f"{script}.py", *map(str, arguments)]), captured("stdout", 1) as out,
+          captured("stderr", 2) as err, time_limit(script)):
         try:
             code = common.exit_code(main)
         except SystemExit as error:  # of argparse
             code = error.code if isinstance(error.code, int) else 1
-    return Outcome(code, out.getvalue(), err.getvalue())
+        sys.stdout.flush()
+        return Outcome(code, *(Path(file.name).read_text() for file in (out, err)))
+
+
+@contextlib.contextmanager
+def captured(name: str, descriptor: int) -> Iterator[TextIO]:
+    """What Python and libraries write to a stream, in a file."""
+    before = os.dup(descriptor)
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", errors="backslashreplace") as file:
+        os.dup2(file.fileno(), descriptor)
+        try:
+            with mock.patch.object(sys, name, file):
+                yield file
+        finally:
+            os.dup2(before, descriptor)
+            os.close(before)
 
 
 @contextlib.contextmanager
