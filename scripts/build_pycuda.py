@@ -101,7 +101,7 @@ def build(folder: Path, include: Sequence[str], target: Path | None = None) -> N
     # The linker wants a driver to link with. One function is enough for it to keep the library.
     (stub / "stub.cpp").write_text('extern "C" int cuInit(unsigned) { return 100; }\n')
     run(["g++", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", stub / "libcuda.so", stub / "stub.cpp"])
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    pip = [sys.executable, "-I", "-m", "pip", "--disable-pip-version-check", "--quiet"]
     run([*pip, "download", "--no-deps", "--no-binary", ":all:", "--no-build-isolation", "--dest", folder, PYCUDA])
     (archive,) = folder.glob("pycuda-*.tar.gz")
     with tarfile.open(archive) as sources:

@@ -87,7 +87,8 @@ def _check_folder(folder: str | Path | None) -> Path:
         raise KitError("DATASETS_DIR is not set: give --datasets DIR or set DATASETS_DIR to a folder with "
                        f"{ANNOTATIONS} and {IMAGE_FOLDERS[0]}/ (scripts/download.sh fetches COCO val2017)")
     if not Path(folder).is_dir():
-        raise KitError(f"{folder}: no such folder, expected a data set with {ANNOTATIONS} and {IMAGE_FOLDERS[0]}/; "
+        found = "is a file, expected a folder" if Path(folder).exists() else "no such folder, expected a data set"
+        raise KitError(f"{folder}: {found} with {ANNOTATIONS} and {IMAGE_FOLDERS[0]}/; "
                        "check --datasets or DATASETS_DIR")
     return Path(folder)
 
