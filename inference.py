@@ -35,7 +35,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = Parser(description="Run an engine over COCO: keypoint AP by default, throughput with --perf_only.",
                     epilog=f"Exit codes: 0 done and targets reached, 2 user error, {EXIT_ACCURACY_MISSED} --acc_target "
                            f"missed, {EXIT_THROUGHPUT_MISSED} --fps_target missed, {EXIT_INVALID} LoadGen calls the "
-                           "run INVALID, 130 interrupted.",
+                           "run INVALID, 129, 130 and 143 interrupted.",
                     example="python3 inference.py --engine rtmpose_bs_32_fp16.engine --datasets coco --output results")
     parser.add_argument("--engine", required=True, metavar="FILE", help="engine that build_engine.py wrote")
     parser.add_argument("--batchsize", type=positive, metavar="N", help="must match the engine; default: the engine's")

@@ -59,6 +59,9 @@ class Unavailable(Exception):
 def main() -> int:
     """Build and install."""
     cuda = sys.argv[1] if len(sys.argv) > 1 else "cu13"
+    if cuda in ("-h", "--help"):
+        print(__doc__)
+        return 0
     try:
         with tempfile.TemporaryDirectory() as folder:
             build(Path(folder), find_headers(cuda, Path(folder) / "include"))
@@ -73,6 +76,8 @@ def find_headers(cuda: str, extra: Path) -> list[str]:
 
     Writes the header that the wheels lack into ``extra``. Raises Unavailable if there are none.
     """
+    if cuda not in WHEELS:
+        raise Unavailable(f"{cuda}: expected cu12 or cu13")
     wheel, package = WHEELS[cuda]
     try:
         spec = importlib.util.find_spec(package)
