@@ -8,6 +8,7 @@ import importlib
 import json
 import multiprocessing
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -32,7 +33,7 @@ from rtmpose.engines.tensorrt_backend import TensorRTEngine
 from rtmpose.environment import describe_machine, describe_versions, find_gpu, now
 from rtmpose.errors import KitError
 from rtmpose.evaluate.accuracy import compare, measure_accuracy
-from rtmpose.files import write_json
+from rtmpose.files import check_file, write_json
 from rtmpose.model.graph import INPUT, OUTPUTS
 from rtmpose.timing import measure
 
@@ -347,6 +348,7 @@ def main() -> int:
     parser = Parser(description=__doc__, example="python3 check_gpu.py --output gpu_check.json")
     parser.add_argument("--output", default="gpu_check.json", metavar="FILE", help="default: %(default)s")
     args: argparse.Namespace = parser.parse_args()
+    check_file(args.output)
     gpu = find_gpu()
     if gpu is None:
         raise KitError("no NVIDIA GPU: the driver (libcuda.so.1) is missing or finds none; nothing to check")
@@ -380,7 +382,8 @@ def run_check(name: str, setting: Setting) -> Result:
     check, to_do = CHECKS[name]
     start = time.perf_counter()
     try:
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), signal.signal,
+                                 (signal.SIGINT, signal.SIG_DFL)) as pool:  # without a traceback
             passed, reason = pool.submit(check, setting).result()
     except BrokenProcessPool:
         passed, reason = False, "its process crashed"

@@ -5,6 +5,8 @@ from common import Parser, require, run
 import time
 from pathlib import Path
 
+from rtmpose.files import check_file
+
 
 def main() -> int:
     """Export, compare with PyTorch, and print the result."""
@@ -17,6 +19,7 @@ def main() -> int:
     parser.add_argument("--output", default="rtmpose.onnx", metavar="FILE.onnx", help="default: %(default)s")
     parser.add_argument("--simplify", action="store_true", help="simplify the graph with onnxsim")
     args = parser.parse_args()
+    check_file(args.output)
 
     require("torch", "onnxruntime", "mmpose", "mmengine", "mmcv")
     # After the arguments, so that --help and wrong options don't wait for torch.

@@ -1,6 +1,6 @@
 """Engine -> keypoint AP on COCO or throughput, timed here or by MLPerf's LoadGen."""
 
-from common import Parser, amount, boolean, positive, run
+from common import Parser, amount, between, boolean, positive, run
 
 import argparse
 import os
@@ -10,15 +10,24 @@ from typing import Any
 from rtmpose.data.annotations import NUM_KEYPOINTS
 from rtmpose.data.dataset import DataSet, PersonSet, find_data_set, load_persons
 from rtmpose.engines import Engine, load_engine
+from rtmpose.engines.record import read_record
 from rtmpose.errors import EXIT_ACCURACY_MISSED, EXIT_INVALID, EXIT_OK, EXIT_THROUGHPUT_MISSED, KitError
 from rtmpose.evaluate import loadgen
 from rtmpose.evaluate.accuracy import check_comparable, compare, measure_accuracy, summarize_accuracy
 from rtmpose.evaluate.coco_eval import write_keypoints
 from rtmpose.evaluate.throughput import measure_throughput
-from rtmpose.files import make_folder, sha256
+from rtmpose.files import check_folder, make_folder, sha256
 from rtmpose.report import text
 from rtmpose.report.summary import clear_output, summarize, table, write_summary
 from rtmpose.report.visualize import find_ground_truth, write_crops, write_pictures
+
+# The options that only some modes take: a mode refuses those that it would ignore.
+MODES = {
+    "accuracy": {"detections", "flip_test", "limit", "reference", "visualize", "acc_target", "fps_target"},
+    "throughput": {"warmup", "iterations", "duration", "fps_target"},
+    "accuracy with --scenario": {"detections", "limit", "acc_target", "target_qps", "target_latency"},
+    "throughput with --scenario": {"detections", "limit", "fps_target", "min_duration", "target_qps", "target_latency"},
+}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -26,7 +35,8 @@ def parse_arguments() -> argparse.Namespace:
     parser = Parser(description="Run an engine over COCO: keypoint AP by default, throughput with --perf_only.",
                     epilog=f"Exit codes: 0 done and targets reached, 2 user error, {EXIT_ACCURACY_MISSED} --acc_target "
                            f"missed, {EXIT_THROUGHPUT_MISSED} --fps_target missed, {EXIT_INVALID} LoadGen calls the "
-                           "run INVALID, 130 interrupted.")
+                           "run INVALID, 129, 130 and 143 interrupted.",
+                    example="python3 inference.py --engine rtmpose_bs_32_fp16.engine --datasets coco --output results")
     parser.add_argument("--engine", required=True, metavar="FILE", help="engine that build_engine.py wrote")
     parser.add_argument("--batchsize", type=positive, metavar="N", help="must match the engine; default: the engine's")
     parser.add_argument("--input_name", metavar="NAME", help="must match the engine; default: the engine's")
@@ -36,7 +46,7 @@ def parse_arguments() -> argparse.Namespace:
                         help="instead of --datasets, together with --images: COCO person keypoints of any name")
     parser.add_argument("--images", metavar="DIR", help="the images of --annotations")
     parser.add_argument("--output", metavar="DIR", help="write summary.json, and keypoints.json of an accuracy run")
-    parser.add_argument("--fps_target", type=float, metavar="N", help="persons a second to reach")
+    parser.add_argument("--fps_target", type=amount, metavar="N", help="persons a second to reach")
     accuracy = parser.add_argument_group("accuracy")
     accuracy.add_argument("--detections", metavar="FILE",
                           help="a detector's boxes in COCO result format; default: ground-truth boxes")
@@ -45,7 +55,7 @@ def parse_arguments() -> argparse.Namespace:
     accuracy.add_argument("--reference", metavar="FILE", help="another engine to compare keypoints with, e.g. FP32")
     accuracy.add_argument("--visualize", type=positive, metavar="N",
                           help="draw the N worst and the N best images, prediction beside ground truth, into --output")
-    accuracy.add_argument("--acc_target", type=float, metavar="AP", help="AP@0.5:0.95 to reach, e.g. 0.773")
+    accuracy.add_argument("--acc_target", type=between(0, 1), metavar="AP", help="AP@0.5:0.95 to reach, e.g. 0.773")
     throughput = parser.add_argument_group("throughput")
     throughput.add_argument("--perf_only", nargs="?", type=boolean, const=True, default=False, metavar="True",
                             help="time the engine, on crops of --datasets or else on random input")
@@ -53,7 +63,7 @@ def parse_arguments() -> argparse.Namespace:
                             help="batches before timing; default: %(default)s")
     throughput.add_argument("--iterations", type=positive, default=20, metavar="N",
                             help="minimum number of timed batches; default: %(default)s")
-    throughput.add_argument("--duration", type=float, default=5.0, metavar="S",
+    throughput.add_argument("--duration", type=between(0, 1e6), default=5.0, metavar="S",
                             help="minimum seconds of timing; default: %(default)s")
     mlperf = parser.add_argument_group("MLPerf")
     mlperf.add_argument("--scenario", choices=loadgen.SCENARIOS, metavar="NAME",
@@ -66,14 +76,17 @@ def parse_arguments() -> argparse.Namespace:
                              "measurement of the engine")
     mlperf.add_argument("--target_latency", type=amount, default=100.0, metavar="MS",
                         help="server: latency limit for 99 %% of the queries; default: %(default)g, LoadGen's")
-    return parser.parse_args()
+    args = parser.parse_args()
+    check_options(args, {option for options in MODES.values() for option in options
+                         if getattr(args, option) != parser.get_default(option)})
+    return args
 
 
 def main() -> int:
     """Load the engine, measure, print, write."""
     args = parse_arguments()
-    check_options(args)
     args.datasets = choose_data_set(args)
+    check_files(args)
     engine = load_engine(args.engine)
     check_engine(args, engine)
     output = Path(args.output) if args.output else None
@@ -184,20 +197,30 @@ def check_engine(args: argparse.Namespace, engine: Engine) -> None:
                        "only --perf_only works with it")
 
 
-def check_options(args: argparse.Namespace) -> None:
-    """Raise KitError if the options contradict each other."""
+def check_options(args: argparse.Namespace, given: set[str]) -> None:
+    """Raise KitError if the options contradict each other; ``given`` are those of :data:`MODES` that differ from the
+    default."""
+    mode = ("throughput" if args.perf_only else "accuracy") + (" with --scenario" if args.scenario else "")
+    for option in sorted(given - MODES[mode]):
+        others = [name for name, options in MODES.items() if option in options]
+        raise KitError(f"--{option}: has no effect on {mode}, only on {', '.join(others)}; leave it out")
     if args.visualize and not args.output:
         raise KitError("--visualize: needs --output DIR, where the pictures go")
-    if not args.scenario:
-        return
-    if not args.output:
+    if args.scenario and not args.output:
         raise KitError("--scenario: needs --output DIR, where LoadGen's logs go")
-    for name in ("flip_test", "reference", "visualize"):
-        if getattr(args, name):
-            raise KitError(f"--{name}: does not work with --scenario; run inference.py without --scenario for it")
     if args.target_qps and args.scenario == "singlestream":
         raise KitError("--target_qps: singlestream has no rate, each query follows the answer to the one before; "
                        "leave it out")
+    if "target_latency" in given and args.scenario != "server":
+        raise KitError(f"--target_latency: has no effect on {args.scenario}, only on server; leave it out")
+
+
+def check_files(args: argparse.Namespace) -> None:
+    """Raise KitError if the output can't be written or the reference engine is missing, before a long run."""
+    if args.output:
+        check_folder(args.output)
+    if args.reference:
+        read_record(args.reference)
 
 
 def check_targets(args: argparse.Namespace, summary: dict[str, Any]) -> tuple[int, list[str]]:

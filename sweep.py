@@ -5,11 +5,14 @@ scripts/benchmark.sh runs it with defaults for its options.
 
 from common import Parser, positive, run
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from inference import MODES
+from rtmpose.data.dataset import load_persons
 from rtmpose.engines import BACKENDS
 from rtmpose.errors import EXIT_OK, KitError
-from rtmpose.files import write_json, write_text
+from rtmpose.files import check_folder, write_json, write_text
 from rtmpose.report.page import draw_page
 from rtmpose.report.summary import csv_text, table
 from rtmpose.report.sweep import Settings, run_sweep
@@ -29,17 +32,34 @@ def parse_arguments() -> Settings:
     parser.add_argument("--batches", required=True, nargs="+", type=positive, metavar="N")
     parser.add_argument("--backend", choices=("auto", *BACKENDS), default="auto", help="see build_engine.py")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to write")
-    parser.add_argument("extra", nargs="*", metavar="-- OPTION", help="for every run of inference.py")
+    parser.add_argument("extra", nargs="*", metavar="-- OPTION",
+                        help="for inference.py; each run takes those of its mode")
     args = parser.parse_args()
     if "int8" in args.precisions and not args.calibration:
         parser.error("--precisions int8 needs --calibration DIR")
     args.precisions, args.batches = list(dict.fromkeys(args.precisions)), list(dict.fromkeys(args.batches))
+    args.extra = split_options(args.extra)
     return Settings(**vars(args))
+
+
+def split_options(extra: Sequence[str]) -> dict[str, list[str]]:
+    """Options of inference.py by the mode that takes them; others go to both modes."""
+    runs: dict[str, list[str]] = {"accuracy": [], "throughput": []}
+    takes = [*runs]
+    for word in extra:
+        if word.startswith("--"):
+            option = word[2:].partition("=")[0]
+            takes = [mode for mode in runs if option in MODES[mode]] or [*runs]
+        for mode in takes:
+            runs[mode].append(word)
+    return runs
 
 
 def main() -> int:
     """Run the sweep, write its four reports, and print the table and the failures."""
     settings = parse_arguments()
+    check_folder(settings.output)
+    load_persons(settings.datasets)  # an error in it would come up only after the first build
     cells = run_sweep(settings)
     summaries = [cell.summary for cell in cells if not cell.failure]
     failed = [cell for cell in cells if cell.failure]

@@ -5,12 +5,13 @@ from pathlib import Path
 
 sys.path.insert(1, str(Path(__file__).resolve().parents[1]))  # outside the environment the kit is not installed
 
-from common import Parser, positive, require, run
+from common import Parser, between, positive, require, run
 
 import argparse
 
 from make_dataset import non_negative
 from rtmpose.errors import KitError
+from rtmpose.files import check_folder
 
 CONFIG = Path(__file__).resolve().parent / "rtmpose-t_drawn-people-256x192.py"
 
@@ -28,12 +29,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=positive, default=32, metavar="N", help="crops per step; default: %(default)s")
     parser.add_argument("--round", type=positive, default=2048, metavar="N",
                         help="crops drawn at a time, a multiple of --batch; default: %(default)s")
-    parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate; default: %(default)s")
+    parser.add_argument("--lr", type=between(0, 1), default=2e-3, help="peak learning rate; default: %(default)s")
     parser.add_argument("--warmup", type=positive, default=6400, metavar="N",
                         help="crops over which the learning rate rises; default: %(default)s")
-    parser.add_argument("--decay-from", type=float, default=0.4, metavar="SHARE",
+    parser.add_argument("--decay-from", type=between(0, 1), default=0.4, metavar="SHARE",
                         help="share of the training after which the learning rate falls; default: %(default)s")
-    parser.add_argument("--ema", type=float, default=0.998, metavar="DECAY",
+    parser.add_argument("--ema", type=between(0, 1), default=0.998, metavar="DECAY",
                         help="decay of the averaged weights per step; default: %(default)s")
     parser.add_argument("--validate-every", type=positive, default=4, metavar="N",
                         help="rounds between validations; default: %(default)s")
@@ -49,6 +50,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> int:
     """Train, or resume a training, and write the checkpoint."""
     args = parse_arguments()
+    check_folder(args.output)
     require("torch", "mmpose", "mmengine", "mmcv")
     # Imported here so that --help, wrong arguments and the process that draws don't wait for torch.
     import torch

@@ -143,6 +143,24 @@ def file_mode(path: str | os.PathLike[str]) -> int:
         raise KitError(f"{path}: can't be read ({error.strerror}); check the path and its permissions") from error
 
 
+def check_file(path: str | os.PathLike[str]) -> None:
+    """Raise KitError if a file can't be written; none is."""
+    with temporary_beside(path):
+        pass
+
+
+def check_folder(folder: str | os.PathLike[str]) -> None:
+    """Raise KitError if files can't be written into a folder, which may be missing; nothing is created."""
+    folder = Path(folder)
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise KitError(f"{folder}: can't be written ({error.strerror}), expected a folder; choose another one"
+                       ) from error
+
+
 def read_json(path: str | os.PathLike[str], what: str, object_hook: Callable[[dict[str, Any]], Any] | None = None
               ) -> Any:
     """Read a JSON file of ``what``, e.g. ``"COCO annotations"``; raises KitError if it can't be read or is not JSON."""

@@ -3,6 +3,7 @@
 # Re-run to resume: a result is measured again only if its inputs changed.
 #
 #   bash scripts/benchmark.sh [options] [-- options of inference.py]
+#   e.g. bash scripts/benchmark.sh --datasets coco --batches "1 32" -- --limit 500
 #
 #   --model FILE        ONNX graph (default: $MODEL, else rtmpose_opt.onnx)
 #   --datasets DIR      data set for AP (default: $DATASETS_DIR)
@@ -12,7 +13,7 @@
 #   --backend NAME      see build_engine.py --help (default: auto)
 #   --output DIR        output folder (default: benchmark)
 #
-# Exit codes: 0 done, 1 a measurement failed, 2 user error, 130 interrupted.
+# Exit codes: 0 done, 1 a measurement failed, 2 user error, 129, 130, 143 interrupted.
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"

@@ -59,6 +59,9 @@ class Unavailable(Exception):
 def main() -> int:
     """Build and install."""
     cuda = sys.argv[1] if len(sys.argv) > 1 else "cu13"
+    if cuda in ("-h", "--help"):
+        print(__doc__)
+        return 0
     try:
         with tempfile.TemporaryDirectory() as folder:
             build(Path(folder), find_headers(cuda, Path(folder) / "include"))
@@ -73,6 +76,8 @@ def find_headers(cuda: str, extra: Path) -> list[str]:
 
     Writes the header that the wheels lack into ``extra``. Raises Unavailable if there are none.
     """
+    if cuda not in WHEELS:
+        raise Unavailable(f"{cuda}: expected cu12 or cu13")
     wheel, package = WHEELS[cuda]
     try:
         spec = importlib.util.find_spec(package)
@@ -101,7 +106,7 @@ def build(folder: Path, include: Sequence[str], target: Path | None = None) -> N
     # The linker wants a driver to link with. One function is enough for it to keep the library.
     (stub / "stub.cpp").write_text('extern "C" int cuInit(unsigned) { return 100; }\n')
     run(["g++", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", stub / "libcuda.so", stub / "stub.cpp"])
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    pip = [sys.executable, "-I", "-m", "pip", "--disable-pip-version-check", "--quiet"]
     run([*pip, "download", "--no-deps", "--no-binary", ":all:", "--no-build-isolation", "--dest", folder, PYCUDA])
     (archive,) = folder.glob("pycuda-*.tar.gz")
     with tarfile.open(archive) as sources:

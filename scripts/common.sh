@@ -8,21 +8,54 @@ venv=$(realpath -m "${VENV:-$root/.venv}")
 python=python3
 if [ -x "$venv/bin/python" ]; then python=$venv/bin/python; fi
 
+# end_group CODE: ends all processes of the script, and then the script.
+end_group() {
+  trap '' INT TERM HUP
+  kill -TERM -- "-$!" 2>/dev/null || true
+  for _ in {1..30}; do  # while one of the group is no zombie: in a container, nobody may ask for its exit code
+    grep -qs ") [^XZ] [0-9]* $! " /proc/[0-9]*/stat || exit "$1"
+    sleep 0.05
+  done
+  kill -KILL -- "-$!" 2>/dev/null || true
+  exit "$1"
+}
+
+# Bash handles a signal only after the command that runs. So the script runs in a second bash, which has a process group
+# of its own, and the first one waits for signals. A script that another one calls is in the other's group.
+if [ "${KIT_SCRIPT:-}" = "$PPID" ]; then
+  export KIT_SCRIPT=$$
+else
+  trap 'end_group 130' INT
+  trap 'end_group 143' TERM
+  trap 'end_group 129' HUP
+  set -m
+  KIT_SCRIPT=$$ bash "$0" "$@" </dev/null &
+  set +m
+  code=0
+  wait $! || code=$?
+  exit "$code"
+fi
+
 say() { echo "$script: $*"; }
 
 # die MESSAGE [EXIT_CODE]: the default, 2, means a user error.
 die() {
-  echo "$script: $1" >&2
+  case $1 in
+    *[[:cntrl:]]*) printf '%s: %q\n' "$script" "$1" >&2 ;;
+    *) echo "$script: $1" >&2 ;;
+  esac
   exit "${2:-2}"
 }
 
 # Prints the comment at the top of the script.
 usage() { sed -n '2,/^set /s/^# \{0,1\}//p' "$0"; }
 
+# -I wherever Python gets no script: the modules of the current folder, say a zipfile.py, must not replace the library's.
+
 # pip_install FILE [PIP_OPTION...]: FILE is named in the error message. pip would warn about the dependencies of mmpose
 # that requirements-mmpose.txt leaves out.
 pip_install() {
-  "$venv/bin/python" -m pip install --disable-pip-version-check --no-input --no-warn-conflicts "${@:2}" ||
+  "$venv/bin/python" -I -m pip install --disable-pip-version-check --no-input --no-warn-conflicts "${@:2}" ||
     die "$1: pip could not install it (see above); fix that and re-run" 1
 }
 
@@ -54,6 +87,7 @@ check_model() {
 
 check_datasets() {
   [ -n "$datasets" ] || die "DATASETS_DIR is not set, expected COCO's folder; set it or give --datasets DIR (scripts/download.sh fetches COCO val2017)"
+  if [ -f "$datasets" ]; then die "$datasets: is a file, expected COCO's folder; set DATASETS_DIR or --datasets to it"; fi
   [ -d "$datasets" ] || die "$datasets: no such folder, expected COCO's; set DATASETS_DIR or --datasets to it (scripts/download.sh fetches COCO val2017)"
 }
 

@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+import signal
+import stat
 import sys
 import urllib.request
 import zipfile
@@ -14,6 +16,10 @@ from pathlib import Path
 from typing import NoReturn
 
 CHECKPOINT = "rtmpose-m_simcc-aic-coco_pt-aic-coco_420e-256x192-63eb25f7_20230126.pth"
+LARGEST = 4_000_000_000  # bytes of a file, and of a zip file's content; the largest, val2017.zip, has 0.8 GB
+SECONDS = 30  # in which a server has to send PATIENCE bytes
+PATIENCE = 30_000
+ATTEMPTS = 3  # connections that break off, or are too slow, before a MB has come
 Check = Callable[[Path], object]  # raises an exception if the file is missing or broken
 
 
@@ -62,7 +68,11 @@ def image_names(annotations: Path) -> list[str]:
     content = json.loads(annotations.read_bytes())
     if not (isinstance(content, dict) and content.get("images") and content.get("annotations")):
         raise ValueError("no images and annotations in it")
-    return [Path(image["file_name"]).name for image in content["images"]]
+    names = [Path(image["file_name"]).name for image in content["images"]]
+    for name in names:
+        if not re.fullmatch(r"\w[\w.-]*", name):
+            raise ValueError(f"an image is named {name!r}")
+    return names
 
 
 def unpack(url: str, folder: Path, targets: list[Path], check: Check) -> None:
@@ -74,10 +84,13 @@ def unpack(url: str, folder: Path, targets: list[Path], check: Check) -> None:
             for target in targets:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 part = target.with_name(f"{target.name}.part")
-                with archive.open(f"{target.parent.name}/{target.name}") as source, part.open("wb") as sink:
-                    shutil.copyfileobj(source, sink)  # checks the CRC
-                check(part)
-                part.replace(target)
+                try:
+                    with archive.open(f"{target.parent.name}/{target.name}") as source, part.open("wb") as sink:
+                        shutil.copyfileobj(source, sink)  # checks the CRC
+                    check(part)
+                    part.replace(target)
+                finally:
+                    part.unlink(missing_ok=True)
     except Exception as error:  # a broken file fails in many ways
         fail(f"{path}: can't unpack it: {error}; fix that, or remove the file, and re-run")
     path.unlink()
@@ -85,6 +98,11 @@ def unpack(url: str, folder: Path, targets: list[Path], check: Check) -> None:
 
 def check_zip(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > LARGEST:
+            raise ValueError(f"it unpacks to more than {LARGEST / 1e9:g} GB")
+        for entry in archive.infolist():
+            if stat.S_ISLNK(entry.external_attr >> 16):
+                raise ValueError(f"{entry.filename} in it is a link")
         if broken := archive.testzip():
             raise ValueError(f"{broken} in it is damaged")
 
@@ -95,13 +113,15 @@ def fetch(url: str, target: Path, check: Check) -> None:
         return say(f"{target}: already there")
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
+    failures = 0
     while problem(check, part):
         say(f"{target}: fetching {url}")
         before = size(part)
         try:
             receive(url, part)
         except (OSError, ValueError, http.client.HTTPException) as error:
-            if size(part) > before:
+            failures = 0 if size(part) - before >= 1_000_000 else failures + 1
+            if size(part) > before and failures < ATTEMPTS:
                 continue
             fail(f"{target}: can't fetch {url}: {error}; re-run to resume, or remove {part} to start again")
         if wrong := problem(check, part):
@@ -117,15 +137,33 @@ def receive(url: str, part: Path) -> None:
     request = urllib.request.Request(url, headers={"User-Agent": "rtmpose-benchmark-kit"})
     if size(part):
         request.add_header("Range", f"bytes={size(part)}-")
-    with urllib.request.urlopen(request, timeout=60) as response, \
-            part.open("ab" if response.status == 206 else "wb") as sink:  # 206: from where the part ends
-        total = sink.tell() + int(response.headers["Content-Length"] or 0)
-        while block := response.read1(1 << 20):
-            sink.write(block)
-            if sys.stderr.isatty():
-                print(f"{sink.tell() / 1e6:.1f} of {total / 1e6:.1f} MB", end="\r", file=sys.stderr, flush=True)
-        if sink.tell() < total:
-            raise ConnectionError(f"the connection ended after {sink.tell()} of {total} bytes")
+    signal.alarm(SECONDS)
+    try:
+        with urllib.request.urlopen(request) as response, \
+                part.open("ab" if response.status == 206 else "wb") as sink:  # 206: from where the part ends
+            total = sink.tell() + int(response.headers["Content-Length"] or 0)
+            enough = sink.tell() + PATIENCE
+            while block := response.read1(1 << 20):
+                sink.write(block)
+                if max(total, sink.tell()) > LARGEST:
+                    raise ValueError(f"it is larger than {LARGEST / 1e9:g} GB")
+                if sink.tell() >= enough:
+                    enough = sink.tell() + PATIENCE
+                    signal.alarm(SECONDS)
+                if sys.stderr.isatty():
+                    print(f"{sink.tell() / 1e6:.1f} of {total / 1e6:.1f} MB", end="\r", file=sys.stderr, flush=True)
+            if sink.tell() < total:
+                raise ConnectionError(f"the connection ended after {sink.tell()} of {total} bytes")
+    finally:
+        signal.alarm(0)
+
+
+def too_slow(*_: object) -> NoReturn:
+    raise TimeoutError(f"the server sent less than {PATIENCE} bytes in {SECONDS} seconds")
+
+
+def interrupted(number: int, _: object) -> NoReturn:
+    fail("interrupted; re-run to resume", 128 + number)
 
 
 def size(path: Path) -> int:
@@ -146,14 +184,17 @@ def say(message: str) -> None:
 
 
 def fail(message: str, code: int = 1) -> NoReturn:
-    print(f"download.sh: {message}", file=sys.stderr)
+    line = "".join(character if character.isprintable() else repr(character)[1:-1] for character in message)
+    print(f"download.sh: {line}", file=sys.stderr)
     sys.exit(code)
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGALRM, too_slow)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
+            signal.signal(number, interrupted)
     try:
         main()
-    except KeyboardInterrupt:
-        fail("interrupted; re-run to resume", 130)
     except OSError as error:
         fail(f"{error}; choose a writable folder")

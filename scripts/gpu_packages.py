@@ -19,6 +19,9 @@ OLDEST_CAPABILITY = (7, 5)  # of TensorRT 10.16
 
 def main() -> int:
     """Print the choice, or the hint."""
+    if sys.argv[1:] in (["-h"], ["--help"]):
+        print(__doc__)
+        return 0
     try:
         gpu = find_gpu()
         if sys.argv[1:] != ["--hint"]:

@@ -2,6 +2,7 @@
 # Measures COCO keypoint AP in FP16: builds the engine if needed, and runs it on COCO val2017.
 #
 #   bash scripts/infer_rtmpose_fp16_accuracy.sh [options] [-- options of inference.py]
+#   e.g. bash scripts/infer_rtmpose_fp16_accuracy.sh --bs 32 --datasets coco --acc_target 0.77 -- --output accuracy
 #
 #   --bs N              batch size (default: 32)
 #   --datasets DIR      COCO's folder (default: $DATASETS_DIR)

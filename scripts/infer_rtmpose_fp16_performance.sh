@@ -2,6 +2,7 @@
 # Measures throughput in FP16: builds the engine if needed, and times it. Needs no data set.
 #
 #   bash scripts/infer_rtmpose_fp16_performance.sh [options] [-- options of inference.py]
+#   e.g. bash scripts/infer_rtmpose_fp16_performance.sh --bs 32 --fps_target 2000 -- --output throughput
 #
 #   --bs N              batch size (default: 32)
 #   --datasets DIR      COCO's folder, for real crops (default: $DATASETS_DIR; if that is not set, random input)

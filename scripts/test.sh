@@ -21,10 +21,10 @@ install_once requirements-test.txt
 install_once requirements-compare.txt --no-deps
 
 # Built from source, because its wheels need NumPy 1.
-xtcocotools_works() { "$venv/bin/python" -c 'import xtcocotools._mask' 2>/dev/null; }
+xtcocotools_works() { "$venv/bin/python" -I -c 'import xtcocotools._mask' 2>/dev/null; }
 if ! xtcocotools_works; then
   say "xtcocotools: building it, for the tests against mmpose's CocoDataset and CocoMetric"
-  "$venv/bin/python" -m pip install --disable-pip-version-check --no-input --no-deps --no-build-isolation \
+  "$venv/bin/python" -I -m pip install --disable-pip-version-check --no-input --no-deps --no-build-isolation \
     --no-binary xtcocotools xtcocotools==1.14.3 >"$venv/xtcocotools.log" 2>&1 || true
 fi
 if ! xtcocotools_works; then

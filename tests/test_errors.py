@@ -318,6 +318,55 @@ def test_engine_of_other_keypoints_than_coco(fails: Run, engine_copy: Path) -> N
     assert "gives 133 keypoints, COCO val2017 has 17" in fails("inference", "--engine", engine_copy)
 
 
+@pytest.mark.parametrize(("arguments", "message"), [
+    (("--duration", "nan"), "--duration: nan is not a number from 0 to 1e+06"),
+    (("--duration", "inf"), "--duration: inf is not"),
+    (("--duration", "-1"), "--duration: -1 is not"),
+    (("--fps_target", "nan"), "--fps_target: nan is not above zero"),
+    (("--fps_target", "-5"), "--fps_target: -5 is not above zero"),
+    (("--acc_target", "77.3"), "--acc_target: 77.3 is not a number from 0 to 1"),
+    (("--acc_target", "nan"), "--acc_target: nan is not a number"),
+    (("--perf_only", "--acc_target", "0.7"), "--acc_target: has no effect on throughput, only on accuracy"),
+    (("--perf_only", "--visualize", "2"), "--visualize: has no effect on throughput"),
+    (("--perf_only", "--flip_test"), "--flip_test: has no effect on throughput"),
+    (("--perf_only", "--reference", "a"), "--reference: has no effect on throughput"),
+    (("--perf_only", "--limit", "3"), "--limit: has no effect on throughput"),
+    (("--perf_only", "--detections", "a"), "--detections: has no effect on throughput"),
+    (("--perf_only", "--target_qps", "3"), "--target_qps: has no effect on throughput, only on accuracy with"),
+    (("--duration", "3"), "--duration: has no effect on accuracy, only on throughput; leave it out"),
+    (("--iterations", "3"), "--iterations: has no effect on accuracy"),
+    (("--min_duration", "3"), "--min_duration: has no effect on accuracy, only on throughput with --scenario"),
+    (("--scenario", "offline", "--fps_target", "3"), "--fps_target: has no effect on accuracy with --scenario"),
+    (("--scenario", "offline", "--perf_only", "--acc_target", "0.7"), "--acc_target: has no effect"),
+    (("--scenario", "offline", "--output", "o", "--target_latency", "7"), "--target_latency: has no effect on offline"),
+    (("--visualize", "2"), "--visualize: needs --output DIR"),
+    (("--output", "/dev/null/a"), "/dev/null/a: can't be written (Not a directory), expected a folder"),
+    (("--output", "/proc/a"), "/proc/a: can't be written"),
+    (("--reference", "missing.engine"), "missing.engine: no such engine"),
+])
+def test_options_are_checked_before_the_engine_is_loaded(fails: Run, arguments: tuple[str, ...], message: str) -> None:
+    assert message in fails("inference", "--engine", "/nowhere.engine", *arguments)
+
+
+@pytest.mark.parametrize("options", [("--datasets", "nowhere", "--output", "/dev/null/a"), ("--datasets", "nowhere")])
+def test_sweep_checks_its_folders_before_it_builds(fails: Run, options: tuple[str, ...]) -> None:
+    message = fails("sweep", "--model", "nowhere.onnx", "--precisions", "fp32", "--batches", "1", "--output", "out",
+                    *options)
+    assert ("/dev/null/a: can't be written" if len(options) > 2 else "nowhere: no such folder") in message
+
+
+def test_output_is_checked_before_a_script_begins(fails: Run) -> None:
+    """Not even the missing inputs are looked at."""
+    assert "nowhere/a.onnx: can't be written" in fails("export", "--weight", "a", "--cfg", "b",
+                                                       "--output", "nowhere/a.onnx")
+    assert "/dev/null/a: can't be written" in fails("make_dataset", "--output", "/dev/null/a")
+    assert "nowhere/a.png: can't be written" in fails("make_dataset", "--output", "out", "--contact-sheet",
+                                                      "nowhere/a.png")
+    assert "/dev/null/a: can't be written" in fails("train", "--output", "/dev/null/a")
+    assert "--ema: nan is not a number" in fails("train", "--output", "out", "--ema", "nan")
+    assert "nowhere/a.json: can't be written" in fails("check_gpu", "--output", "nowhere/a.json")
+
+
 # inference.py: data sets
 
 
@@ -333,6 +382,7 @@ def test_dataset_unset_or_missing(fails: Run, inference_fails: Run, engine_file:
     assert "DATASETS_DIR is not set" in fails("inference", "--engine", engine_file)
     assert "DATASETS_DIR is not set" in fails("inference", "--engine", engine_file, "--datasets")
     assert "nowhere: no such folder" in inference_fails(Path("/nowhere"))
+    assert f"{engine_file}: is a file, expected a folder with annotations/" in inference_fails(engine_file)
     (tmp_path / "empty").mkdir()
     assert "person_keypoints_val2017.json: no such file" in inference_fails(tmp_path / "empty")
 

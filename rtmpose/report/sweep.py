@@ -33,7 +33,7 @@ class Settings:
     batches: Sequence[int]
     output: Path
     backend: str  # as build_engine.py --backend takes it
-    extra: Sequence[str]  # more options for every run of inference.py
+    extra: dict[str, list[str]]  # more options for inference.py, for "accuracy" and "throughput" runs
 
 
 @dataclass
@@ -109,12 +109,12 @@ def run_cell(cell: Cell, settings: Settings, input_name: str, shape: tuple[int, 
     build = plan_build(settings.model, cell.engine, input_name, shape, cell.precision, settings.backend, calibration)
     if not is_built(build):
         write_text(cell.folder / "build.txt", f"{text.build_lines(build, build_engine(build))}\n")
-    arguments = [*settings.extra, "--engine", str(cell.engine), "--datasets", settings.datasets]
+    arguments = ["--engine", str(cell.engine), "--datasets", settings.datasets]
     compare = ["--reference", str(reference)] if reference else []
     cell.accuracy = run_inference(cell.folder / "accuracy", f"{progress}: accuracy",
-                                  [*arguments, "--visualize", str(_PICTURES), *compare])
+                                  [*settings.extra["accuracy"], *arguments, "--visualize", str(_PICTURES), *compare])
     cell.throughput = run_inference(cell.folder / "throughput", f"{progress}: throughput",
-                                    [*arguments, "--perf_only", "True"])
+                                    [*settings.extra["throughput"], *arguments, "--perf_only", "True"])
 
 
 def run_inference(folder: Path, progress: str, arguments: Sequence[str]) -> dict[str, Any]:

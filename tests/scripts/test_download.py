@@ -1,12 +1,17 @@
 """scripts/download.sh against a local server, with tiny files in the official layout."""
 
+import contextlib
 import hashlib
 import io
 import json
 import os
 import re
+import signal
+import socket
 import subprocess
+import sys
 import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -47,6 +52,8 @@ class Server(ThreadingHTTPServer):
         self.files = {CHECKPOINT_URL: WEIGHTS, ANNOTATIONS_URL: annotations(), IMAGES_URL: images}
         self.breaks: set[str] = set()
         self.ranges = True
+        self.hangs = False
+        self.most = 1 << 30  # bytes of an answer
         self.requests: list[tuple[str, int]] = []
         self.url = f"http://127.0.0.1:{self.server_port}"
 
@@ -74,7 +81,9 @@ class Handler(BaseHTTPRequestHandler):
         if self.path in self.server.breaks:
             self.server.breaks.remove(self.path)
             end = (start + end) // 2
-        self.wfile.write(content[start:end])
+        while self.server.hangs:
+            time.sleep(0.1)
+        self.wfile.write(content[start:min(end, start + self.server.most)])
 
     def log_message(self, *args: object) -> None:
         pass
@@ -84,7 +93,9 @@ class Handler(BaseHTTPRequestHandler):
 def server() -> Iterator[Server]:
     with Server() as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
+        server.daemon_threads = True
         yield server
+        server.hangs = False
         server.shutdown()
 
 
@@ -268,3 +279,99 @@ def test_unknown_part_is_a_user_error(download, server):
     assert result.returncode == 2
     assert "imagenet" in one_line(result.stderr)
     assert server.requests == []
+
+
+def entry(name: str, mode: int = 0o100644) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name)
+    info.external_attr = mode << 16
+    return info
+
+
+def patched(content: bytes, field: str, value: bytes) -> bytes:
+    """A zip file's central directory with a field of its first entry replaced."""
+    start = content.index(b"PK\1\2") + {"flags": 8, "method": 10, "size": 24}[field]
+    return content[:start] + value + content[start + len(value):]
+
+
+def odd_zips() -> dict[str, tuple[bytes, str]]:
+    name = "annotations/person_keypoints_val2017.json"
+    good, links = annotations(), io.BytesIO()
+    with zipfile.ZipFile(links, "w") as archive:
+        archive.writestr(entry(name, 0o120777), "/etc/passwd")
+
+    def naming(image: object) -> bytes:
+        return annotations(json.dumps({"images": [{"file_name": image}], "annotations": [{"id": 1}]}).encode())
+
+    return {
+        "empty": (b"", "annotations_trainval2017.zip"),
+        "no zip": (b"<html>404</html>", "not a zip file"),
+        "encrypted": (patched(good, "flags", b"\1\0"), "is encrypted"),
+        "unknown compression": (patched(good, "method", b"\x63\0"), "not supported"),
+        "absurd size": (patched(good, "size", b"\xff\xff\xff\xf0"), "unpacks to more than 4 GB"),
+        "link": (links.getvalue(), "person_keypoints_val2017.json in it is a link"),
+        "other files": (zipped({"../../person_keypoints_val2017.json": b"{}", "/etc/b": b""}), "no item named"),
+        "two dots": (naming("a/.."), "an image is named '..'"),
+        "no name": (naming(""), "an image is named ''"),
+        "nul": (naming("a\0b.jpg"), "an image is named"),
+        "newline": (naming("a\nb.jpg"), r"an image is named 'a\nb.jpg'"),
+        "list": (naming([1]), "annotations_trainval2017.zip"),
+    }
+
+
+@pytest.mark.parametrize("kind", odd_zips())
+def test_refuses_an_odd_zip(download, server, tmp_path, kind):
+    server.files[ANNOTATIONS_URL], message = odd_zips()[kind]
+    result = download("coco")
+    assert result.returncode == 1
+    assert message in one_line(result.stderr)
+    assert files(tmp_path) <= {"data/annotations_trainval2017.zip"}
+
+
+def test_gives_up_on_a_server_that_sends_a_byte_a_request(download, server, tmp_path):
+    server.most = 1
+    result = download("checkpoint")
+    assert result.returncode == 1
+    assert "ended after 3 of" in one_line(result.stderr) and len(server.requests) == 3
+    assert (tmp_path / f"{CHECKPOINT}.part").read_bytes() == WEIGHTS[:3]
+
+
+@pytest.mark.parametrize("line", [b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", b""], ids=["body", "headers"])
+def test_gives_up_on_a_server_that_trickles(tmp_path, line):
+    """A byte every 0.1 s; the script's 30 s are 1 s here."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        code = ("import sys, signal; sys.path.insert(0, sys.argv[1]); import download; from pathlib import Path; "
+                "download.SECONDS = 1; signal.signal(signal.SIGALRM, download.too_slow); "
+                f"download.fetch('http://127.0.0.1:{listening.getsockname()[1]}/a', Path('a'), download.check_zip)")
+
+        def trickle() -> None:
+            with contextlib.suppress(OSError):  # the test is over
+                serve()
+
+        def serve() -> None:
+            while True:
+                connection, _ = listening.accept()
+                with connection, contextlib.suppress(ConnectionError):
+                    connection.sendall(line)
+                    while True:
+                        connection.sendall(b"x")
+                        time.sleep(0.1)
+
+        threading.Thread(target=trickle, daemon=True).start()
+        result = subprocess.run([sys.executable, "-I", "-c", code, str(SCRIPT.parent)], cwd=tmp_path, text=True,
+                                capture_output=True, timeout=30, env={**os.environ, "no_proxy": "*"})
+    assert result.returncode == 1
+    assert "the server sent less than 30000 bytes in 1 seconds" in one_line(result.stderr)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_interrupt_says_how_to_resume(server, tmp_path, number):
+    server.hangs = True
+    environment = {**os.environ, "OPENMMLAB_URL": server.url, "CHECKPOINT": CHECKPOINT, "no_proxy": "*"}
+    with subprocess.Popen(["bash", SCRIPT, "checkpoint"], cwd=tmp_path, env=environment, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        while not server.requests and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(number)
+        _, message = process.communicate(timeout=2)
+    assert process.returncode == 128 + number
+    assert message == "download.sh: interrupted; re-run to resume\n"

@@ -1,7 +1,11 @@
 """The bash scripts, without an environment: a stand-in for Python records what they would run."""
 
 import os
+import shutil
+import signal
 import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,9 +24,11 @@ if [ "${0##*/}" != python ]; then command="${0##*/} $*"; fi
 if [ "$command" = --version ]; then echo Python 3.11.0; exit; fi
 echo "$command" >>"$CALLS"
 if [[ -n ${FAIL:-} && $command = *$FAIL* ]]; then exit "${CODE:-1}"; fi
+if [[ -n ${WAIT:-} && $command = *$WAIT* ]]; then echo $$ >"$VENV/waits"; sleep 60; echo "went on" >>"$CALLS"; fi
 if [[ $command = *gpu_packages.py ]]; then cat "$VENV/gpu"; fi
 if [[ $command = *--hint && -f $VENV/hint ]]; then cat "$VENV/hint"; fi
 if [[ $command = *"import common, rtmpose"* ]]; then cat "$VENV/kit"; fi
+if [[ $command = *sysconfig* ]]; then echo "${SITE:-}"; fi
 if [[ $command = *"pip install"*"--editable"* ]]; then echo "${*: -1}/common.py ${*: -1}/rtmpose" >"$VENV/kit"; fi
 """
 
@@ -41,13 +47,17 @@ def venv(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(tmp_path: Path, venv: Path) -> Run:
+def clean(tmp_path: Path, venv: Path) -> dict[str, str]:
+    """Environment variables of a script."""
+    variables = {name: value for name, value in os.environ.items() if name not in ("DATASETS_DIR", "MODEL", "PYTHON")}
+    return variables | {"VENV": str(venv), "CALLS": str(tmp_path / "calls")}
+
+
+@pytest.fixture
+def run(tmp_path: Path, clean: dict[str, str]) -> Run:
     """Run a script in an empty folder."""
     folder = tmp_path / "work"
     folder.mkdir()
-    clean = {name: value for name, value in os.environ.items()
-             if name not in ("DATASETS_DIR", "MODEL", "PYTHON")}
-    clean |= {"VENV": str(venv), "CALLS": str(tmp_path / "calls")}
 
     def run(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(["bash", str(SCRIPTS / script), *arguments], cwd=folder, text=True, timeout=60,
@@ -213,13 +223,57 @@ def test_setup_installs_once(run, calls):
     first = run("setup.sh")
     assert first.returncode == 0
     assert "download.sh" in first.stdout and "bin/activate" in first.stdout
-    assert installed() == ["requirements.txt", "requirements-mmpose.txt", ROOT.name]
+    assert installed() == ["torch==2.13.0", "requirements.txt", "requirements-mmpose.txt", ROOT.name]
     assert run("setup.sh").returncode == 0
     assert installed() == []
     assert run("setup.sh", "--gpu").returncode == 0
     assert installed() == ["requirements-gpu-cu13.txt", "build_pycuda.py cu13"]
     assert run("setup.sh", "--gpu").returncode == 0
     assert installed() == []
+
+
+def test_setup_takes_pytorch_from_its_own_index(run, calls):
+    assert "no CPU wheel" not in run("setup.sh").stdout
+    torch, requirements, *_ = [call for call in calls() if "pip install" in call]
+    assert " --no-deps --index-url https://download.pytorch.org/whl/cpu torch==" in torch
+    assert "--index-url" not in requirements
+
+
+def test_setup_where_that_index_does_not_answer(run, calls):
+    result = run("setup.sh", FAIL="--index-url")
+    assert result.returncode == 0
+    assert "setup.sh: no CPU wheel of PyTorch from https://download.pytorch.org" in result.stdout
+    assert names(calls())[1:] == ["requirements.txt", "requirements-mmpose.txt", ROOT.name]
+
+
+def test_setup_for_a_gpu_takes_the_default_pytorch(run, calls):
+    assert run("setup.sh", "--gpu").returncode == 0
+    assert not any("--index-url" in call for call in calls())
+
+
+@pytest.mark.parametrize("venv", ["/proc/kit", "/dev/null/kit"])
+def test_setup_where_the_environment_cannot_be_written(run, venv):
+    """As in a read-only clone."""
+    message = refusal(run("setup.sh", VENV=venv, PYTHON=sys.executable))
+    assert message.startswith(f"setup.sh: {venv}: can't be written; set VENV to")
+
+
+def test_setup_of_a_read_only_clone(clean, tmp_path, run, calls):
+    """With VENV elsewhere: nothing is written into the clone."""
+    clone = tmp_path / "clone"
+    shutil.copytree(SCRIPTS, clone / "scripts")
+    shutil.copy(ROOT / "requirements.txt", clone)
+    shutil.copy(ROOT / "requirements-mmpose.txt", clone)
+    unshare = ["unshare", "--map-root-user", "--mount"]
+    if subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("needs user namespaces")
+    mounts = f"mount --bind {clone} {clone} && mount -o remount,bind,ro {clone} && exec bash {clone}/scripts/setup.sh"
+    command = [*unshare, "bash", "-c", mounts]
+    (tmp_path / "site").mkdir()
+    result = subprocess.run(command, env=clean | {"SITE": str(tmp_path / "site")}, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "site/rtmpose-kit.pth").read_text() == f"{clone}\n"
+    assert not any("--editable" in call for call in calls())
 
 
 def test_setup_for_another_driver(run, venv, calls):
@@ -311,7 +365,8 @@ def test_test_runs_every_check(run, calls):
     made = calls()
     assert made[-5:] == [*CHECKS, "-m pytest -q -m not slow -k crop"]
     assert [Path(call.split()[-1]).name for call in made if "pip install" in call] == [
-        "requirements.txt", "requirements-mmpose.txt", ROOT.name, "requirements-test.txt", "requirements-compare.txt"]
+        "torch==2.13.0", "requirements.txt", "requirements-mmpose.txt", ROOT.name, "requirements-test.txt",
+        "requirements-compare.txt"]
 
 
 def test_test_all(run, calls):
@@ -357,3 +412,59 @@ def test_quickstart(run, calls):
     assert [line.split()[1] for line in result.stdout.splitlines() if line.startswith("quickstart.sh: ")] == [
         f"{step}/6" for step in range(1, 7)]
     assert result.stdout.splitlines()[-1].endswith("out/accuracy/pictures/overview.jpg")
+
+
+def test_python_ignores_the_current_folder(run, work, calls):
+    """Without a script, and outside the repository, it takes modules of the current folder unless it has -I."""
+    for script in ("setup.sh", "quickstart.sh"):
+        run(script)
+    assert calls() and not [call for call in calls() if not call.startswith(("-I ", str(ROOT)))]
+
+
+@pytest.mark.slow
+def test_modules_in_the_current_folder_do_not_run(run, tmp_path):
+    """With a real Python, and a package index that does not answer."""
+    for name in ("json", "zipfile", "pip", "venv", "ensurepip", "sysconfig", "common", "rtmpose"):
+        (tmp_path / "work" / f"{name}.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w').write({name!r})")
+    result = run("setup.sh", VENV=str(tmp_path / "new"), PYTHON=sys.executable, PIP_NO_INDEX="1", PIP_FIND_LINKS="",
+                 TORCH_INDEX="http://127.0.0.1:9")
+    assert result.returncode == 1
+    assert "requirements.txt: pip could not install it" in result.stderr.splitlines()[-1]
+    assert not (tmp_path / "executed").exists()
+
+
+def test_control_characters_are_escaped(run, work):
+    assert refusal(run(ACCURACY, "--datasets", "a\n\x1b[2Jb")).startswith(rf"{ACCURACY}: $'a\n\E[2Jb")
+
+
+def test_dataset_that_is_a_file(run, work):
+    (work / "file").touch()
+    for script in (ACCURACY, "benchmark.sh"):
+        assert "file: is a file, expected COCO's folder" in refusal(run(script, "--datasets", "file"))
+
+
+STEPS = [(ACCURACY, "build_engine.py"), (ACCURACY, "inference.py"), (PERFORMANCE, "build_engine.py"),
+         ("benchmark.sh", "sweep.py"), ("setup.sh", "requirements-mmpose.txt"), ("quickstart.sh", "requirements.txt"),
+         ("quickstart.sh", "export.py"), ("test.sh", "pytest"), ("check_gpu.sh", "check_gpu.py")]
+
+
+@pytest.mark.parametrize(("script", "step", "number"), [
+    *((*step, signal.SIGTERM) for step in STEPS), (*STEPS[0], signal.SIGINT), (*STEPS[0], signal.SIGHUP)])
+def test_signal_ends_the_children_and_the_script(clean, venv, work, calls, script, step, number):
+    with subprocess.Popen(["bash", SCRIPTS / script], cwd=work, env=clean | {"WAIT": step, "DATASETS_DIR": "coco"},
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        while not (venv / "waits").exists() or not (venv / "waits").read_text():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=2)
+    assert process.returncode == 128 + number, output
+    stat = Path("/proc", (venv / "waits").read_text().strip(), "stat")
+    assert not stat.exists() or stat.read_text().split()[2] == "Z"  # nobody has asked for its exit code
+    assert step in calls()[-1]
+    assert "Traceback" not in output and "went on" not in output and "erminated" not in output
+
+
+def test_exit_code_of_a_script_that_a_signal_ends(run, work):
+    """The last command replaces the script, which ends as it does."""
+    assert run("check_gpu.sh", FAIL="check_gpu.py", CODE="139").returncode == 139
