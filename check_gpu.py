@@ -142,8 +142,8 @@ def run_kernel(name: str, types: str, grid: tuple[int, int, int], block: tuple[i
 def check_build(precision: str, setting: Setting) -> tuple[bool, str]:
     """The demo's network, built in a precision."""
     calibration = setting.folder / "calibration" if precision == "int8" else None
-    plan = plan_build(setting.folder / "demo.onnx", engine_path(setting, precision), INPUT,
-                      (setting.batch, 3, *SIZE[::-1]), precision, "tensorrt", calibration)
+    plan = plan_build(setting.folder / "demo.onnx", engine_path(setting, precision), setting.batch, precision,
+                      "tensorrt", calibration)
     record = build_engine(plan).record
     return record.precision == precision, (
         f"{record.runtime}, batch {record.batch}, convolutions and matrix products: "
@@ -362,7 +362,7 @@ def prepare(setting: Setting) -> None:
     run_script("demo/make_dataset.py", "--output", setting.folder / "calibration", "--images", 12, "--seed", 12)
     run_script("export.py", "--weight", weights, "--cfg", ROOT / "demo/rtmpose-t_drawn-people-256x192.py", "--output",
                onnx, "--simplify")
-    build_engine(plan_build(onnx, setting.folder / "cpu.engine", INPUT, (8, 3, *SIZE[::-1]), "fp32", "onnxruntime"))
+    build_engine(plan_build(onnx, setting.folder / "cpu.engine", 8, "fp32", "onnxruntime"))
 
 
 def run_check(name: str, setting: Setting) -> Result:

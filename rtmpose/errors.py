@@ -12,3 +12,8 @@ class KitError(Exception):
 
     The message is one line. It names the file or argument, what was found, what was expected and what to do.
     """
+
+
+def first_line(error: object, length: int = 200) -> str:
+    """The first line of an error of another library, or its type if it has no text, cut to ``length`` characters."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:length]

@@ -12,6 +12,7 @@ from typing import Any
 from rtmpose.errors import KitError
 
 _pending: set[Path] = set()
+_SEAL = "content_sha256"  # of the rest of the file
 
 
 @contextlib.contextmanager
@@ -73,6 +74,38 @@ def write_bytes(path: str | os.PathLike[str], content: bytes | memoryview) -> No
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
     """Write ``content`` as indented JSON in one step (see :func:`atomic_write`)."""
     write_bytes(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+def write_sealed(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
+    """Write ``content`` as :func:`write_json` does, with a digest of it, for :func:`read_sealed`."""
+    write_json(path, {**content, _SEAL: _digest(content)})
+
+
+def read_sealed(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
+    """Read a ``kind`` that :func:`write_sealed` wrote; raises KitError if it can't be read or is not exactly that."""
+    content = read_json(path, f"a {kind}")
+    if not isinstance(content, dict) or content.pop(_SEAL, None) != _digest(content):
+        raise KitError(f"{path}: is no {kind} of this version of the kit, or was changed since; build the engine again")
+    return content
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def check_output(path: str | os.PathLike[str], *inputs: str | os.PathLike[str]) -> None:
+    """Raise KitError, before any work, if ``path`` is no name for a new file or that of one of the inputs."""
+    path = Path(path)
+    try:
+        if not path.exists():
+            path.parent.stat()
+        elif not path.is_file():
+            raise KitError(f"{path}: is {'a folder' if path.is_dir() else 'no regular file'}, expected the name of a "
+                           "file to write; choose another name")
+        elif any(path.samefile(given) for given in inputs if Path(given).exists()):
+            raise KitError(f"{path}: is an input as well, and would be lost; choose another name")
+    except OSError as error:
+        raise KitError(f"{path}: can't be written ({error.strerror}); choose a folder that is there") from error
 
 
 def make_folder(folder: Path) -> Path:
