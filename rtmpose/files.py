@@ -98,7 +98,7 @@ def check_output(path: str | os.PathLike[str], *inputs: str | os.PathLike[str]) 
     path = Path(path)
     try:
         if not path.exists():
-            path.parent.stat()
+            os.stat(f"{path.parent}/.")  # with the dot, a file is an error as well
         elif not path.is_file():
             raise KitError(f"{path}: is {'a folder' if path.is_dir() else 'no regular file'}, expected the name of a "
                            "file to write; choose another name")

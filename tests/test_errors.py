@@ -21,8 +21,10 @@ import pytest
 import torch
 from helpers import ROOT, run_script, save_random_checkpoint, small_config, write_annotations
 
+from rtmpose.engines.build import build_engine, plan_build
 from rtmpose.engines.record import read_record, write_record
-from rtmpose.model.checkpoint import load_state_dict
+from rtmpose.model.checkpoint import load_network, load_state_dict
+from rtmpose.model.export import export
 
 Run = Callable[..., str]
 
@@ -238,6 +240,28 @@ def test_input_contradicts_the_graph(build_fails: Run, shape: str, message: str)
     assert message in build_fails(shape=shape)
 
 
+@pytest.mark.parametrize(("arguments", "message"), [
+    ((), "--batch N or --input NAME:N,3,H,W is needed"),
+    (("--batch", "0"), "argument --batch: 0 is not above zero"),
+    (("--batch", "4", "--input", "input:2,3,256,192"), "--batch 4: --input says 2,3,256,192; they must agree"),
+])
+def test_batch_missing_or_contradictory(fails: Run, model_files: dict[str, Path], arguments: tuple, message: str
+                                        ) -> None:
+    assert message in fails("build_engine", "--model_path", model_files["onnx"], "--engine_path", "out.engine",
+                            "--backend", "onnxruntime", *arguments)
+
+
+@pytest.mark.parametrize("script", ["build_engine", "export"])
+def test_output_that_is_an_input(fails: Run, model_files: dict[str, Path], tmp_path: Path, script: str) -> None:
+    kept = tmp_path / "kept.onnx"
+    shutil.copy(model_files["onnx" if script == "build_engine" else "checkpoint"], kept)
+    before = kept.read_bytes()
+    arguments = (("--model_path", kept, "--batch", 2, "--engine_path", kept) if script == "build_engine" else
+                 ("--weight", kept, "--cfg", model_files["config"], "--output", kept))
+    assert "kept.onnx: is an input as well, and would be lost" in fails(script, *arguments)
+    assert kept.read_bytes() == before
+
+
 def test_fixed_batch_contradicts_input(build_fails: Run, tmp_path: Path) -> None:
     graph = save_graph(tmp_path / "fixed.onnx", RTMPOSE_INPUT, RTMPOSE_OUTPUTS)
     assert "has the input input[2,3,256,192], --input says 4,3,256,192" in build_fails(graph, "input:4,3,256,192")
@@ -319,6 +343,29 @@ def test_engine_of_another_batch_size_or_input(fails: Run, engine_file: Path) ->
 def test_engine_of_other_keypoints_than_coco(fails: Run, engine_copy: Path) -> None:
     change_record(engine_copy, num_keypoints=133, skeleton="coco_wholebody")
     assert "gives 133 keypoints of coco_wholebody (nose, left_eye" in fails("inference", "--engine", engine_copy)
+
+
+@pytest.fixture(scope="module")
+def animals_engine(model_files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An engine of the 17 keypoints of AP-10K's animals, which the data set of its config says."""
+    folder = tmp_path_factory.mktemp("animals")
+    config = folder / "animals.py"
+    config.write_text(small_config().replace("/coco.py", "/ap10k.py"))
+    export(load_network(config, model_files["checkpoint"]), folder / "animals.onnx", {}, simplify_it=False)
+    build_engine(plan_build(folder / "animals.onnx", folder / "animals.engine", 4, "fp32", "onnxruntime"))
+    return folder / "animals.engine"
+
+
+def test_engine_of_17_other_keypoints(fails: Run, animals_engine: Path, engine_file: Path, drawn: Path) -> None:
+    message = "animals.engine: gives 17 keypoints of ap10k (L_Eye, R_Eye, Nose, ...), COCO val2017 has 17 (nose, "
+    assert message in fails("inference", "--engine", animals_engine, "--datasets", drawn)
+    assert message in fails("inference", "--engine", engine_file, "--datasets", drawn, "--reference", animals_engine)
+
+
+def test_engine_of_unnamed_keypoints(fails: Run, engine_copy: Path, drawn: Path) -> None:
+    change_record(engine_copy, keypoints=(), skeleton="unknown")
+    assert "gives 17 keypoints of unknown (not named in its ONNX file)" in fails(
+        "inference", "--engine", engine_copy, "--datasets", drawn)
 
 
 # inference.py: data sets

@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -87,8 +88,8 @@ def test_the_demos_checkpoint_has_the_digest_of_its_name() -> None:
     (lambda weight: None, "holds no state_dict of tensors"),
 ], ids=["sparse", "csr", "meta", "nested", "quantized", "int8", "bool", "complex", "shape", "scalar", "expanded", "nan",
         "huge", "list", "none"])
-def test_weights_of_another_kind(state: dict, model_files: dict[str, Path], tmp_path: Path, change: object, message: str,
-                                 capfd: pytest.CaptureFixture[str]) -> None:
+def test_weights_of_another_kind(state: dict, model_files: dict[str, Path], tmp_path: Path, change: Callable,
+                                 message: str, capfd: pytest.CaptureFixture[str]) -> None:
     torch.save({"state_dict": {**state, KEY: change(state[KEY])}}, tmp_path / "other.pth")
     capfd.readouterr()
     assert message in refusal(model_files, tmp_path / "other.pth")

@@ -32,7 +32,7 @@ def refusal(tmp_path: Path, addition: str, text: str | None = None) -> str:
     (f"{PIPELINE}[2]['input_size'] = (288, 384)", "TopdownAffine.input_size is (288, 384), the kit's is (192, 256)"),
     (f"{PIPELINE}[0]['color_type'] = 'grayscale'", "LoadImage.color_type is grayscale"),
     (f"{PIPELINE}[0]['to_float32'] = True", "LoadImage.to_float32 is True"),
-    (f"{PIPELINE}.insert(1, dict(type='RandomFlip', prob=1.0))", "pipeline of test_dataloader.dataset is LoadImage, Ran"),
+    (f"{PIPELINE}.insert(1, dict(type='RandomFlip', prob=1.0))", "pipeline of test_dataloader.dataset is LoadImage, "),
     ("codec['use_dark'] = True", "decoder.use_dark is True, the kit's is False"),
     ("codec['normalize'] = True", "decoder.normalize is True, the kit's is False"),
     ("del codec['normalize']", "decoder.normalize is True, the kit's is False"),  # mmpose's default
@@ -53,11 +53,11 @@ def refusal(tmp_path: Path, addition: str, text: str | None = None) -> str:
     ("test_dataloader['dataset'].update(metainfo=None, type='CrowdPoseDataset')", "its data set crowdpose has 14 key"),
     ("test_dataloader['dataset'].update(metainfo=None, type='NoSuchDataset')", "names no known keypoints in test_data"),
     ("test_dataloader['dataset']['metainfo'] = dict(from_file='nowhere.py')", "names no known keypoints in test_data"),
-    ("import sys; sys.exit(0)", "can't be read as an mmengine config (SystemExit: 0); a config is Python code that runs"),
+    ("import sys; sys.exit(0)", "can't be read as an mmengine config (SystemExit: 0); a config is Python code that"),
     ("raise KeyboardInterrupt", "can't be read as an mmengine config (KeyboardInterrupt: KeyboardInterrupt)"),
     ("raise ValueError('first\\nsecond')", "can't be read as an mmengine config (ValueError: first)"),
     ("class Own(BaseException): pass\nraise Own", "can't be read as an mmengine config (Own: Own)"),
-    ("model['head']['type'] = 'RTMWHead'", "TopdownPoseEstimator, head RTMWHead, is not supported; RTMPose's RTMCCHead"),
+    ("model['head']['type'] = 'RTMWHead'", "TopdownPoseEstimator, head RTMWHead, is not supported; RTMPose's RTM"),
 ])
 def test_what_the_kit_does_otherwise_is_refused(tmp_path: Path, addition: str, message: str) -> None:
     assert message in refusal(tmp_path, addition)
@@ -69,8 +69,8 @@ PARTS = ("model", "model['data_preprocessor']", "model['data_preprocessor']['mea
          "model['head']['simcc_split_ratio']", "model['head']['decoder']", "codec['use_dark']", "codec['type']",
          "test_dataloader", "test_dataloader['dataset']", PIPELINE, f"{PIPELINE}[0]", f"{PIPELINE}[1]",
          f"{PIPELINE}[1]['padding']", f"{PIPELINE}[2]['input_size']", "test_dataloader['dataset']['metainfo']")
-STRANGE = ("3", "'text'", "[]", "[None, 'a']", "dict(a=1)", "float('nan')", "-1", "(1, 2, 3)", "b'bytes'", "len", "set()",
-           "10**400", "[[1], [2, 3]]", "'first\\nsecond'")
+STRANGE = ("3", "'text'", "[]", "[None, 'a']", "dict(a=1)", "float('nan')", "-1", "(1, 2, 3)", "b'bytes'", "len",
+           "set()", "10**400", "[[1], [2, 3]]", "'first\\nsecond'")
 
 
 @pytest.mark.parametrize("part", PARTS)
