@@ -1,4 +1,4 @@
-"""mmpose config -> what to build, checked against what the kit does: with checkpoint.py, all that knows mmpose.
+"""mmpose config -> the model to build, checked against what the kit does: the only file that knows mmpose.
 
 A config is Python code that runs when it is read.
 
