@@ -1,6 +1,6 @@
 """ONNX file -> engine for one runtime, precision and batch size, with its record beside it."""
 
-from common import Parser, input_shape, run
+from common import Parser, input_shape, positive, run
 
 import argparse
 
@@ -16,8 +16,10 @@ def parse_arguments() -> argparse.Namespace:
                     example="python3 build_engine.py --model_path rtmpose_opt.onnx --input input:32,3,256,192 "
                             "--precision fp16 --engine_path rtmpose_bs_32_fp16.engine")
     parser.add_argument("--model_path", required=True, metavar="FILE.onnx", help="the ONNX file that export.py wrote")
-    parser.add_argument("--input", required=True, type=input_shape, metavar="NAME:N,3,H,W",
-                        help="the input's name and shape, e.g. input:32,3,256,192")
+    parser.add_argument("--batch", type=positive, metavar="N",
+                        help="crops in a batch; the input's name, height and width are those of the graph")
+    parser.add_argument("--input", type=input_shape, metavar="NAME:N,3,H,W",
+                        help="instead of --batch: the input's name and shape, e.g. input:32,3,256,192")
     parser.add_argument("--precision", choices=("fp32", "fp16", "int8"), default="fp16", help="default: %(default)s")
     parser.add_argument("--calibration", metavar="DIR",
                         help=f"for int8: a data set in COCO's layout, of which {PERSONS} persons are used; don't take "
@@ -27,6 +29,8 @@ def parse_arguments() -> argparse.Namespace:
                         help="default: auto, which is TensorRT on a machine with an NVIDIA GPU and TensorRT, else the "
                              "faster CPU runtime")
     args = parser.parse_args()
+    if args.batch is None and args.input is None:
+        parser.error("--batch N or --input NAME:N,3,H,W is needed")
     if (args.precision == "int8") != (args.calibration is not None):
         parser.error("--precision int8 and --calibration DIR belong together")
     return args
@@ -35,9 +39,8 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> int:
     """Build an engine, unless it is up to date, and print a report."""
     args = parse_arguments()
-    input_name, shape = args.input
-    plan = plan_build(args.model_path, args.engine_path, input_name, shape, args.precision, args.backend,
-                      args.calibration)
+    plan = plan_build(args.model_path, args.engine_path, args.batch, args.precision, args.backend, args.calibration,
+                      args.input)
     if is_built(plan):
         print(f"{args.engine_path}: already built from the same ONNX file, for the same batch, precision, runtime "
               "and device; nothing to do")

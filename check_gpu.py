@@ -33,7 +33,7 @@ from rtmpose.engines.tensorrt_backend import TensorRTEngine
 from rtmpose.environment import describe_machine, describe_versions, find_gpu, now
 from rtmpose.errors import KitError
 from rtmpose.evaluate.accuracy import compare, measure_accuracy
-from rtmpose.files import check_file, write_json
+from rtmpose.files import check_output, write_json
 from rtmpose.model.graph import INPUT, OUTPUTS
 from rtmpose.timing import measure
 
@@ -143,8 +143,8 @@ def run_kernel(name: str, types: str, grid: tuple[int, int, int], block: tuple[i
 def check_build(precision: str, setting: Setting) -> tuple[bool, str]:
     """The demo's network, built in a precision."""
     calibration = setting.folder / "calibration" if precision == "int8" else None
-    plan = plan_build(setting.folder / "demo.onnx", engine_path(setting, precision), INPUT,
-                      (setting.batch, 3, *SIZE[::-1]), precision, "tensorrt", calibration)
+    plan = plan_build(setting.folder / "demo.onnx", engine_path(setting, precision), setting.batch, precision,
+                      "tensorrt", calibration)
     record = build_engine(plan).record
     return record.precision == precision, (
         f"{record.runtime}, batch {record.batch}, convolutions and matrix products: "
@@ -348,7 +348,7 @@ def main() -> int:
     parser = Parser(description=__doc__, example="python3 check_gpu.py --output gpu_check.json")
     parser.add_argument("--output", default="gpu_check.json", metavar="FILE", help="default: %(default)s")
     args: argparse.Namespace = parser.parse_args()
-    check_file(args.output)
+    check_output(args.output)
     gpu = find_gpu()
     if gpu is None:
         raise KitError("no NVIDIA GPU: the driver (libcuda.so.1) is missing or finds none; nothing to check")
@@ -374,7 +374,7 @@ def prepare(setting: Setting) -> None:
     run_script("demo/make_dataset.py", "--output", setting.folder / "calibration", "--images", 12, "--seed", 12)
     run_script("export.py", "--weight", weights, "--cfg", ROOT / "demo/rtmpose-t_drawn-people-256x192.py", "--output",
                onnx, "--simplify")
-    build_engine(plan_build(onnx, setting.folder / "cpu.engine", INPUT, (8, 3, *SIZE[::-1]), "fp32", "onnxruntime"))
+    build_engine(plan_build(onnx, setting.folder / "cpu.engine", 8, "fp32", "onnxruntime"))
 
 
 def run_check(name: str, setting: Setting) -> Result:

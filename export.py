@@ -5,7 +5,7 @@ from common import Parser, require, run
 import time
 from pathlib import Path
 
-from rtmpose.files import check_file
+from rtmpose.files import check_output
 
 
 def main() -> int:
@@ -13,13 +13,15 @@ def main() -> int:
     parser = Parser(example="python3 export.py --weight rtmpose-m.pth --cfg rtmpose-m_8xb256-420e_coco-256x192.py "
                             "--output rtmpose.onnx",
                     description="Export an RTMPose checkpoint to ONNX: dynamic batch, input `input`, outputs "
-                                "`simcc_x` and `simcc_y`, compared with PyTorch in ONNX Runtime.")
+                                "`simcc_x` and `simcc_y`, compared with PyTorch in ONNX Runtime.",
+                    epilog="The config is Python code that runs: use one that you trust. The checkpoint is read as "
+                           "data, and nothing in it runs.")
     parser.add_argument("--weight", required=True, metavar="FILE.pth", help="the checkpoint")
-    parser.add_argument("--cfg", required=True, metavar="FILE.py", help="its mmpose config")
+    parser.add_argument("--cfg", required=True, metavar="FILE.py", help="its mmpose config, which is run")
     parser.add_argument("--output", default="rtmpose.onnx", metavar="FILE.onnx", help="default: %(default)s")
     parser.add_argument("--simplify", action="store_true", help="simplify the graph with onnxsim")
     args = parser.parse_args()
-    check_file(args.output)
+    check_output(args.output, args.weight, args.cfg)
 
     require("torch", "onnxruntime", "mmpose", "mmengine", "mmcv")
     # After the arguments, so that --help and wrong options don't wait for torch.
@@ -34,8 +36,9 @@ def main() -> int:
     for output, difference in differences.items():
         print(f"  {output}: {difference:.1e}")
     width, height = network.input_size
-    print(f"Wrote {args.output}: {network.num_keypoints} keypoints, crops of {width}x{height} (WxH), "
-          f"{Path(args.output).stat().st_size / 2**20:.1f} MiB, {time.perf_counter() - start:.1f} s")
+    print(f"Wrote {args.output}: {len(network.skeleton.keypoints)} keypoints of {network.skeleton.name}, "
+          f"crops of {width}x{height} (WxH), {Path(args.output).stat().st_size / 2**20:.1f} MiB, "
+          f"{time.perf_counter() - start:.1f} s")
     return 0
 
 

@@ -7,18 +7,18 @@ import os
 from pathlib import Path
 from typing import Any
 
-from rtmpose.data.annotations import NUM_KEYPOINTS
 from rtmpose.data.dataset import DataSet, PersonSet, find_data_set, load_persons
+from rtmpose.data.postprocess import COCO_KEYPOINTS
 from rtmpose.engines import Engine, load_engine
 from rtmpose.engines.record import read_record
-from rtmpose.errors import EXIT_ACCURACY_MISSED, EXIT_INVALID, EXIT_OK, EXIT_THROUGHPUT_MISSED, KitError
+from rtmpose.errors import EXIT_ACCURACY_MISSED, EXIT_INVALID, EXIT_OK, EXIT_THROUGHPUT_MISSED, KitError, first_line
 from rtmpose.evaluate import loadgen
 from rtmpose.evaluate.accuracy import check_comparable, compare, measure_accuracy, summarize_accuracy
 from rtmpose.evaluate.coco_eval import write_keypoints
 from rtmpose.evaluate.throughput import measure_throughput
-from rtmpose.files import check_folder, make_folder, sha256
+from rtmpose.files import check_folder, make_folder, sha256, write_sealed
 from rtmpose.report import text
-from rtmpose.report.summary import clear_output, summarize, table, write_summary
+from rtmpose.report.summary import clear_output, summarize, table
 from rtmpose.report.visualize import find_ground_truth, write_crops, write_pictures
 
 # The options that only some modes take: a mode refuses those that it would ignore.
@@ -104,7 +104,7 @@ def main() -> int:
     print(table(summary))
     code, summary["missed_targets"] = check_targets(args, summary)
     if output:
-        write_summary(make_folder(output) / "summary.json", summary)
+        write_sealed(make_folder(output) / "summary.json", summary)
     return code
 
 
@@ -170,6 +170,7 @@ def load_reference(args: argparse.Namespace, engine: Engine) -> Engine | None:
     if not args.reference:
         return None
     reference = load_engine(args.reference)
+    check_skeleton(reference)
     check_comparable(engine, reference)
     return reference
 
@@ -192,9 +193,18 @@ def check_engine(args: argparse.Namespace, engine: Engine) -> None:
                        "build an engine for that batch size")
     if args.input_name not in (None, record.input_name):
         raise KitError(f"{args.engine}: has the input {record.input_name}, --input_name says {args.input_name}")
-    if not args.perf_only and record.num_keypoints != NUM_KEYPOINTS:
-        raise KitError(f"{args.engine}: gives {record.num_keypoints} keypoints, COCO val2017 has {NUM_KEYPOINTS}; "
-                       "only --perf_only works with it")
+    if not args.perf_only:
+        check_skeleton(engine)
+
+
+def check_skeleton(engine: Engine) -> None:
+    """Raise KitError unless the engine's keypoints are COCO's, by name and in this order."""
+    record = engine.record
+    if record.keypoints != COCO_KEYPOINTS or record.num_keypoints != len(COCO_KEYPOINTS):
+        names = ", ".join(record.keypoints[:3]) + ", ..." if record.keypoints else "not named in its ONNX file"
+        raise KitError(f"{engine.path}: gives {record.num_keypoints} keypoints of {first_line(record.skeleton, 60)} "
+                       f"({first_line(names)}), COCO val2017 has {len(COCO_KEYPOINTS)} (nose, left_eye, right_eye, "
+                       "...); only --perf_only works with it")
 
 
 def check_options(args: argparse.Namespace, given: set[str]) -> None:

@@ -67,7 +67,7 @@ def row(args: argparse.Namespace, model: onnx.ModelProto, batch: int, ceilings: 
     _, (*_, height, width) = graph.read_input(model)
     fixed = graph.simplify(model, (batch, 3, height, width))
     limit = shortest_ms(count_work(to_fp16(fixed)[0]), ceilings)
-    engine = load_engine(build(args, batch, height, width))
+    engine = load_engine(build(args, batch))
     crops, _ = throughput_input(None, engine)
     device, copies, whole = (float(np.mean(measure(timer, 20, 100, 3, name)))
                              for name, timer in engine.timers(crops).items())
@@ -79,10 +79,10 @@ def row(args: argparse.Namespace, model: onnx.ModelProto, batch: int, ceilings: 
             f"{device / bare:.1%}", f"{batch / torch_ms(args, crops) * 1e3:.0f}"]
 
 
-def build(args: argparse.Namespace, batch: int, height: int, width: int) -> Path:
+def build(args: argparse.Namespace, batch: int) -> Path:
     """Build an FP16 engine unless it is there."""
     path = make_folder(Path(args.folder)) / f"{Path(args.model_path).stem}_bs_{batch}_fp16.engine"
-    plan = plan_build(args.model_path, path, graph.INPUT, (batch, 3, height, width), "fp16", "tensorrt")
+    plan = plan_build(args.model_path, path, batch, "fp16", "tensorrt")
     if not is_built(plan):
         build_engine(plan)
     return path

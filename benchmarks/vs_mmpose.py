@@ -22,7 +22,8 @@ from rtmpose.data.dataset import ANNOTATIONS, IMAGE_FOLDERS, PersonSet, load_per
 from rtmpose.engines import load_engine
 from rtmpose.errors import KitError
 from rtmpose.evaluate.predictions import Predictions
-from rtmpose.model.checkpoint import build_estimator, import_mmpose, load_state_dict, read_config
+from rtmpose.model.checkpoint import load_state_dict
+from rtmpose.model.config import build_estimator, import_mmpose, read_config
 
 
 def main() -> int:
@@ -35,7 +36,7 @@ def main() -> int:
     args = parser.parse_args()
     check_xtcocotools()
     engine, persons = load_engine(args.engine), load_persons(args.datasets)
-    estimator = build_estimator(read_config(args.cfg), args.cfg)
+    estimator = build_estimator(read_config(args.cfg).model, args.cfg)
     estimator.load_state_dict(load_state_dict(args.weight))
     estimator.test_cfg["flip_test"] = False
     loader = make_loader(args.datasets, engine.record.input_size, engine.record.batch, args.workers)

@@ -13,7 +13,7 @@ import cv2
 
 from drawing.dataset import contact_sheet, make_dataset
 from rtmpose.errors import KitError
-from rtmpose.files import check_file, check_folder, write_bytes
+from rtmpose.files import check_folder, check_output, write_bytes
 
 
 def non_negative(text: str) -> int:
@@ -41,7 +41,7 @@ def main() -> int:
         raise KitError(f"--contact-sheet {sheet}: expected a file name that ends in .png or .jpg")
     check_folder(args.output)
     if sheet:
-        check_file(sheet)
+        check_output(sheet)
     make_dataset(args.output, args.images, args.seed)
     print(f"Wrote {args.output}: {args.images} images")
     if sheet:

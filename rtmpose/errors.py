@@ -20,3 +20,8 @@ class KitError(Exception):
 
     def __str__(self) -> str:
         return one_line(super().__str__())
+
+
+def first_line(error: object, length: int = 200) -> str:
+    """The first line of an error of another library, or its type if it has no text, cut to ``length`` characters."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:length]

@@ -15,14 +15,16 @@ from rtmpose import startup
 from rtmpose.errors import KitError
 
 _pending: set[Path] = set()
+_SEAL = "content_sha256"  # of the rest of the file
 
 
 @contextlib.contextmanager
 def temporary_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
     """An empty temporary file in the folder of ``path``, deleted at the end; raises KitError if it can't be written."""
     path = Path(path)
-    if is_folder(path):
-        raise KitError(f"{path}: is a folder, expected the name of a file to write; choose another name")
+    if (mode := file_mode(path)) and not stat.S_ISREG(mode):
+        raise KitError(f"{path}: is {'a folder' if stat.S_ISDIR(mode) else 'no regular file'}, expected the name of a "
+                       "file to write; choose another name")
     try:
         _remove_leftovers(path)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
@@ -98,6 +100,31 @@ def write_json(path: str | os.PathLike[str], content: Any) -> None:
     write_bytes(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
+def write_sealed(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
+    """Write ``content`` as :func:`write_json` does, with a digest of it, for :func:`read_sealed`."""
+    write_json(path, {**content, _SEAL: _digest(content)})
+
+
+def read_sealed(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
+    """Read a ``kind`` that :func:`write_sealed` wrote; raises KitError if it can't be read or is not exactly that."""
+    content = read_json(path, f"a {kind}")
+    if not isinstance(content, dict) or content.pop(_SEAL, None) != _digest(content):
+        raise KitError(f"{path}: is no {kind} of this version of the kit, or was changed since; make it again")
+    return content
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def check_output(path: str | os.PathLike[str], *inputs: str | os.PathLike[str]) -> None:
+    """Raise KitError, before any work, if ``path`` can't be written, or is one of the inputs."""
+    if any(is_regular(path) and is_regular(given) and os.path.samefile(path, given) for given in inputs):
+        raise KitError(f"{path}: is an input as well, and would be lost; choose another name")
+    with temporary_beside(path):
+        pass
+
+
 def make_folder(folder: Path) -> Path:
     """Create a folder if it is missing, and return it; raises KitError if that fails."""
     try:
@@ -141,12 +168,6 @@ def file_mode(path: str | os.PathLike[str]) -> int:
         return 0
     except OSError as error:
         raise KitError(f"{path}: can't be read ({error.strerror}); check the path and its permissions") from error
-
-
-def check_file(path: str | os.PathLike[str]) -> None:
-    """Raise KitError if a file can't be written; none is."""
-    with temporary_beside(path):
-        pass
 
 
 def check_folder(folder: str | os.PathLike[str]) -> None:

@@ -27,13 +27,17 @@ model = dict(
                            use_rel_bias=False, pos_enc=False),
               loss=dict(type='KLDiscretLoss', use_target_weight=True, beta=10., label_softmax=True), decoder=codec),
     test_cfg=dict(flip_test={flip}))
+test_dataloader = dict(dataset=dict(type='CocoDataset', metainfo=dict(from_file='configs/_base_/datasets/{dataset}.py'),
+    pipeline=[dict(type='LoadImage'), dict(type='GetBBoxCenterScale'),
+              dict(type='TopdownAffine', input_size=codec['input_size']), dict(type='PackPoseInputs')]))
 """
 
 
 def small_config(keypoints: int = 17, size: tuple[int, int] = (192, 256), widen: float = 0.375, flip: bool = False
                  ) -> str:
     """RTMPose-t's config as text (widen 0.25 gives a network smaller than any published)."""
-    return SMALL_CONFIG.format(keypoints=keypoints, size=size, widen=widen, channels=int(1024 * widen),
+    dataset = {17: "coco", 26: "halpe26", 133: "coco_wholebody"}[keypoints]
+    return SMALL_CONFIG.format(dataset=dataset, keypoints=keypoints, size=size, widen=widen, channels=int(1024 * widen),
                                features=(size[0] // 32, size[1] // 32), flip=flip)
 
 
@@ -57,10 +61,10 @@ def save_random_checkpoint(config: Path, path: Path, seed: int = 0) -> Path:
     without them the output hardly depends on the input, and no test would notice a wrong crop."""
     import torch
 
-    from rtmpose.model.checkpoint import build_estimator, read_config
+    from rtmpose.model.config import build_estimator, read_config
 
     torch.manual_seed(seed)
-    estimator = build_estimator(read_config(config), config)
+    estimator = build_estimator(read_config(config).model, config)
     for parameter in estimator.parameters():
         if parameter.ndim > 1:
             torch.nn.init.kaiming_normal_(parameter, nonlinearity="linear")

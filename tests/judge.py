@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from rtmpose.data.dataset import ANNOTATIONS
-from rtmpose.model.checkpoint import build_estimator, import_mmpose, load_state_dict, read_config
+from rtmpose.model.checkpoint import load_state_dict
+from rtmpose.model.config import build_estimator, import_mmpose, read_config
 
 INPUT_SIZE = (192, 256)
 
@@ -86,7 +87,7 @@ def codec(input_size: tuple[int, int] = INPUT_SIZE) -> Any:
 
 def estimator(config: Path, checkpoint: Path | None = None) -> Any:
     """mmpose's ``TopdownPoseEstimator`` of a config, ready to test."""
-    built = build_estimator(read_config(config), config)
+    built = build_estimator(read_config(config).model, config)
     if checkpoint:
         built.load_state_dict(load_state_dict(checkpoint))
     return built.eval()

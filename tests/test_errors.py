@@ -2,6 +2,7 @@
 
 import common
 
+import dataclasses
 import importlib
 import json
 import os
@@ -20,7 +21,10 @@ import pytest
 import torch
 from helpers import ROOT, run_script, save_random_checkpoint, small_config, write_annotations
 
-from rtmpose.model.checkpoint import load_state_dict
+from rtmpose.engines.build import build_engine, plan_build
+from rtmpose.engines.record import read_record, write_record
+from rtmpose.model.checkpoint import load_network, load_state_dict
+from rtmpose.model.export import export
 
 Run = Callable[..., str]
 
@@ -139,7 +143,8 @@ def test_checkpoint_with_nan_weights_is_not_exported(export_fails: Run, model_fi
     content = torch.load(model_files["checkpoint"], weights_only=True)
     content["state_dict"]["head.cls_x.weight"].fill_(float("nan"))
     torch.save(content, tmp_path / "nan.pth")
-    assert "not written, ONNX Runtime differs from PyTorch by nan" in export_fails(checkpoint=tmp_path / "nan.pth")
+    message = export_fails(checkpoint=tmp_path / "nan.pth")
+    assert "nan.pth: holds NaN or infinity in 1 keys: head.cls_x.weight" in message
 
 
 def test_config_missing(export_fails: Run) -> None:
@@ -149,9 +154,10 @@ def test_config_missing(export_fails: Run) -> None:
 @pytest.mark.parametrize(("text", "message"), [
     ("model = dict(", "can't be read as an mmengine config"),
     ("_base_ = ['nowhere.py']", "can't be read as an mmengine config"),
-    ("model = dict(type='TopdownPoseEstimator', head=dict(type='HeatmapHead'))", "is no RTMPose config"),
-    ("model = 3", "is no RTMPose config"),
-    ("x = 1", "is no RTMPose config"),
+    ("model = dict(type='TopdownPoseEstimator', head=dict(type='HeatmapHead'))",
+     "TopdownPoseEstimator, head HeatmapHead, is not supported; RTMPose's RTMCCHead is"),
+    ("model = 3", "no model, head none, is not supported"),
+    ("x = 1", "no model, head none, is not supported"),
     (small_config().replace("arch='P5'", "arch='P7'"), "mmpose can't build this model"),
     (small_config().replace("123.675", "0"), "data_preprocessor.mean is [0, 116.28, 103.53]"),
 ])
@@ -234,6 +240,28 @@ def test_input_contradicts_the_graph(build_fails: Run, shape: str, message: str)
     assert message in build_fails(shape=shape)
 
 
+@pytest.mark.parametrize(("arguments", "message"), [
+    ((), "--batch N or --input NAME:N,3,H,W is needed"),
+    (("--batch", "0"), "argument --batch: 0 is not above zero"),
+    (("--batch", "4", "--input", "input:2,3,256,192"), "--batch 4: --input says 2,3,256,192; they must agree"),
+])
+def test_batch_missing_or_contradictory(fails: Run, model_files: dict[str, Path], arguments: tuple, message: str
+                                        ) -> None:
+    assert message in fails("build_engine", "--model_path", model_files["onnx"], "--engine_path", "out.engine",
+                            "--backend", "onnxruntime", *arguments)
+
+
+@pytest.mark.parametrize("script", ["build_engine", "export"])
+def test_output_that_is_an_input(fails: Run, model_files: dict[str, Path], tmp_path: Path, script: str) -> None:
+    kept = tmp_path / "kept.onnx"
+    shutil.copy(model_files["onnx" if script == "build_engine" else "checkpoint"], kept)
+    before = kept.read_bytes()
+    arguments = (("--model_path", kept, "--batch", 2, "--engine_path", kept) if script == "build_engine" else
+                 ("--weight", kept, "--cfg", model_files["config"], "--output", kept))
+    assert "kept.onnx: is an input as well, and would be lost" in fails(script, *arguments)
+    assert kept.read_bytes() == before
+
+
 def test_fixed_batch_contradicts_input(build_fails: Run, tmp_path: Path) -> None:
     graph = save_graph(tmp_path / "fixed.onnx", RTMPOSE_INPUT, RTMPOSE_OUTPUTS)
     assert "has the input input[2,3,256,192], --input says 4,3,256,192" in build_fails(graph, "input:4,3,256,192")
@@ -252,9 +280,8 @@ def engine_copy(engine_file: Path, tmp_path: Path) -> Path:
 
 
 def change_record(engine: Path, **changed: object) -> None:
-    """Rewrite parts of an engine's record."""
-    path = Path(f"{engine}.json")
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
+    """Another engine's record: the same but for some parts."""
+    write_record(engine, dataclasses.replace(read_record(engine), **changed))
 
 
 def test_engine_missing(fails: Run) -> None:
@@ -314,8 +341,31 @@ def test_engine_of_another_batch_size_or_input(fails: Run, engine_file: Path) ->
 
 
 def test_engine_of_other_keypoints_than_coco(fails: Run, engine_copy: Path) -> None:
-    change_record(engine_copy, num_keypoints=133)
-    assert "gives 133 keypoints, COCO val2017 has 17" in fails("inference", "--engine", engine_copy)
+    change_record(engine_copy, num_keypoints=133, skeleton="coco_wholebody")
+    assert "gives 133 keypoints of coco_wholebody (nose, left_eye" in fails("inference", "--engine", engine_copy)
+
+
+@pytest.fixture(scope="module")
+def animals_engine(model_files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An engine of the 17 keypoints of AP-10K's animals, which the data set of its config says."""
+    folder = tmp_path_factory.mktemp("animals")
+    config = folder / "animals.py"
+    config.write_text(small_config().replace("/coco.py", "/ap10k.py"))
+    export(load_network(config, model_files["checkpoint"]), folder / "animals.onnx", {}, simplify_it=False)
+    build_engine(plan_build(folder / "animals.onnx", folder / "animals.engine", 4, "fp32", "onnxruntime"))
+    return folder / "animals.engine"
+
+
+def test_engine_of_17_other_keypoints(fails: Run, animals_engine: Path, engine_file: Path, drawn: Path) -> None:
+    message = "animals.engine: gives 17 keypoints of ap10k (L_Eye, R_Eye, Nose, ...), COCO val2017 has 17 (nose, "
+    assert message in fails("inference", "--engine", animals_engine, "--datasets", drawn)
+    assert message in fails("inference", "--engine", engine_file, "--datasets", drawn, "--reference", animals_engine)
+
+
+def test_engine_of_unnamed_keypoints(fails: Run, engine_copy: Path, drawn: Path) -> None:
+    change_record(engine_copy, keypoints=(), skeleton="unknown")
+    assert "gives 17 keypoints of unknown (not named in its ONNX file)" in fails(
+        "inference", "--engine", engine_copy, "--datasets", drawn)
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

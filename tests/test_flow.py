@@ -51,7 +51,7 @@ def test_both_scripts_build_once_and_run(folder: Path, drawn: Path) -> None:
 
 def test_the_record_names_model_build_and_machine(folder: Path, model_files: dict[str, Path]) -> None:
     engine = folder / "named.engine"
-    done = run_script("build_engine.py", "--model_path", "rtmpose_opt.onnx", "--input", "input:3,3,256,192",
+    done = run_script("build_engine.py", "--model_path", "rtmpose_opt.onnx", "--batch", 3,
                       "--backend", "onnxruntime", "--engine_path", engine, cwd=folder)
     assert done.returncode == 0, done.stderr
     record = read_record(engine)

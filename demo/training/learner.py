@@ -22,7 +22,7 @@ from rtmpose.data.annotations import NUM_KEYPOINTS
 from rtmpose.data.preprocess import normalize
 from rtmpose.errors import KitError
 from rtmpose.files import atomic_write
-from rtmpose.model.checkpoint import build_estimator, read_config
+from rtmpose.model.config import build_estimator, read_config
 from training.crops import INPUT_SIZE
 
 
@@ -45,7 +45,7 @@ class Learner:
         self.schedule = schedule
         self.device = torch.device(device)
         self.crops_seen = 0
-        model = read_config(config)
+        model = read_config(config).model
         # The head takes the last stage; one auxiliary loss takes the stage before it.
         model["backbone"]["out_indices"] = (3, 4)
         self.model = build_estimator(model, config)

@@ -8,6 +8,9 @@ import numpy as np
 # Keypoints above it count in a person's score (mmpose CocoMetric), in agreement and in pictures.
 KEYPOINT_SCORE_THRESHOLD = 0.2
 
+COCO_KEYPOINTS = ("nose", *(f"{side}_{part}" for part in ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee",
+                                                          "ankle") for side in ("left", "right")))
+
 # For each of COCO's 17 keypoints, the keypoint that it becomes in the mirror image.
 COCO_FLIP_INDICES = (0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15)
 

@@ -11,10 +11,10 @@ from onnx import ModelProto
 
 from rtmpose.data import preprocess
 from rtmpose.engines import BACKENDS, Engine, choose_backends, headline_timer
-from rtmpose.engines.record import Facts, Record, read_record, record_path
+from rtmpose.engines.record import Facts, Record, read_record, record_path, write_record
 from rtmpose.environment import command_line, now
-from rtmpose.errors import KitError
-from rtmpose.files import put_in_place, sha256, temporary_beside, write_json
+from rtmpose.errors import KitError, first_line
+from rtmpose.files import check_output, put_in_place, sha256, temporary_beside
 from rtmpose.model import calibration, graph, int8
 from rtmpose.model.calibration import Calibration, CalibrationSet
 from rtmpose.model.fp16 import Kept, to_fp16
@@ -38,20 +38,24 @@ class Built:
     """An engine that was built."""
 
     record: Record
-    fixed: ModelProto  # the simplified FP32 graph with the engine's batch size
+    macs: dict[str, int]  # multiplications of each convolution and matrix product, by the name in the FP32 graph
     kept: list[Kept]  # operators that stay in FP32 where the rest is FP16
     calibration: Calibration | None  # only for int8
 
 
-def plan_build(model_path: str | Path, engine_path: str | Path, input_name: str, shape: tuple[int, int, int, int],
-               precision: str, backend: str = "auto", calibration_folder: str | Path | None = None) -> Plan:
+def plan_build(model_path: str | Path, engine_path: str | Path, batch: int | None, precision: str,
+               backend: str = "auto", calibration_folder: str | Path | None = None,
+               declared: tuple[str, tuple[int, int, int, int]] | None = None) -> Plan:
     """Check all inputs of a build; raises KitError if a file is missing or broken, or the inputs contradict each other.
 
     ``precision`` is ``fp32``, ``fp16`` or ``int8``; INT8 needs a ``calibration_folder``, a data set in COCO's layout.
-    ``backend`` is ``auto`` or one of :data:`rtmpose.engines.BACKENDS`.
+    ``backend`` is ``auto`` or one of :data:`rtmpose.engines.BACKENDS`. ``declared`` is the input's name and shape, if
+    the user says them; without it, ``batch`` is needed.
     """
+    for path in (engine_path, record_path(engine_path)):
+        check_output(path, model_path)
     model = graph.load(model_path)
-    graph.check_input(model, model_path, input_name, shape)
+    input_name, shape = graph.find_input(model, model_path, batch, declared)
     crops = None
     if calibration_folder:
         if graph.read_input(model)[1][0]:
@@ -87,7 +91,7 @@ def build_engine(plan: Plan) -> Built:
         # An old record must not stand beside a new engine.
         record_path(plan.engine_path).unlink(missing_ok=True)
         put_in_place(file, plan.engine_path)
-    write_json(record_path(plan.engine_path), asdict(best.record))
+    write_record(plan.engine_path, best.record)
     return best
 
 
@@ -96,14 +100,28 @@ def build_candidate(plan: Plan, facts: Facts, file: Path) -> Built:
     start = perf_counter()
     fixed = graph.simplify(plan.model, plan.shape)
     spec = graph.read_spec(fixed, plan.model_path)
-    typed, kept, calibrated = set_precision(plan, facts, fixed)
+    skeleton = graph.read_skeleton(plan.model)
+    if len(skeleton.keypoints) not in (0, spec.num_keypoints):
+        raise KitError(f"{plan.model_path}: names {len(skeleton.keypoints)} keypoints and gives {spec.num_keypoints}; "
+                       "export it again")
+    try:
+        macs = graph.count_macs(fixed)
+        if not sum(macs.values()):
+            raise KitError(f"{plan.model_path}: has no convolutions and no matrix products; export it again")
+        typed, kept, calibrated = set_precision(plan, facts, fixed)
+    except (KitError, OSError):
+        raise
+    except Exception as error:  # the conversions know RTMPose's graph, and another one can lack anything
+        raise KitError(f"{plan.model_path}: can't be converted to {facts.requested_precision} ({type(error).__name__}: "
+                       f"{first_line(error)}); expected a graph that export.py wrote") from error
     arithmetic, layers = BACKENDS[facts.backend].build(typed, file, plan.engine_path)
     record = Record(**asdict(facts), precision=max(arithmetic, key=lambda kind: arithmetic[kind]),
-                    arithmetic=arithmetic, layers=layers, num_keypoints=spec.num_keypoints, bins=spec.bins,
-                    measured_fps={}, onnx=plan.model_path.name, source=graph.read_metadata(plan.model), built_at=now(),
-                    command=command_line(), build_seconds=round(perf_counter() - start, 3),
+                    arithmetic=arithmetic, layers=layers, num_keypoints=spec.num_keypoints, skeleton=skeleton.name,
+                    keypoints=skeleton.keypoints, bins=spec.bins, measured_fps={}, onnx=plan.model_path.name,
+                    source=graph.read_metadata(plan.model), built_at=now(), command=command_line(),
+                    build_seconds=round(perf_counter() - start, 3),
                     engine_bytes=file.stat().st_size, engine_sha256=sha256(file))
-    return Built(record, fixed, kept, calibrated)
+    return Built(record, macs, kept, calibrated)
 
 
 def set_precision(plan: Plan, facts: Facts, fixed: ModelProto) -> tuple[ModelProto, list[Kept], Calibration | None]:

@@ -11,7 +11,7 @@ import onnx
 
 from rtmpose.engines.record import Record, check_built_here
 from rtmpose.environment import cpu_name
-from rtmpose.errors import KitError
+from rtmpose.errors import KitError, first_line
 from rtmpose.model.graph import OUTPUTS, count_arithmetic, count_layers
 from rtmpose.model.int8 import Int8Scheme
 from rtmpose.timing import wall_clock
@@ -40,7 +40,7 @@ def build(model: onnx.ModelProto, path: Path, engine: Path) -> tuple[dict[str, i
         onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         optimized = onnx.load(path)
     except Exception as error:  # ONNX Runtime's errors share no public base
-        raise KitError(f"{engine}: ONNX Runtime can't build or write it ({str(error).splitlines()[0][:200]}); "
+        raise KitError(f"{engine}: ONNX Runtime can't build or write it ({first_line(error)}); "
                        "check the graph, and the space left in the engine's folder") from error
     return count_arithmetic(optimized), count_layers(optimized)
 
@@ -60,11 +60,13 @@ class OnnxRuntimeEngine:
             self._session = onnxruntime.InferenceSession(Path(path).read_bytes(), options,
                                                          providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's errors share no public base
-            reason = str(error).splitlines()[0][:200]
-            raise KitError(f"{path}: ONNX Runtime can't load it ({reason}); build it again") from error
+            raise KitError(f"{path}: ONNX Runtime can't load it ({first_line(error)}); build it again") from error
 
     def infer(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        simcc_x, simcc_y = self._session.run(OUTPUTS, {self.record.input_name: crops})
+        try:
+            simcc_x, simcc_y = self._session.run(OUTPUTS, {self.record.input_name: crops})
+        except Exception as error:  # ONNX Runtime's errors share no public base
+            raise KitError(f"{self.path}: ONNX Runtime can't run it ({first_line(error)}); build it again") from error
         return simcc_x, simcc_y
 
     def close(self) -> None:

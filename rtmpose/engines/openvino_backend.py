@@ -11,7 +11,7 @@ import onnx
 
 from rtmpose.engines.record import Record, check_built_here
 from rtmpose.environment import cpu_name
-from rtmpose.errors import KitError
+from rtmpose.errors import KitError, first_line
 from rtmpose.model.graph import OUTPUTS
 from rtmpose.model.int8 import Int8Scheme
 from rtmpose.timing import wall_clock
@@ -41,7 +41,9 @@ def build(model: onnx.ModelProto, path: Path, engine: Path) -> tuple[dict[str, i
         core = openvino.Core()
         compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", _CONFIG)
         path.write_bytes(compiled.export_model().getvalue())
-    except RuntimeError as error:
+    except OSError:
+        raise
+    except Exception as error:
         raise KitError(f"{engine}: OpenVINO can't build it ({_reason(error)}); check the graph") from error
     infos = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
     layers = [(info["layerType"].astype(str), info["runtimePrecision"].astype(str)) for info in infos]
@@ -52,7 +54,7 @@ def build(model: onnx.ModelProto, path: Path, engine: Path) -> tuple[dict[str, i
 
 def _reason(error: Exception) -> str:
     """The last line of an error of OpenVINO; the lines before name its source files."""
-    return str(error).strip().splitlines()[-1][:200]
+    return first_line((str(error).strip() or type(error).__name__).splitlines()[-1])
 
 
 class OpenVINOEngine:
@@ -64,13 +66,16 @@ class OpenVINOEngine:
         self.path, self.record = str(path), record
         try:
             compiled = openvino.Core().import_model(Path(path).read_bytes(), "CPU", _CONFIG)
-        except RuntimeError as error:
+        except Exception as error:
             raise KitError(f"{path}: OpenVINO can't load it ({_reason(error)}); build it again") from error
         self._request = compiled.create_infer_request()
 
     def infer(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        self._request.infer({self.record.input_name: crops}, share_inputs=True)
-        simcc_x, simcc_y = (self._request.get_tensor(name).data.copy() for name in OUTPUTS)
+        try:
+            self._request.infer({self.record.input_name: crops}, share_inputs=True)
+            simcc_x, simcc_y = (self._request.get_tensor(name).data.copy() for name in OUTPUTS)
+        except Exception as error:  # OpenVINO raises RuntimeError, its Python code others
+            raise KitError(f"{self.path}: OpenVINO can't run it ({_reason(error)}); build it again") from error
         return simcc_x, simcc_y
 
     def close(self) -> None:

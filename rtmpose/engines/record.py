@@ -1,12 +1,12 @@
 """The record beside an engine: it makes results traceable, and shows if the engine is up to date and can run here."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from rtmpose.errors import KitError
-from rtmpose.files import is_regular, read_json, sha256
+from rtmpose.files import is_regular, read_sealed, sha256, write_sealed
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class Record(Facts):
     arithmetic: dict[str, int]  # number of convolutions and matrix products by type
     layers: dict[str, int]  # number of all layers by the type of their output
     num_keypoints: int
+    skeleton: str  # mmpose's name of the keypoints' data set, e.g. coco
+    keypoints: tuple[str, ...]  # their names; none if the ONNX file doesn't say
     bins: tuple[int, int]  # number of SimCC bins over x and over y
     measured_fps: dict[str, float]  # persons a second of each backend that ``auto`` compared
     onnx: str  # file name
@@ -68,15 +70,20 @@ def read_record(engine: str | Path) -> Record:
         raise KitError(f"{engine}: no such engine; build it with build_engine.py")
     if not is_regular(path):
         raise KitError(f"{engine}: has no record {path.name} beside it; build it again with build_engine.py")
-    content = read_json(path, "the record that build_engine.py wrote")
-    if not isinstance(content, dict) or set(content) != {field.name for field in fields(Record)}:
+    content = read_sealed(path, "record")
+    if set(content) != {field.name for field in fields(Record)}:
         raise KitError(f"{path}: is no record of this version of the kit; build the engine again")
-    record = Record(**{**content, "input_size": tuple(content["input_size"]), "bins": tuple(content["bins"])})
+    record = Record(**{**content, **{name: tuple(content[name]) for name in ("input_size", "bins", "keypoints")}})
     size = engine.stat().st_size
     if size != record.engine_bytes or sha256(engine) != record.engine_sha256:
         raise KitError(f"{engine}: is not the file that {path.name} describes ({size} bytes, expected "
                        f"{record.engine_bytes}): cut off or replaced; build it again")
     return record
+
+
+def write_record(engine: str | Path, record: Record) -> None:
+    """Write the record of an engine; raises KitError if that fails."""
+    write_sealed(record_path(engine), asdict(record))
 
 
 def check_built_here(path: str | Path, record: Record, here: Mapping[str, Any], runtime: str) -> None:

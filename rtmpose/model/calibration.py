@@ -21,8 +21,8 @@ from rtmpose.data.agreement import describe_agreement
 from rtmpose.data.dataset import ANNOTATIONS, Image, load_persons
 from rtmpose.data.loader import iterate_batches
 from rtmpose.data.postprocess import decode
-from rtmpose.errors import KitError
-from rtmpose.files import read_json, sha256, write_json
+from rtmpose.errors import KitError, first_line
+from rtmpose.files import read_sealed, sha256, write_sealed
 from rtmpose.model.graph import OUTPUTS, count_macs, simplify
 from rtmpose.model.int8 import Block, Int8Scheme, Ranges, group_by_block, insert_quantization
 
@@ -104,20 +104,20 @@ def calibrate(model: onnx.ModelProto, onnx_sha256: str, scheme: Int8Scheme, crop
     fixed = simplify(model, crops.batches[0].shape)
     ranges = find_ranges(fixed, scheme, crops.batches)
     blocks = measure_sensitivity(fixed, ranges, scheme, crops.batches)
-    write_json(cache, {"facts": wanted, "ranges": ranges, "blocks": [asdict(block) for block in blocks]})
+    write_sealed(cache, {"facts": wanted, "ranges": ranges, "blocks": [asdict(block) for block in blocks]})
     return Calibration(ranges, blocks, cache, reused=False)
 
 
 def read_cache(cache: Path, wanted: dict[str, Any]) -> Calibration | None:
-    """Read a calibration, or None if the file is missing, broken or made from other facts."""
+    """Read a calibration, or None if the file is missing, broken, changed since or made from other facts."""
     try:
-        content = read_json(cache, "a calibration")
-        if content["facts"] != wanted:
-            return None
-        ranges = {name: (low, high) for name, (low, high) in content["ranges"].items()}
-        return Calibration(ranges, [Block(**block) for block in content["blocks"]], cache, reused=True)
-    except (KitError, AttributeError, KeyError, TypeError, ValueError):
+        content = read_sealed(cache, "calibration")
+    except KitError:
         return None
+    if content.get("facts") != wanted:
+        return None
+    ranges = {name: (low, high) for name, (low, high) in content["ranges"].items()}
+    return Calibration(ranges, [Block(**block) for block in content["blocks"]], cache, reused=True)
 
 
 def find_ranges(model: onnx.ModelProto, scheme: Int8Scheme, batches: Sequence[np.ndarray]) -> Ranges:
@@ -134,7 +134,11 @@ def find_ranges(model: onnx.ModelProto, scheme: Int8Scheme, batches: Sequence[np
             inputs = iter([{model.graph.input[0].name: batch}, None])
             calibrator.collect_data(SimpleNamespace(get_next=inputs.__next__))
         found = calibrator.compute_data().data
-    return {tensor: (np.ravel(data.lowest).item(), np.ravel(data.highest).item()) for tensor, data in found.items()}
+    ranges = {tensor: (np.ravel(data.lowest).item(), np.ravel(data.highest).item()) for tensor, data in found.items()}
+    if broken := [tensor for tensor, limits in ranges.items() if not np.isfinite(limits).all()]:
+        raise KitError(f"calibration: {first_line(broken[0])} takes no finite values on these crops; check the weights "
+                       "for NaN")
+    return ranges
 
 
 def measure_sensitivity(model: onnx.ModelProto, ranges: Ranges, scheme: Int8Scheme, batches: Sequence[np.ndarray]

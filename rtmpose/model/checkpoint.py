@@ -1,27 +1,18 @@
-"""mmpose config and .pth checkpoint -> torch module: the only file that knows mmpose.
+"""mmpose config and .pth checkpoint -> torch module; a checkpoint is data, and nothing in it runs."""
 
-mmpose's import needs mmdet, xtcocotools and mmcv's compiled operators, for models and data sets other than RTMPose.
-Each is hard to install: there are no wheels for current Python, NumPy or torch. So where one is missing, its imports
-get empty modules, whose every attribute is an empty class. RTMPose uses nothing of them.
-"""
-
-import importlib
-import importlib.util
 import re
-import sys
-import types
 import warnings
+import zipfile
 from dataclasses import dataclass
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from rtmpose.data import preprocess
-from rtmpose.errors import KitError
+from rtmpose.errors import KitError, first_line
+from rtmpose.files import sha256
+from rtmpose.model.config import build_estimator, read_config
+from rtmpose.model.graph import Skeleton
 
 # Objects that mmengine writes into a checkpoint beside the weights: its log buffers and the NumPy values in them.
 _METADATA_GLOBALS = (
@@ -31,13 +22,17 @@ _METADATA_GLOBALS = (
 )
 
 
+# The digest at the end of a name that mmpose gives, e.g. -63eb25f7_20230126.pth; eight digits alone may be a date.
+_NAMED_DIGEST = re.compile(r"-(?!20\d{6}\b)([0-9a-f]{8})(_\d{8})?\.pth$")
+
+
 @dataclass(frozen=True)
 class Network:
     """A network ready to export."""
 
     module: torch.nn.Module  # in evaluation mode: float32 (N, 3, H, W) -> simcc_x (N, K, Wx), simcc_y (N, K, Wy)
     input_size: tuple[int, int]
-    num_keypoints: int  # K
+    skeleton: Skeleton  # its K keypoints
 
 
 class _SimCC(torch.nn.Module):
@@ -56,70 +51,26 @@ def load_network(config: str | Path, weights: str | Path) -> Network:
 
     Raises KitError if a file is missing or broken, is not RTMPose, or the two don't belong together.
     """
-    model = read_config(config)
+    read = read_config(config)
     state = load_state_dict(weights)
-    estimator = build_estimator(model, config)
-    _check_keys(estimator.state_dict(), state, weights, config)
+    estimator = build_estimator(read.model, config)
+    _check_weights(estimator.state_dict(), state, weights, config)
     estimator.load_state_dict(state)
-    head = model["head"]
-    return Network(_SimCC(estimator).eval(), tuple(head["input_size"]), head["out_channels"])
-
-
-def read_config(path: str | Path) -> dict[str, Any]:
-    """Read the ``model`` of an RTMPose config, so that it can be built without mmdet and without a process group.
-
-    Raises KitError if the file is missing or broken, is not RTMPose, or normalises crops in another way.
-    """
-    if not Path(path).is_file():
-        raise KitError(f"{path}: no such config, expected an mmpose RTMPose config (.py)")
-    import_mmpose()
-    from mmengine.config import Config
-    try:
-        config = Config.fromfile(path)
-    except Exception as error:  # a config is Python: it can raise anything
-        raise KitError(f"{path}: can't be read as an mmengine config ({_first_line(error)})") from error
-    model = config.get("model")
-    head = model.get("head") if isinstance(model, dict) else None
-    if not isinstance(head, dict) or str(head.get("type")).split(".")[-1] != "RTMCCHead":
-        raise KitError(f"{path}: is no RTMPose config, expected a model whose head is an RTMCCHead")
-    found = model.get("data_preprocessor", {})
-    for key, expected in (("mean", preprocess.MEAN), ("std", preprocess.STD), ("bgr_to_rgb", np.array(True))):
-        if not np.array_equal(np.array(found.get(key), expected.dtype), expected):
-            raise KitError(f"{path}: data_preprocessor.{key} is {found.get(key)}, the kit's is {expected.tolist()}")
-    return _portable(model.to_dict())
-
-
-def _portable(node: Any) -> Any:
-    """Replace what needs mmdet (its CSPNeXt takes the same keys as mmpose's), a process group or a download."""
-    if isinstance(node, dict):
-        changed = {key: _portable(value) for key, value in node.items() if key not in ("init_cfg", "_scope_")}
-        if isinstance(changed.get("type"), str):
-            kind = changed["type"].removeprefix("mmdet.").removeprefix("mmpose.")
-            changed["type"] = "BN" if kind == "SyncBN" else kind
-        return changed
-    return [_portable(value) for value in node] if isinstance(node, list) else node
-
-
-def build_estimator(model: dict[str, Any], config: str | Path) -> torch.nn.Module:
-    """Build mmpose's estimator, randomly initialised, from a config's model. Raises KitError if mmpose can't."""
-    from mmengine.registry import DefaultScope
-    from mmpose.registry import MODELS
-    try:
-        with DefaultScope.overwrite_default_scope("mmpose"):
-            return MODELS.build(model)
-    except Exception as error:  # mmengine re-raises whatever a layer's constructor raised
-        raise KitError(f"{config}: mmpose can't build this model ({_first_line(error)})") from error
+    return Network(_SimCC(estimator).eval(), read.input_size, read.skeleton)
 
 
 def load_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     """Read the weights of a checkpoint, by name, without running code from the file.
 
-    Raises KitError if the file is missing, truncated, holds anything but data, or no weights.
+    Raises KitError if the file is missing, damaged, holds anything but data, or no weights.
     """
     if not Path(path).is_file():
         raise KitError(f"{path}: no such checkpoint, expected an RTMPose .pth; scripts/download.sh fetches one")
+    _check_intact(path)
     try:
-        with torch.serialization.safe_globals([(_Inert, name) for name in _METADATA_GLOBALS]):
+        with (torch.serialization.safe_globals([(_Inert, name) for name in _METADATA_GLOBALS]),
+              warnings.catch_warnings()):
+            warnings.simplefilter("ignore")  # about kinds of tensors that are refused below
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken archive fails in many ways
         refused = re.search(r"GLOBAL (\S+)|unrecognized function (\S+)", str(error))
@@ -128,10 +79,28 @@ def load_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
                            "expected weights only") from error
         raise KitError(f"{path}: is no PyTorch checkpoint or was cut off; fetch it again") from error
     state = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not state or not all(isinstance(name, str) and isinstance(tensor, torch.Tensor)
+                                                          for name, tensor in state.items()):
         raise KitError(f"{path}: holds no state_dict of tensors, expected an RTMPose checkpoint")
     # The kit normalises crops itself.
     return {name: tensor for name, tensor in state.items() if not name.startswith("data_preprocessor.")}
+
+
+def _check_intact(path: str | Path) -> None:
+    """Raise KitError if the digest in a checkpoint's name or a checksum of its zip archive says that it is damaged."""
+    named = _NAMED_DIGEST.search(Path(path).name)
+    if named and not (found := sha256(path)).startswith(named[1]):
+        raise KitError(f"{path}: is damaged or another file: its SHA-256 begins with {found[:8]}, its name says "
+                       f"{named[1]}; fetch it again")
+    damaged: str | None = None
+    try:
+        if zipfile.is_zipfile(path):  # older checkpoints are none, and have no checksums
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+    except Exception as error:  # a broken archive fails in many ways
+        damaged = first_line(error)
+    if damaged:
+        raise KitError(f"{path}: is no PyTorch checkpoint or was cut off: damaged at {damaged}; fetch it again")
 
 
 class _Inert:
@@ -143,56 +112,30 @@ class _Inert:
     __setstate__ = __init__
 
 
-def _check_keys(wanted: dict[str, Any], given: dict[str, Any], weights: str | Path, config: str | Path) -> None:
+def _check_weights(wanted: dict[str, Any], given: dict[str, Any], weights: str | Path, config: str | Path) -> None:
+    """Raise KitError unless the weights fit the network: names, shapes, types, and all of them finite numbers."""
     mismatches = {
         "missing": [key for key in wanted if key not in given],
         "unexpected": [key for key in given if key not in wanted],
-        "of another shape": [key for key in given if key in wanted and given[key].shape != wanted[key].shape],
+        "that are no plain arrays": [key for key, tensor in given.items() if not _is_plain(tensor)],
     }
-    found = [f"{len(keys)} keys {kind}: {', '.join(keys[:8])}{', ...' if len(keys) > 8 else ''}"
-             for kind, keys in mismatches.items() if keys]
+    both = {key: tensor for key, tensor in given.items() if key in wanted and _is_plain(tensor)}
+    mismatches["of another shape"] = [key for key, tensor in both.items() if tensor.shape != wanted[key].shape]
+    mismatches["of another type"] = [key for key, tensor in both.items() if not (
+        tensor.dtype == wanted[key].dtype or tensor.is_floating_point() and wanted[key].is_floating_point())]
+    found = [f"{len(keys)} keys {kind}: {_list(keys)}" for kind, keys in mismatches.items() if keys]
     if found:
         raise KitError(f"{weights}: does not fit {config}: {'; '.join(found)}; give the config of this checkpoint")
+    if broken := [key for key, tensor in both.items() if not tensor.float().isfinite().all()]:
+        raise KitError(f"{weights}: holds NaN or infinity in {len(broken)} keys: {_list(broken)}; train it again, or "
+                       "take another checkpoint")
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+def _list(keys: list[str]) -> str:
+    return ", ".join(first_line(key, 60) for key in keys[:8]) + (", ..." if len(keys) > 8 else "")
 
 
-def import_mmpose() -> None:
-    """Import what builds RTMPose. Raises KitError if mmpose, mmengine or mmcv is not installed."""
-    if "mmpose.models" in sys.modules:
-        return
-    try:
-        probes = {"mmcv.ops": "mmcv._ext", "mmdet": "mmdet", "xtcocotools": "xtcocotools"}
-        missing = [name for name, probe in probes.items() if importlib.util.find_spec(probe) is None]
-        sys.meta_path.insert(0, _EmptyModules(missing))
-        # mmpose was written for older versions of torch, which warns at every call.
-        warnings.filterwarnings("ignore", category=FutureWarning, module="mmpose")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            importlib.import_module("mmpose.models")
-    except ImportError as error:
-        raise KitError(f"mmpose can't be imported ({error}); export.py needs mmpose, mmengine and mmcv: "
-                       "run scripts/setup.sh") from error
-
-
-class _EmptyModules(MetaPathFinder, Loader):
-    """Answers imports of the given packages with empty modules."""
-
-    def __init__(self, packages: list[str]) -> None:
-        self.packages = packages
-
-    def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        if any(f"{fullname}.".startswith(f"{package}.") for package in self.packages):
-            return ModuleSpec(fullname, self, is_package=True)
-        return None
-
-    def exec_module(self, module: types.ModuleType) -> None:
-        vars(module)["__getattr__"] = _empty_class
-
-
-def _empty_class(name: str) -> type:
-    if name.startswith("__"):
-        raise AttributeError(name)
-    return type(name, (), {})
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has its numbers in memory one by one."""
+    return (tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_nested
+            and not tensor.is_quantized)

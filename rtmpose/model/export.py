@@ -10,10 +10,10 @@ import onnx
 import onnxruntime
 import torch
 
-from rtmpose.errors import KitError, one_line
+from rtmpose.errors import KitError, first_line, one_line
 from rtmpose.files import atomic_write, sha256
 from rtmpose.model.checkpoint import Network
-from rtmpose.model.graph import INPUT, OUTPUTS, simplify
+from rtmpose.model.graph import INPUT, OUTPUTS, simplify, write_metadata
 
 # Largest allowed difference between ONNX Runtime and PyTorch, relative to the largest logit. Both compute in float32,
 # but add in another order: at most 1.2e-6 was measured, from RTMPose-t to -x. A wrong graph is off by about 1, one in
@@ -21,10 +21,10 @@ from rtmpose.model.graph import INPUT, OUTPUTS, simplify
 EXPORT_TOLERANCE = 1e-4
 
 
-def export(network: Network, path: str | Path, metadata: dict[str, str], simplify_it: bool) -> dict[str, float]:
+def export(network: Network, path: str | Path, source: dict[str, str], simplify_it: bool) -> dict[str, float]:
     """Write a network as one ONNX file with a dynamic batch, after comparing it with PyTorch.
 
-    The file keeps the metadata, and onnxsim simplifies the graph if ``simplify_it``. Returns the differences of
+    The file keeps skeleton and source, and onnxsim simplifies the graph if ``simplify_it``. Returns the differences of
     :func:`compare_with_torch`; raises KitError, and writes nothing, if one exceeds :data:`EXPORT_TOLERANCE`.
     """
     width, height = network.input_size
@@ -33,13 +33,17 @@ def export(network: Network, path: str | Path, metadata: dict[str, str], simplif
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             # The tracing exporter: its graph is smaller than the newer exporter's, and it needs no onnxscript.
-            torch.onnx.export(network.module, (torch.zeros(1, 3, height, width),), file, dynamo=False,
-                              opset_version=17, input_names=[INPUT], output_names=list(OUTPUTS),
-                              dynamic_axes={name: {0: "batch"} for name in (INPUT, *OUTPUTS)})
+            try:
+                torch.onnx.export(network.module, (torch.zeros(1, 3, height, width),), file, dynamo=False,
+                                  opset_version=17, input_names=[INPUT], output_names=list(OUTPUTS),
+                                  dynamic_axes={name: {0: "batch"} for name in (INPUT, *OUTPUTS)})
+            except Exception as error:  # whatever a layer raises that doesn't fit the one before
+                raise KitError(f"{path}: not written, PyTorch can't run or export the network ({first_line(error)}); "
+                               "check the sizes in the config") from error
         model = onnx.load_from_string(file.getvalue())
         if simplify_it:
             model = simplify(model)
-        onnx.helper.set_model_props(model, metadata)
+        write_metadata(model, network.skeleton, source)
         onnx.save(model, temporary)
         differences = compare_with_torch(network, temporary)
         worst = float(np.max([*differences.values()]))  # NaN if any is

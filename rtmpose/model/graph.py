@@ -1,17 +1,20 @@
 """The ONNX graph: load, check, simplify; the model's specification and its multiply-adds, read back from it."""
 
 import math
+import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
+from google.protobuf.message import Message
 from onnx import TensorProto
 
-from rtmpose.errors import KitError
+from rtmpose.errors import KitError, first_line
 
+_SKELETON, _KEYPOINTS = "skeleton", "keypoints"  # keys of the metadata
 INPUT = "input"
 OUTPUTS = ("simcc_x", "simcc_y")
 PRODUCTS = ("Conv", "MatMul", "Gemm")  # the operators that multiply
@@ -23,6 +26,17 @@ Shapes = dict[str, tuple[int, tuple[int, ...]]]
 
 _TYPES: dict[int, str] = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16", TensorProto.INT64: "int64",
                           TensorProto.INT8: "int8", TensorProto.UINT8: "int8"}
+
+
+_LARGEST = 1 << 31  # of a file in bytes, which is protobuf's limit, and of an input in numbers, which is TensorRT's
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """The keypoints of a network, in the order of its outputs."""
+
+    name: str  # mmpose's for the data set, e.g. coco
+    keypoints: tuple[str, ...]  # their names, e.g. left_eye; none if the ONNX file doesn't say
 
 
 @dataclass(frozen=True)
@@ -42,8 +56,7 @@ def simplify(model: onnx.ModelProto, input_shape: Sequence[int] | None = None) -
     try:
         simplified, same = onnxsim.simplify(model, overwrite_input_shapes=shapes)
     except Exception as error:  # onnxsim passes on whatever its C++ raised
-        raise KitError(f"onnxsim can't simplify the graph ({str(error).splitlines()[0][:200]}); export it again"
-                       ) from error
+        raise KitError(f"onnxsim can't simplify the graph ({first_line(error)}); export it again") from error
     if not same:
         raise KitError("onnxsim's simplified graph gives other results than the graph; use the graph as it is")
     return simplified
@@ -53,25 +66,65 @@ def load(path: str | Path) -> onnx.ModelProto:
     """Read and check an ONNX file. Raises KitError if it is missing, truncated or not valid."""
     if not Path(path).is_file():
         raise KitError(f"{path}: no such ONNX file; export.py --simplify makes it")
+    if (size := os.path.getsize(path)) > _LARGEST:
+        raise KitError(f"{path}: has {size / 2**30:.1f} GiB, an ONNX file has at most 2; export it again")
     try:
-        model = onnx.load(path)
-        onnx.checker.check_model(model)
+        model = onnx.load(path, "protobuf", load_external_data=False)
+        external = _is_external(model)
+        if not external:
+            onnx.checker.check_model(model)
     except Exception as error:  # protobuf, onnx and the file system each raise their own
-        raise KitError(f"{path}: is no valid ONNX file or was cut off ({str(error).splitlines()[0][:120]}); "
-                       "export it again") from error
+        raise KitError(f"{path}: is no valid ONNX file or was cut off ({first_line(error, 120)}); export it again"
+                       ) from error
+    if external:
+        raise KitError(f"{path}: keeps weights in other files, expected all in one; export it again with export.py")
+    constants = {tensor.name for tensor in model.graph.initializer}
+    for value in [value for value in model.graph.input if value.name in constants]:  # as old exporters wrote them
+        model.graph.input.remove(value)
     return model
 
 
-def check_input(model: onnx.ModelProto, path: str | Path, name: str, shape: Sequence[int]) -> None:
-    """Check that a graph's only input has this name and can have this shape: N, 3, H, W; raise KitError otherwise."""
-    constants = {tensor.name for tensor in model.graph.initializer}
-    inputs = {value.name: _shape(value) for value in model.graph.input if value.name not in constants}
+def _is_external(part: Message) -> bool:
+    """Whether a tensor anywhere in a model, or in a part of it, lies in another file."""
+    if isinstance(part, TensorProto):
+        return part.data_location == TensorProto.EXTERNAL or bool(part.external_data)
+    return any(_is_external(child) for field, value in part.ListFields() if field.message_type
+               for child in (value if isinstance(value, Iterable) else [value]))
+
+
+def find_input(model: onnx.ModelProto, path: str | Path, batch: int | None,
+               declared: tuple[str, tuple[int, int, int, int]] | None = None
+               ) -> tuple[str, tuple[int, int, int, int]]:
+    """Name and shape, N, 3, H, W, of a graph's input for a batch size.
+
+    ``declared`` is name and shape as the user says them, and overrides what is dynamic in the graph. Raises KitError if
+    the graph is no network of FP32 images, or graph, batch size and ``declared`` don't agree.
+    """
+    inputs = {value.name: _shape(value) for value in model.graph.input}
+    name = declared[0] if declared else next(iter(inputs), INPUT)
     if list(inputs) != [name]:
         raise KitError(f"{path}: has the inputs {_describe(inputs)}, expected {name} alone; check --input")
-    found = inputs[name]
-    if len(found) != 4 or any(size not in (0, wanted) for size, wanted in zip(found, shape, strict=True)):
-        raise KitError(f"{path}: has the input {_describe(inputs)}, --input says {','.join(map(str, shape))}; "
-                       "they must agree")
+    found, wanted = inputs[name], declared[1] if declared else (batch or 1, 3, 0, 0)
+    if batch not in (None, wanted[0]):
+        raise KitError(f"--batch {batch}: --input says {','.join(map(str, wanted))}; they must agree, or leave one out")
+    if len(found) != 4 or any(size and given and size != given for size, given in zip(found, wanted, strict=True)):
+        says = f"--input says {','.join(map(str, wanted))}" if declared else f"--batch {batch} asks for {batch},3,H,W"
+        raise KitError(f"{path}: has the input {_describe(inputs)}, {says}; they must agree")
+    height, width = (size or given for size, given in zip(found[2:], wanted[2:], strict=True))
+    if min(height, width) < 1:
+        raise KitError(f"{path}: has the input {_describe(inputs)} of no fixed height and width; say them with --input")
+    if math.prod(shape := (wanted[0], 3, height, width)) > _LARGEST:
+        raise KitError(f"{path}: a batch of {wanted[0]} crops of {width}x{height} (WxH) has more than {_LARGEST:,} "
+                       "numbers, which no runtime takes; use a smaller batch")
+    for value in (*model.graph.input, *model.graph.output):
+        if (kind := value.type.tensor_type.elem_type) != TensorProto.FLOAT:
+            raise KitError(f"{path}: {first_line(value.name, 60)} is {_type_name(kind)}, expected FLOAT (32 bits); "
+                           "--precision makes other types of it. Export it again")
+    return name, shape
+
+
+def _type_name(kind: int) -> str:
+    return TensorProto.DataType.Name(kind) if kind in TensorProto.DataType.values() else f"of type {kind}"
 
 
 def read_input(model: onnx.ModelProto) -> tuple[str, tuple[int, ...]]:
@@ -91,18 +144,31 @@ def read_spec(model: onnx.ModelProto, path: str | Path) -> ModelSpec:
     return ModelSpec(batch, (width, height), x[1], (x[2], y[2]))
 
 
+def read_skeleton(model: onnx.ModelProto) -> Skeleton:
+    """The keypoints of a graph, as export.py wrote them into its metadata."""
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    keypoints = metadata.get(_KEYPOINTS)
+    return Skeleton(metadata.get(_SKELETON, "unknown"), tuple(keypoints.split(",")) if keypoints else ())
+
+
+def write_metadata(model: onnx.ModelProto, skeleton: Skeleton, source: dict[str, str]) -> None:
+    """Write the keypoints of a graph, and its source, into its metadata."""
+    onnx.helper.set_model_props(model, {_SKELETON: skeleton.name, _KEYPOINTS: ",".join(skeleton.keypoints), **source})
+
+
 def _shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:
     return tuple(size.dim_value for size in value.type.tensor_type.shape.dim)
 
 
 def _describe(values: dict[str, tuple[int, ...]]) -> str:
     described = [f"{name}[{','.join(str(size or '?') for size in shape)}]" for name, shape in values.items()]
-    return ", ".join(described) or "none"
+    return first_line(", ".join(described) or "none")
 
 
 def read_metadata(model: onnx.ModelProto) -> dict[str, str]:
     """Source of a graph, as export.py wrote it, without the pages that onnxsim adds about itself."""
-    return {entry.key: entry.value for entry in model.metadata_props if not entry.key.startswith("onnxsim.")}
+    return {entry.key: entry.value for entry in model.metadata_props
+            if not entry.key.startswith("onnxsim.") and entry.key not in (_SKELETON, _KEYPOINTS)}
 
 
 def count_arithmetic(model: onnx.ModelProto) -> dict[str, int]:

@@ -2,9 +2,7 @@
 
 import contextlib
 import csv
-import hashlib
 import io
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ from typing import Any
 from rtmpose.engines.record import Record
 from rtmpose.environment import command_line, describe_machine, describe_versions, now, peak_memory_mib
 from rtmpose.errors import KitError
-from rtmpose.files import read_json, sha256, write_json
+from rtmpose.files import read_sealed, sha256
 
 HEADER = ("Model", "BatchSize", "Precision", "Backend", "FPS", "AP@0.5", "AP@0.5:0.95")
 WRITTEN = ("summary.json", "keypoints.json", "pictures/worst_*.jpg", "pictures/best_*.jpg", "pictures/overview.jpg",
@@ -49,24 +47,12 @@ def summarize(record: Record, engine: str | Path, measured: dict[str, Any], inpu
     }
 
 
-def write_summary(path: Path, summary: dict[str, Any]) -> None:
-    """Write ``summary.json`` with a digest of its content."""
-    write_json(path, {**summary, "digest": _digest(summary)})
-
-
 def read_summary(path: str | Path, mode: str) -> dict[str, Any]:
     """Read a ``summary.json`` of a mode. Raises KitError if it is broken, of another mode, or was edited."""
-    found = read_json(path, "a summary.json")
-    if not isinstance(found, dict) or found.get("mode") != mode:
+    found = read_sealed(path, "summary.json")
+    if found.get("mode") != mode:
         raise KitError(f"{path}: is no summary of the mode {mode}, expected what inference.py --output wrote")
-    if found.get("digest") != _digest({key: value for key, value in found.items() if key != "digest"}):
-        raise KitError(f"{path}: was edited or is of another version of the kit, its digest is not that of its "
-                       "content; measure it again")
     return found
-
-
-def _digest(summary: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(summary, sort_keys=True).encode()).hexdigest()
 
 
 def notes(summary: dict[str, Any]) -> list[str]:

@@ -69,18 +69,13 @@ def run_sweep(settings: Settings) -> list[Cell]:
 
     Raises KitError if the ONNX file can't be read or the output folder can't be written.
     """
-    input_name, input_shape = graph.read_input(graph.load(settings.model))
-    if len(input_shape) != 4:
-        raise KitError(f"{settings.model}: has an input of {len(input_shape)} dimensions, expected N x 3 x H x W; "
-                       "use a graph that export.py wrote")
-    _, channels, height, width = (size or 0 for size in input_shape)
+    graph.find_input(graph.load(settings.model), settings.model, settings.batches[0])
     cells = plan_cells(settings)
     references: dict[int, Path] = {}
     for number, cell in enumerate(cells, 1):
         progress = f"cell {number}/{len(cells)}: {cell.name}"
         try:
-            run_cell(cell, settings, input_name, (cell.batch, channels, height, width), references.get(cell.batch),
-                     progress)
+            run_cell(cell, settings, references.get(cell.batch), progress)
         except KitError as error:
             cell.failure = str(error)
             print(f"{progress}: failed: {error}", flush=True)
@@ -98,15 +93,14 @@ def plan_cells(settings: Settings) -> list[Cell]:
             for precision in sorted(settings.precisions, key=lambda name: name != "fp32") for batch in settings.batches]
 
 
-def run_cell(cell: Cell, settings: Settings, input_name: str, shape: tuple[int, int, int, int],
-             reference: Path | None, progress: str) -> None:
+def run_cell(cell: Cell, settings: Settings, reference: Path | None, progress: str) -> None:
     """Build a cell's engine, unless it is up to date, and measure it; ``build.txt`` describes it.
 
     ``reference`` is the FP32 engine of the same batch size, to compare with. Raises KitError if a step fails.
     """
     print(f"{progress}: build", flush=True)
     calibration = settings.calibration if cell.precision == "int8" else None
-    build = plan_build(settings.model, cell.engine, input_name, shape, cell.precision, settings.backend, calibration)
+    build = plan_build(settings.model, cell.engine, cell.batch, cell.precision, settings.backend, calibration)
     if not is_built(build):
         write_text(cell.folder / "build.txt", f"{text.build_lines(build, build_engine(build))}\n")
     arguments = ["--engine", str(cell.engine), "--datasets", settings.datasets]

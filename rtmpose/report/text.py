@@ -9,7 +9,7 @@ from rtmpose.engines.build import Built, Plan
 from rtmpose.engines.record import record_path
 from rtmpose.evaluate import loadgen
 from rtmpose.evaluate.loadgen_logs import SUMMARY
-from rtmpose.model import calibration, graph
+from rtmpose.model import calibration
 
 _WHY_OTHER_PRECISION = {
     "fp16": "weights are rounded to fp16, results are not those of fp16 hardware and no faster",
@@ -60,7 +60,7 @@ def _calibration_lines(found: calibration.Calibration, crops: calibration.Calibr
 
 def _kept_lines(built: Built) -> list[str]:
     """Operators of an FP16 engine that stay in FP32, as a Markdown table."""
-    macs = graph.count_macs(built.fixed)
+    macs = built.macs
     prefix = os.path.commonprefix([name for kept in built.kept for name in kept.nodes])
     prefix = prefix[:prefix.rfind("/") + 1]
     rows = [f"| {kept.reason} | {', '.join(name.removeprefix(prefix) for name in kept.nodes)} | "

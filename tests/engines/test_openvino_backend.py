@@ -1,6 +1,5 @@
 """OpenVINO: the same numbers as ONNX Runtime in FP32, the graph's numbers in INT8, and only where it was built."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from helpers import build_engine, run_script
 from rtmpose.data import postprocess
 from rtmpose.data.agreement import describe_agreement
 from rtmpose.engines import backend, load_engine
-from rtmpose.engines.record import read_record
+from rtmpose.engines.record import read_record, write_record
 from rtmpose.errors import KitError
 from rtmpose.model import calibration, graph, int8
 from rtmpose.model.checkpoint import load_network
@@ -78,11 +77,11 @@ def test_an_engine_of_another_version_or_processor_is_refused(engine_path: Path,
                                                               message: str) -> None:
     copy = tmp_path / "copy.engine"
     copy.write_bytes(engine_path.read_bytes())
-    record = json.loads(Path(f"{engine_path}.json").read_text())
-    Path(f"{copy}.json").write_text(json.dumps({**record, **changed}))
+    record = read_record(engine_path)
+    write_record(copy, replace(record, **changed))
     done = run_script("inference.py", "--engine", copy, "--perf_only")
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
-    assert f"copy.engine: was built by OpenVINO {changed.get('version', record['version'])}" in done.stderr
+    assert f"copy.engine: was built by OpenVINO {changed.get('version', record.version)}" in done.stderr
     assert message in done.stderr and "build it again" in done.stderr
 
 

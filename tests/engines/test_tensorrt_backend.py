@@ -14,7 +14,8 @@ from rtmpose.engines import backend, load_engine
 from rtmpose.engines.record import read_record
 from rtmpose.environment import Gpu, find_gpu
 from rtmpose.model import calibration, export, graph, int8
-from rtmpose.model.checkpoint import Network, _SimCC, build_estimator, read_config
+from rtmpose.model.checkpoint import Network, _SimCC
+from rtmpose.model.config import build_estimator, read_config
 from rtmpose.model.fp16 import scale_final_convolutions, to_fp16
 
 tensorrt = backend("tensorrt")
@@ -49,14 +50,13 @@ def published_config(name: str) -> Path:
 @pytest.mark.parametrize("name", CONFIGS, ids=lambda name: Path(name).stem)
 def test_every_published_size_exports_and_builds_in_fp32_and_fp16(name: str, tmp_path: Path) -> None:
     config = published_config(name)
-    model = read_config(config)
-    network = Network(_SimCC(build_estimator(model, config)).eval(), model["head"]["input_size"],
-                      model["head"]["out_channels"])
+    read = read_config(config)
+    network = Network(_SimCC(build_estimator(read.model, config)).eval(), read.input_size, read.skeleton)
     export.export(network, tmp_path / "model.onnx", {}, simplify_it=True)
     width, height = network.input_size
     fixed = graph.simplify(graph.load(tmp_path / "model.onnx"), (2, 3, height, width))
     spec = graph.read_spec(fixed, "model.onnx")
-    assert spec == graph.ModelSpec(2, (width, height), model["head"]["out_channels"], (2 * width, 2 * height))
+    assert spec == graph.ModelSpec(2, (width, height), len(read.skeleton.keypoints), (2 * width, 2 * height))
     products = sum(Counter(n.op_type for n in fixed.graph.node)[kind] for kind in ("Conv", "MatMul"))
     half, _ = to_fp16(fixed)
     for typed, expected, size in ((fixed, {"fp32": products}, 4), (half, {"fp16": products - 4, "fp32": 4}, 2)):
@@ -73,7 +73,8 @@ def test_int8_builds_strongly_typed(name: str, tmp_path: Path) -> None:
     """Convolutions in INT8, the rest as in FP16: logits and attention in FP32."""
     config = published_config(name)
     torch.manual_seed(0)
-    network = Network(_SimCC(build_estimator(read_config(config), config)).eval(), (192, 256), 17)
+    read = read_config(config)
+    network = Network(_SimCC(build_estimator(read.model, config)).eval(), read.input_size, read.skeleton)
     export.export(network, tmp_path / "model.onnx", {}, simplify_it=True)
     fixed = graph.simplify(graph.load(tmp_path / "model.onnx"), (2, 3, 256, 192))
     crops = np.random.default_rng(0).standard_normal((2, 3, 256, 192), dtype=np.float32)

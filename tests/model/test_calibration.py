@@ -15,6 +15,7 @@ from rtmpose.engines import CPU_BACKENDS, backend
 from rtmpose.engines.record import read_record
 from rtmpose.environment import find_gpu
 from rtmpose.errors import KitError
+from rtmpose.files import read_sealed, write_sealed
 from rtmpose.model import calibration, graph
 from rtmpose.model.calibration import CalibrationSet
 
@@ -115,17 +116,22 @@ def test_a_cache_is_used_for_its_own_facts_only(model_files: dict[str, Path], fe
     written = cache.read_text()
     assert calibrate("b") == first and cache.read_text() != written
     wanted = {"onnx_sha256": "a", **calibration.facts(scheme, few)}
-    content = json.loads(written)
     cache.write_text(written)
     assert calibration.read_cache(cache, wanted) is not None
+    content = read_sealed(cache, "calibration")
     for fact in wanted:
-        cache.write_text(json.dumps({**content, "facts": {**content["facts"], fact: "other"}}))
+        write_sealed(cache, {**content, "facts": {**content["facts"], fact: "other"}})
         assert calibration.read_cache(cache, wanted) is None, fact
-    for text in ("", "[]", "{}", written[:-100], json.dumps({**content, "blocks": [{"name": "stem"}]}),
-                 json.dumps({**content, "blocks": None}), json.dumps({**content, "ranges": [1]}),
-                 json.dumps({**content, "ranges": {"input": [1]}}), json.dumps({"facts": wanted})):
+    content, (low, high) = json.loads(written), content["ranges"]["input"]
+    limits = [[1], [high, low], [0, -high], [low, float("nan")], [0, 1e-9], [low, 1e30], [low, str(high)], None]
+    missing = {name: kept for name, kept in content["ranges"].items() if name != "input"}
+    changes = [{"blocks": [{"name": "stem"}]}, {"blocks": None}, {"blocks": content["blocks"][:-1]}, {"ranges": [1]},
+               {"ranges": missing}, *({"ranges": {**missing, "input": one}} for one in limits)]
+    for text in ("", "[]", "{}", written[:-100], json.dumps({"facts": wanted}),
+                 *(json.dumps(content | changed) for changed in changes)):
         cache.write_text(text)
         assert calibration.read_cache(cache, wanted) is None, text[:50]
+    assert calibrate() == first and cache.read_text() == written
 
 
 def test_crops_are_drawn_from_the_whole_set_and_the_same_every_time(calibration_folder: Path, people_folder: Path,

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from rtmpose.errors import KitError
-from rtmpose.report.summary import clear_output, notes, read_summary, write_summary
+from rtmpose.files import write_sealed
+from rtmpose.report.summary import clear_output, notes, read_summary
 
 SUMMARY: dict[str, Any] = {
     "mode": "accuracy", "AP": 0.1 + 0.2, "AP50": 1e-300, "fps": 1.0, "batch": 4, "precision": "int8",
@@ -22,13 +23,14 @@ SUMMARY: dict[str, Any] = {
 
 def test_digest_survives_a_round_trip_and_notices_an_edit(tmp_path: Path) -> None:
     path = tmp_path / "summary.json"
-    write_summary(path, SUMMARY)
+    write_sealed(path, SUMMARY)
     found = read_summary(path, "accuracy")
-    assert {key: value for key, value in found.items() if key != "digest"} == SUMMARY
+    assert found == SUMMARY
+    found = json.loads(path.read_text())
     for edited in ({**found, "AP": 0.9}, {**found, "new": 1}, {k: v for k, v in found.items() if k != "AP50"},
-                   {k: v for k, v in found.items() if k != "digest"}):
+                   {k: v for k, v in found.items() if k != "content_sha256"}):
         path.write_text(json.dumps(edited))
-        with pytest.raises(KitError, match="summary.json: was edited or is of another version of the kit"):
+        with pytest.raises(KitError, match="summary.json: is no summary.json of this version of the kit, or was changed since"):
             read_summary(path, "accuracy")
 
 
@@ -47,15 +49,15 @@ def table_fails(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[st
 
 @pytest.mark.parametrize("text", [
     "", "null", "[]", "3", "{}", "[" * 200_000, '{"mode": "accuracy"}', '{"mode": "throughput"}', '{"mode": [1]}',
-    '{"mode": "accuracy", "engine": "it\'s"}', '{"mode": "accuracy", "digest": 5, "AP": NaN}', "\x00"])
+    '{"mode": "accuracy", "engine": "it\'s"}', '{"mode": "accuracy", "content_sha256": 5, "AP": NaN}', "\x00"])
 def test_table_of_anything(table_fails: Callable[..., str], tmp_path: Path, text: str) -> None:
     (tmp_path / "any.json").write_text(text)
     assert "any.json: " in table_fails(tmp_path / "any.json", tmp_path / "any.json")
 
 
 def test_table_of_two_engines(table_fails: Callable[..., str], tmp_path: Path) -> None:
-    write_summary(tmp_path / "a.json", SUMMARY)
-    write_summary(tmp_path / "b.json", {**SUMMARY, "mode": "throughput", "engine": {"sha256": "2"}})
+    write_sealed(tmp_path / "a.json", SUMMARY)
+    write_sealed(tmp_path / "b.json", {**SUMMARY, "mode": "throughput", "engine": {"sha256": "2"}})
     assert "b.json: is of another engine than" in table_fails(tmp_path / "a.json", tmp_path / "b.json")
     assert "/dev/zero: is a pipe or a device" in table_fails("/dev/zero", tmp_path / "b.json")
 

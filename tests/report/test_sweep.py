@@ -13,9 +13,10 @@ import pytest
 from helpers import ROOT
 
 from rtmpose import environment
+from rtmpose.files import write_sealed
 from rtmpose.report import charts, sweep
 from rtmpose.report.page import draw_page
-from rtmpose.report.summary import table, write_summary
+from rtmpose.report.summary import table
 from rtmpose.report.sweep import Cell, Settings
 
 CELLS = [("fp32", 1), ("fp32", 2), ("fp16", 1), ("fp16", 2)]
@@ -121,7 +122,7 @@ def test_rerun_measures_only_what_changed_and_reports_failures(
     """One summary is of other files, and one was edited."""
     stale, edited = swept / "cells/fp32_bs2/throughput/summary.json", swept / "cells/fp16_bs1/accuracy/summary.json"
     content = read(swept, "fp32", 2).throughput
-    write_summary(stale, {**content, "inputs": {path: "0" * 64 for path in content["inputs"]}})
+    write_sealed(stale, {**content, "inputs": {path: "0" * 64 for path in content["inputs"]}})
     edited.write_text(json.dumps({**read(swept, "fp16", 1).accuracy, "AP": 0.999}))
     results = [*swept.glob("cells/*/*/summary.json"), *swept.glob("engines/*")]
     before = {path: path.stat().st_mtime_ns for path in results}
@@ -150,10 +151,9 @@ def test_is_current(swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
              "versions": {**found["versions"], "onnx": "0"}, "inputs": {**found["inputs"], "nowhere": "0"}}
     path = tmp_path / "accuracy/summary.json"
     path.parent.mkdir()
-    del found["digest"]
-    write_summary(path, found)
+    write_sealed(path, found)
     assert sweep.read_current(path, arguments)
-    write_summary(path, {**found, key: other[key]})
+    write_sealed(path, {**found, key: other[key]})
     assert not sweep.read_current(path, arguments)
 
 

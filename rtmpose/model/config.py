@@ -1,0 +1,211 @@
+"""mmpose config -> the model to build, checked against what the kit does: the only file that knows mmpose.
+
+A config is Python code that runs when it is read.
+
+mmpose's import needs mmdet, xtcocotools and mmcv's compiled operators, for models and data sets other than RTMPose.
+Each is hard to install: there are no wheels for current Python, NumPy or torch. So where one is missing, its imports
+get empty modules, whose every attribute is an empty class. RTMPose uses nothing of them.
+"""
+
+import importlib
+import importlib.util
+import sys
+import types
+import warnings
+from dataclasses import dataclass
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rtmpose.data import preprocess
+from rtmpose.errors import KitError, first_line
+from rtmpose.model.graph import Skeleton
+
+# What the kit does, as mmpose's settings say it: whatever a config sets otherwise would be computed otherwise there.
+_SPLIT_RATIO = 2.0
+_PREPROCESSOR = {"mean": np.round(preprocess.MEAN.astype(float), 3).tolist(),
+                 "std": np.round(preprocess.STD.astype(float), 3).tolist(),
+                 "bgr_to_rgb": True, "rgb_to_bgr": False, "pad_size_divisor": 1}
+_DECODER = {"type": "SimCCLabel", "simcc_split_ratio": _SPLIT_RATIO, "normalize": False, "use_dark": False,
+            "decode_visibility": False}
+_PIPELINE: dict[str, dict[str, Any]] = {
+    "LoadImage": {"to_float32": False, "color_type": "color", "imdecode_backend": "cv2"},
+    "GetBBoxCenterScale": {"padding": preprocess.PADDING},
+    "TopdownAffine": {"use_udp": False},
+    "PackPoseInputs": {},
+}
+# mmpose's defaults that differ from the kit's values, for settings that a config leaves out.
+_DEFAULTS = {"mean": None, "std": None, "bgr_to_rgb": False, "type": None, "normalize": True, "input_size": None}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """An RTMPose config that does what the kit does."""
+
+    model: dict[str, Any]  # for build_estimator
+    input_size: tuple[int, int]  # width, height of the crop in pixels
+    skeleton: Skeleton
+
+
+def read_config(path: str | Path) -> ModelConfig:
+    """Read an RTMPose config, so that it can be built without mmdet and without a process group.
+
+    Raises KitError if the file is missing or broken, is not RTMPose, or crops, normalises or decodes in another way
+    than the kit.
+    """
+    if not Path(path).is_file():
+        raise KitError(f"{path}: no such config, expected an mmpose RTMPose config (.py)")
+    import_mmpose()
+    from mmengine.config import Config
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            config = Config.fromfile(path).to_dict()
+    except BaseException as error:  # a config is Python: it can raise anything, and call sys.exit
+        raise KitError(f"{path}: can't be read as an mmengine config ({type(error).__name__}: {first_line(error)}); a "
+                       "config is Python code that runs, and this one must end without an error") from error
+    model, dataset = config.get("model"), _find_dataset(config)
+    head = _section(model, "head")
+    if _kind(model) != "TopdownPoseEstimator" or _kind(head) != "RTMCCHead":
+        found = f"{_kind(model) or 'no model'}, head {_kind(head) or 'none'},"
+        raise KitError(f"{path}: {first_line(found)} is not supported; RTMPose's RTMCCHead is, in a "
+                       "TopdownPoseEstimator")
+    size = head.get("input_size")
+    if not (isinstance(size, (list, tuple)) and len(size) == 2 and all(type(n) is int and n > 0 for n in size)):
+        raise KitError(f"{path}: head.input_size is {first_line(size, 80)}, expected width and height in pixels")
+    _check(path, "data_preprocessor", _section(model, "data_preprocessor"), _PREPROCESSOR)
+    _check(path, "head", head, {"simcc_split_ratio": _SPLIT_RATIO})
+    _check(path, "decoder", _section(head, "decoder"), {**_DECODER, "input_size": size})
+    _check(path, "test_cfg", _section(model, "test_cfg"), {"output_keypoint_indices": None})
+    _check_pipeline(path, dataset.get("pipeline"), size)
+    skeleton = _read_skeleton(path, dataset)
+    if head.get("out_channels") != len(skeleton.keypoints):
+        raise KitError(f"{path}: head.out_channels is {first_line(head.get('out_channels'), 80)}, but its data set "
+                       f"{skeleton.name} has {len(skeleton.keypoints)} keypoints; they must agree")
+    return ModelConfig(_portable(model), (size[0], size[1]), skeleton)
+
+
+def _section(node: Any, key: str) -> dict[str, Any]:
+    """A part of a config, or an empty one if it isn't there or is no dict."""
+    part = node.get(key) if isinstance(node, dict) else None
+    return part if isinstance(part, dict) else {}
+
+
+def _kind(node: Any) -> str:
+    """The ``type`` of a part of a config without the package before it, or an empty text."""
+    return str(node.get("type") or "").split(".")[-1] if isinstance(node, dict) else ""
+
+
+def _find_dataset(config: dict[str, Any]) -> dict[str, Any]:
+    return _section(config.get("test_dataloader") or config.get("val_dataloader"), "dataset")
+
+
+def _check(path: str | Path, name: str, found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Raise KitError if a setting of a part of a config is not the expected one; a missing one has mmpose's default."""
+    for key, value in expected.items():
+        given = found.get(key, _DEFAULTS.get(key, value))
+        if not _equal(_kind(found) if key == "type" else given, value):
+            raise KitError(f"{path}: {name}.{key} is {first_line(given, 80)}, the kit's is {value}; it would crop or "
+                           "decode in another way than mmpose")
+
+
+def _equal(given: Any, expected: Any) -> bool:
+    if expected is None or isinstance(expected, str):
+        return type(given) is type(expected) and given == expected
+    try:
+        array = np.asarray(given)
+        return array.dtype.kind in "bif" and np.array_equal(array.astype(np.float32), np.asarray(expected, np.float32))
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+def _check_pipeline(path: str | Path, pipeline: Any, size: Any) -> None:
+    """Raise KitError unless the test pipeline of a config cuts crops as the kit does."""
+    steps = pipeline if isinstance(pipeline, (list, tuple)) else ()
+    if [_kind(step) for step in steps] != list(_PIPELINE):
+        found = first_line(", ".join(_kind(step) or "?" for step in steps) or "missing")
+        raise KitError(f"{path}: the pipeline of test_dataloader.dataset is {found}, the kit's is "
+                       f"{', '.join(_PIPELINE)}")
+    for step, (name, expected) in zip(steps, _PIPELINE.items(), strict=True):
+        _check(path, name, step, {**expected, "input_size": size} if name == "TopdownAffine" else expected)
+
+
+def _read_skeleton(path: str | Path, dataset: dict[str, Any]) -> Skeleton:
+    """The keypoints of a config's test set: of its ``metainfo``, or else of mmpose's class for the set."""
+    from mmpose.datasets.datasets.utils import parse_pose_metainfo
+    from mmpose.registry import DATASETS
+    try:
+        metainfo = dataset.get("metainfo") or DATASETS.get(_kind(dataset)).METAINFO
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # mmpose looks for the file in its own folder then, and says so
+            parsed = parse_pose_metainfo(dict(metainfo))
+        names = [str(parsed["keypoint_id2name"][i]) for i in range(parsed["num_keypoints"])]
+        return Skeleton(str(parsed["dataset_name"]), tuple(names))
+    except BaseException as error:  # metainfo is Python or names a file of it
+        raise KitError(f"{path}: names no known keypoints in test_dataloader.dataset ({type(error).__name__}: "
+                       f"{first_line(error)}); expected a data set of mmpose, or metainfo") from error
+
+
+def _portable(node: Any) -> Any:
+    """Replace what needs mmdet (its CSPNeXt takes the same keys as mmpose's), a process group or a download."""
+    if isinstance(node, dict):
+        changed = {key: _portable(value) for key, value in node.items() if key not in ("init_cfg", "_scope_")}
+        if isinstance(changed.get("type"), str):
+            kind = changed["type"].removeprefix("mmdet.").removeprefix("mmpose.")
+            changed["type"] = "BN" if kind == "SyncBN" else kind
+        return changed
+    return [_portable(value) for value in node] if isinstance(node, list) else node
+
+
+def build_estimator(model: dict[str, Any], config: str | Path) -> torch.nn.Module:
+    """Build mmpose's estimator, randomly initialised, from a config's model. Raises KitError if mmpose can't."""
+    from mmengine.registry import DefaultScope
+    from mmpose.registry import MODELS
+    try:
+        with DefaultScope.overwrite_default_scope("mmpose"):
+            return MODELS.build(model)
+    except Exception as error:  # mmengine re-raises whatever a layer's constructor raised
+        raise KitError(f"{config}: mmpose can't build this model ({first_line(error)})") from error
+
+
+def import_mmpose() -> None:
+    """Import what builds RTMPose. Raises KitError if mmpose, mmengine or mmcv is not installed."""
+    if "mmpose.models" in sys.modules:
+        return
+    try:
+        probes = {"mmcv.ops": "mmcv._ext", "mmdet": "mmdet", "xtcocotools": "xtcocotools"}
+        missing = [name for name, probe in probes.items() if importlib.util.find_spec(probe) is None]
+        sys.meta_path.insert(0, _EmptyModules(missing))
+        # mmpose was written for older versions of torch, which warns at every call.
+        warnings.filterwarnings("ignore", category=FutureWarning, module="mmpose")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            importlib.import_module("mmpose.models")
+    except ImportError as error:
+        raise KitError(f"mmpose can't be imported ({error}); export.py needs mmpose, mmengine and mmcv: "
+                       "run scripts/setup.sh") from error
+
+
+class _EmptyModules(MetaPathFinder, Loader):
+    """Answers imports of the given packages with empty modules."""
+
+    def __init__(self, packages: list[str]) -> None:
+        self.packages = packages
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        if any(f"{fullname}.".startswith(f"{package}.") for package in self.packages):
+            return ModuleSpec(fullname, self, is_package=True)
+        return None
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        vars(module)["__getattr__"] = _empty_class
+
+
+def _empty_class(name: str) -> type:
+    if name.startswith("__"):
+        raise AttributeError(name)
+    return type(name, (), {})

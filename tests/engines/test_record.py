@@ -1,0 +1,113 @@
+"""The record beside an engine: whatever is wrong with it is one line at load, and no obstacle to a new build."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from rtmpose.engines import BACKENDS, CPU_BACKENDS, load_engine
+from rtmpose.engines.build import build_engine, is_built, plan_build
+from rtmpose.engines.record import Record, read_record, record_path, write_record
+from rtmpose.errors import KitError
+from rtmpose.files import sha256
+
+WRONG = (None, True, -1, 1.5, "text", [], {}, [[1]], {"a": 1}, "0" * 64)
+
+
+@pytest.fixture
+def engine(engine_file: Path, tmp_path: Path) -> Path:
+    """An engine with its record that a test may break."""
+    for path in (engine_file, record_path(engine_file)):
+        shutil.copy(path, tmp_path / path.name)
+    return tmp_path / engine_file.name
+
+
+def refusal(engine: Path) -> str:
+    with pytest.raises(KitError) as raised:
+        load_engine(engine)
+    message = str(raised.value)
+    assert "\n" not in message and len(message) < 700
+    return message
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Record)])
+def test_fields_that_were_changed(engine: Path, field: str) -> None:
+    path = record_path(engine)
+    content = json.loads(path.read_text())
+    for value in WRONG:
+        if value != content[field]:
+            path.write_text(json.dumps({**content, field: value}))
+            assert f"{path}: is no record of this version of the kit, or was changed since" in refusal(engine)
+    path.write_text(json.dumps({key: value for key, value in content.items() if key != field}))
+    assert "is no record of this version of the kit" in refusal(engine)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", "3", "{", '{"a": 1}', "[" * 10**5, '{"a":' * 10**5, "\udcff", "NaN",
+                                  '{"engine_bytes": ' + "9" * 10**5 + "}", "null"])
+def test_text_that_is_no_record_is_refused_and_built_again(engine: Path, model_files: dict[str, Path], text: str
+                                                           ) -> None:
+    record_path(engine).write_bytes(text.encode(errors="surrogateescape"))
+    assert f"{record_path(engine)}: is no" in refusal(engine).replace("is not valid", "is no")
+    plan = plan_build(model_files["onnx"], engine, 4, "fp32", "onnxruntime")
+    assert not is_built(plan)
+    if len(text) < 3:
+        build_engine(plan)
+        assert is_built(plan) and load_engine(engine).record == read_record(engine)
+
+
+def test_a_folder_in_place_of_the_record(engine: Path, model_files: dict[str, Path]) -> None:
+    record_path(engine).unlink()
+    record_path(engine).mkdir()
+    assert "has no record" in refusal(engine)
+    with pytest.raises(KitError, match="is a folder, expected the name of a file"):
+        plan_build(model_files["onnx"], engine, 4, "fp32", "onnxruntime")
+
+
+def test_more_fields_than_a_record_has(engine: Path) -> None:
+    path = record_path(engine)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "other": 1}))
+    assert "is no record of this version of the kit" in refusal(engine)
+
+
+def test_the_skeleton_of_the_config_is_in_the_record(engine: Path) -> None:
+    record = read_record(engine)
+    assert record.skeleton == "coco" and record.keypoints[:3] == ("nose", "left_eye", "right_eye")
+    assert len(record.keypoints) == 17 and "keypoints" not in record.source
+
+
+@pytest.mark.parametrize("name", [name for name in CPU_BACKENDS if BACKENDS[name].is_installed()])
+def test_an_engine_file_that_the_runtime_cant_load_or_run(engine: Path, name: str, tmp_path: Path,
+                                                          model_files: dict[str, Path]) -> None:
+    """Past the check of its digest, as if it had been damaged before the record was written."""
+    backend = BACKENDS[name]
+    plan = plan_build(model_files["onnx"], tmp_path / "a.engine", 4, "fp32", name)
+    record = build_engine(plan).record
+    (tmp_path / "b.engine").write_bytes(b"damaged")
+    with pytest.raises(KitError, match="b.engine: .* can't load it .*; build it again") as raised:
+        backend.load(tmp_path / "b.engine", record)
+    assert "\n" not in str(raised.value)
+    with pytest.raises(KitError, match="a.engine: .* can't run it .*; build it again") as raised:
+        backend.load(tmp_path / "a.engine", record).infer(np.zeros((4, 3, 200, 192), np.float32))
+    assert "\n" not in str(raised.value)
+    with pytest.raises(KitError, match="a.engine: .* can't run it") as raised:
+        backend.load(tmp_path / "a.engine", dataclasses.replace(record, input_name="image")).infer(
+            np.zeros((4, 3, 256, 192), np.float32))
+    assert "\n" not in str(raised.value)
+
+
+def test_an_engine_that_is_another_graph(engine: Path) -> None:
+    """ONNX Runtime's engines are ONNX files."""
+    value = onnx.helper.make_tensor_value_info("input", onnx.TensorProto.FLOAT, [4, 3, 256, 192])
+    node = onnx.helper.make_node("Identity", ["input"], ["simcc_x"])
+    given = onnx.helper.make_tensor_value_info("simcc_x", onnx.TensorProto.FLOAT, [4, 3, 256, 192])
+    other = onnx.helper.make_model(onnx.helper.make_graph([node], "other", [value], [given]),
+                                   opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    record = read_record(engine)
+    onnx.save(other, engine)
+    write_record(engine, dataclasses.replace(record, engine_bytes=engine.stat().st_size, engine_sha256=sha256(engine)))
+    with pytest.raises(KitError, match="ONNX Runtime can't run it"):
+        load_engine(engine).infer(np.zeros((4, 3, 256, 192), np.float32))

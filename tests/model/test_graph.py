@@ -1,0 +1,230 @@
+"""ONNX files that are none of RTMPose's: each is refused in one line, by build_engine.py's own functions."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from rtmpose.engines.build import build_engine, plan_build
+from rtmpose.engines.record import read_record
+from rtmpose.errors import KitError
+from rtmpose.model import graph
+
+FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
+
+
+def refusal(path: Path, precision: str = "fp32", batch: int | None = 2, declared: object = None) -> str:
+    """The error of a build for ONNX Runtime."""
+    with pytest.raises(KitError) as raised:
+        build_engine(plan_build(path, path.with_name("out.engine"), batch, precision, "onnxruntime", None, declared))
+    message = str(raised.value)
+    assert "\n" not in message and len(message) < 700
+    assert not list(path.parent.glob("*out.engine*"))
+    return message
+
+
+def save(path: Path, nodes: list, inputs: dict[str, list], outputs: dict[str, list], kind: int = FLOAT,
+         output_kind: int = FLOAT, opset: int = 17, **tensors: np.ndarray) -> Path:
+    """Write a graph without checking it."""
+    made = helper.make_graph(
+        nodes, "test", [helper.make_tensor_value_info(name, kind, shape) for name, shape in inputs.items()],
+        [helper.make_tensor_value_info(name, output_kind, shape) for name, shape in outputs.items()],
+        [numpy_helper.from_array(array, name) for name, array in tensors.items()])
+    onnx.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", opset)], ir_version=8), path)
+    return path
+
+
+# Mean over the crop, then a matrix product to the logits of each axis: the smallest graph with RTMPose's interface.
+TINY_NODES = [helper.make_node("ReduceMean", ["input"], ["mean"], axes=[1, 2], keepdims=1),
+              helper.make_node("Reshape", ["mean", "shape"], ["row"]),
+              helper.make_node("MatMul", ["row", "x"], ["simcc_x"], "cls_x"),
+              helper.make_node("MatMul", ["row", "y"], ["simcc_y"], "cls_y")]
+TINY = {"shape": np.array([-1, 1, 192]), "x": np.ones((1, 192, 384), np.float32),
+        "y": np.ones((1, 192, 512), np.float32)}
+
+
+def tiny(path: Path, **changed: object) -> Path:
+    """A graph of one keypoint with a dynamic batch."""
+    given = {"nodes": TINY_NODES, "inputs": {"input": ["N", 3, 256, 192]},
+             "outputs": {"simcc_x": ["N", 1, 384], "simcc_y": ["N", 1, 512]}, **TINY, **changed}
+    return save(path, **given)
+
+
+def test_the_smallest_graph_builds(tmp_path: Path) -> None:
+    """So that the graphs below fail for the reason that they say."""
+    path = tiny(tmp_path / "tiny.onnx")
+    build_engine(plan_build(path, tmp_path / "out.engine", 2, "fp32", "onnxruntime"))
+    record = read_record(tmp_path / "out.engine")
+    assert (record.num_keypoints, record.skeleton, record.keypoints) == (1, "unknown", ())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize(("changed", "message"), [
+    ({"kind": HALF}, "input is FLOAT16, expected FLOAT"),
+    ({"kind": TensorProto.UINT8}, "input is UINT8, expected FLOAT"),
+    ({"kind": TensorProto.DOUBLE}, "input is DOUBLE, expected FLOAT"),
+    ({"output_kind": HALF}, "expected FLOAT"),
+    ({"inputs": {}}, "odd.onnx: "),
+    ({"inputs": {"input": ["N", 3, 256, 192], "other": [1]}}, "has the inputs input[?,3,256,192], other[1]"),
+    ({"inputs": {f"input{i}": [1] for i in range(1000)}}, "odd.onnx: "),
+    ({"inputs": {"input": ["N", 3, 192]}}, "has the input input[?,3,192], --batch 2 asks for 2,3,H,W"),
+    ({"inputs": {"input": []}}, "has the input input[], --batch"),
+    ({"inputs": {"input": None}}, "odd.onnx: "),
+    ({"inputs": {"input": ["N", 1, 256, 192]}}, "--batch 2 asks for 2,3,H,W"),
+    ({"inputs": {"input": [4, 3, 256, 192]}}, "has the input input[4,3,256,192], --batch 2 asks for 2,3,H,W"),
+    ({"inputs": {"input": ["N", 3, "H", "W"]}}, "of no fixed height and width; say them with --input"),
+    ({"inputs": {"input": ["N", 3, 0, 192]}}, "of no fixed height and width"),
+    ({"inputs": {"input": ["N", 3, -5, 192]}}, "odd.onnx: "),
+    ({"inputs": {"input": ["N", 3, 10**6, 10**6]}}, "use a smaller batch"),
+    ({"outputs": {}}, "odd.onnx: "),
+    ({"outputs": {"simcc_x": ["N", 1, 384]}}, "has the outputs simcc_x"),
+    ({"outputs": {"row": ["N", 1, 192], "simcc_y": ["N", 1, 512]}}, "has the outputs row"),
+    ({"opset": 999}, "odd.onnx: "),
+    ({"opset": 1}, "odd.onnx: "),
+    ({"x": np.ones((0, 192, 384), np.float32)}, ""),
+    ({"x": np.ones((1, 192, 0), np.float32), "outputs": {"simcc_x": ["N", 1, 0], "simcc_y": ["N", 1, 512]}}, ""),
+    ({"nodes": [helper.make_node("NoSuchOperator", ["input"], ["simcc_x"]), *TINY_NODES[:2], TINY_NODES[3]]}, ""),
+    ({"nodes": [helper.make_node("Custom", ["input"], ["simcc_x"], domain="own"), *TINY_NODES[:2], TINY_NODES[3]]}, ""),
+    ({"nodes": TINY_NODES[1:]}, "odd.onnx: "),
+    ({"nodes": TINY_NODES[::-1]}, "odd.onnx: "),
+    ({"nodes": [helper.make_node("ConstantOfShape", ["shape_x"], ["simcc_x"]),
+                helper.make_node("ConstantOfShape", ["shape_y"], ["simcc_y"])],
+      "shape_x": np.array([2, 1, 384]), "shape_y": np.array([2, 1, 512]),
+      "outputs": {"simcc_x": [2, 1, 384], "simcc_y": [2, 1, 512]}}, "has no convolutions and no matrix products"),
+    ({"nodes": [helper.make_node("ConstantOfShape", ["huge"], ["simcc_x"]), *TINY_NODES[:2], TINY_NODES[3]],
+      "huge": np.array([10**6, 10**6, 10**6])}, ""),
+    ({"nodes": [helper.make_node("Relu", ["input"], ["relu"]), helper.make_node("Mul", ["relu", "relu"], ["square"]),
+                helper.make_node("ReduceMean", ["square"], ["mean"], axes=[1, 2], keepdims=1), *TINY_NODES[1:]]}, None),
+])
+def test_odd_graphs(tmp_path: Path, precision: str, changed: dict, message: str | None) -> None:
+    """``None``: FP32 builds, and FP16, which knows RTMPose's attention, can't."""
+    path = tiny(tmp_path / "odd.onnx", **changed)
+    if message is None:
+        if precision == "fp32":
+            return
+        message = "can't be converted to fp16 (KeyError: 'input')"
+    assert message in refusal(path, precision)
+
+
+@pytest.mark.parametrize("content", [b"", b"no ONNX file", b"\0" * 1000, b"\x08\x08", b"PK\x03\x04" + bytes(100),
+                                     b"\x12" * 10**5])
+def test_not_an_onnx_file(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "odd.onnx").write_bytes(content)
+    assert "odd.onnx: " in refusal(tmp_path / "odd.onnx")
+
+
+def test_a_file_beyond_protobufs_limit_is_not_read(tmp_path: Path) -> None:
+    with open(tmp_path / "odd.onnx", "wb") as file:
+        file.truncate(5 << 40)
+    assert "odd.onnx: has 5120.0 GiB" in refusal(tmp_path / "odd.onnx")
+
+
+def set_external(tensor: onnx.TensorProto, **entries: object) -> None:
+    """Say that a tensor lies in another file."""
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in entries.items():
+        tensor.external_data.add(key=key, value=str(value))
+
+
+@pytest.mark.parametrize("entries", [
+    {"location": "weights.bin"}, {"location": "weights.bin", "length": 10**15},
+    {"location": "weights.bin", "offset": 10**15, "length": 4}, {"location": "../weights.bin"},
+    {"location": "/etc/hostname"}, {"location": "nowhere.bin"}, {"location": ""}, {"location": "a\nb"}, {},
+    {"location": "weights.bin", "length": "text"}, {"location": "/dev/zero"}])
+@pytest.mark.parametrize("place", ["initializer", "constant"])
+def test_weights_in_other_files(tmp_path: Path, entries: dict, place: str) -> None:
+    """Whatever is in the other file, the ONNX file alone would be the same, and its engine up to date."""
+    (tmp_path / "weights.bin").write_bytes(bytes(10**6))
+    model = onnx.load(tiny(tmp_path / "odd.onnx"))
+    tensor = model.graph.initializer[1]
+    if place == "constant":
+        model.graph.node.insert(0, helper.make_node("Constant", [], ["x"], value=tensor))
+        del model.graph.initializer[1]
+        tensor = model.graph.node[0].attribute[0].t
+    set_external(tensor, **entries)
+    (tmp_path / "odd.onnx").write_bytes(model.SerializeToString())
+    assert "odd.onnx: keeps weights in other files, expected all in one" in refusal(tmp_path / "odd.onnx")
+
+
+def test_weights_in_other_files_of_a_nested_graph(tmp_path: Path) -> None:
+    tensor = numpy_helper.from_array(np.ones(3, np.float32), "inner")
+    set_external(tensor, location="weights.bin")
+    branch = helper.make_graph([], "branch", [], [helper.make_tensor_value_info("inner", FLOAT, [3])], [tensor])
+    node = helper.make_node("If", ["yes"], ["unused"], then_branch=branch, else_branch=branch)
+    path = tiny(tmp_path / "odd.onnx", nodes=[node, *TINY_NODES], yes=np.array(True))
+    assert "keeps weights in other files" in refusal(path)
+
+
+@pytest.mark.parametrize(("batch", "declared", "expected"), [
+    (2, None, ("input", (2, 3, 256, 192))),
+    (None, ("input", (2, 3, 256, 192)), ("input", (2, 3, 256, 192))),
+    (2, ("input", (2, 3, 256, 192)), ("input", (2, 3, 256, 192))),
+    (4, ("input", (2, 3, 256, 192)), "--batch 4: --input says 2,3,256,192; they must agree"),
+    (2, ("image", (2, 3, 256, 192)), "has the inputs input[?,3,256,192], expected image alone"),
+    (2, ("input", (2, 3, 192, 256)), "--input says 2,3,192,256; they must agree"),
+    (10**9, None, "use a smaller batch"),
+])
+def test_batch_and_input_agree_with_the_graph(tmp_path: Path, batch: int | None, declared: tuple | None,
+                                              expected: tuple | str) -> None:
+    path = tiny(tmp_path / "tiny.onnx")
+    if isinstance(expected, str):
+        assert expected in refusal(path, "fp32", batch, declared)
+    else:
+        assert graph.find_input(graph.load(path), path, batch, declared) == expected
+
+
+def test_input_says_what_is_dynamic_in_the_graph(tmp_path: Path) -> None:
+    path = tiny(tmp_path / "tiny.onnx", inputs={"input": ["N", 3, "H", 192]})
+    declared = ("input", (2, 3, 256, 192))
+    assert graph.find_input(graph.load(path), path, None, declared) == declared
+
+
+def test_initializers_listed_as_inputs_are_no_inputs(tmp_path: Path) -> None:
+    model = onnx.load(tiny(tmp_path / "tiny.onnx"))
+    model.graph.input.insert(0, helper.make_tensor_value_info("x", FLOAT, [1, 192, 384]))
+    onnx.save(model, tmp_path / "tiny.onnx")
+    build_engine(plan_build(tmp_path / "tiny.onnx", tmp_path / "out.engine", 2, "fp32", "onnxruntime"))
+    assert read_record(tmp_path / "out.engine").input_name == "input"
+
+
+def test_keypoints_in_the_metadata_must_be_as_many_as_the_graph_gives(tmp_path: Path) -> None:
+    model = onnx.load(tiny(tmp_path / "tiny.onnx"))
+    graph.write_metadata(model, graph.Skeleton("two", ("a", "b")), {"config": "c.py"})
+    onnx.save(model, tmp_path / "tiny.onnx")
+    assert graph.read_skeleton(model) == graph.Skeleton("two", ("a", "b"))
+    assert graph.read_metadata(model) == {"config": "c.py"}
+    assert "tiny.onnx: names 2 keypoints and gives 1; export it again" in refusal(tmp_path / "tiny.onnx")
+
+
+def link(path: Path) -> Path:
+    path.with_name("link.engine").symlink_to(path)
+    return path.with_name("link.engine")
+
+
+def record_folder(path: Path) -> Path:
+    path.with_name("out.engine.json").mkdir()
+    return path.with_name("out.engine")
+
+
+@pytest.mark.parametrize(("make", "message"), [
+    (lambda path: path, "is an input as well, and would be lost"),
+    (lambda path: link(path), "is an input as well, and would be lost"),
+    (lambda path: path.parent, "is a folder, expected the name of a file"),
+    (lambda path: path.with_name("nowhere") / "out.engine", "can't be written (No such file or directory)"),
+    (lambda path: path / "out.engine", "can't be written (Not a directory)"),
+    (lambda path: path.with_name("x" * 300), "can't be written (File name too long)"),
+    (lambda path: Path("/dev/null"), "is no regular file"),
+    (lambda path: record_folder(path), "out.engine.json: is a folder"),
+])
+def test_an_engine_path_that_cant_be_is_refused_before_the_work(tmp_path: Path, make: Callable[[Path], Path],
+                                                               message: str) -> None:
+    path = tiny(tmp_path / "tiny.onnx")
+    before = path.read_bytes()
+    with pytest.raises(KitError) as raised:
+        plan_build(path, make(path), 2, "fp32", "onnxruntime")
+    assert message in str(raised.value) and "\n" not in str(raised.value)
+    assert path.read_bytes() == before
