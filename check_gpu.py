@@ -34,7 +34,7 @@ from rtmpose.environment import describe_machine, describe_versions, find_gpu, n
 from rtmpose.errors import KitError
 from rtmpose.evaluate.accuracy import compare, measure_accuracy
 from rtmpose.files import check_output, write_json
-from rtmpose.model.graph import INPUT, OUTPUTS
+from rtmpose.model.graph import OUTPUTS
 from rtmpose.timing import measure
 
 ROOT = Path(__file__).resolve().parent

@@ -29,7 +29,7 @@ if [[ $command = *gpu_packages.py ]]; then cat "$VENV/gpu"; fi
 if [[ $command = *--hint && -f $VENV/hint ]]; then cat "$VENV/hint"; fi
 if [[ $command = *"import common, rtmpose"* ]]; then cat "$VENV/kit"; fi
 if [[ $command = *sysconfig* ]]; then echo "${SITE:-}"; fi
-if [[ $command = *"pip install"*"--editable"* ]]; then echo "${*: -1}/common.py ${*: -1}/rtmpose" >"$VENV/kit"; fi
+if [[ $command = *"pip install"*"--editable"* ]]; then echo "${*: -1}/common.py ${*: -1}/rtmpose True" >"$VENV/kit"; fi
 """
 
 
@@ -338,7 +338,7 @@ def test_check_gpu(run, calls):
 def test_setup_replaces_the_kit_of_another_checkout(run, venv, calls):
     run("setup.sh")
     calls()
-    (venv / "kit").write_text("/elsewhere/common.py /elsewhere/rtmpose\n")
+    (venv / "kit").write_text("/elsewhere/common.py /elsewhere/rtmpose True\n")
     assert run("setup.sh").returncode == 0
     (install,) = [call for call in calls() if "pip install" in call]
     assert install.endswith(f"--no-deps --no-build-isolation --editable {ROOT}")
