@@ -418,7 +418,8 @@ def test_python_ignores_the_current_folder(run, work, calls):
     """Without a script, and outside the repository, it takes modules of the current folder unless it has -I."""
     for script in ("setup.sh", "quickstart.sh"):
         run(script)
-    assert calls() and not [call for call in calls() if not call.startswith(("-I ", str(ROOT)))]
+    made = calls()
+    assert made and not [call for call in made if not call.startswith(("-I ", str(ROOT)))]
 
 
 @pytest.mark.slow
