@@ -91,7 +91,8 @@ check_datasets() {
   [ -d "$datasets" ] || die "$datasets: no such folder, expected COCO's; set DATASETS_DIR or --datasets to it (scripts/download.sh fetches COCO val2017)"
 }
 
-# Parses the options of the two infer_*.sh scripts into bs, model, engine, input, datasets and extra.
+# Parses the options of the two infer_*.sh scripts into bs, model, engine, datasets, extra, and the options of
+# build_engine.py and inference.py that describe the input: build_input and infer_input.
 parse_infer_options() {
   bs=32 model=${MODEL:-rtmpose_opt.onnx} engine='' input='' datasets=${DATASETS_DIR:-} extra=()
   while [ $# -gt 0 ]; do
@@ -113,7 +114,8 @@ parse_infer_options() {
   done
   if [ -n "$input" ]; then bs=$(cut -d: -f2 <<<"$input" | cut -d, -f1); fi
   [[ $bs =~ ^[1-9][0-9]*$ ]] || die "batch size '$bs': expected a whole number from 1, as in --bs 32 or --input input:32,3,256,192"
-  input=${input:-input:$bs,3,256,192}
+  build_input=(--batch "$bs") infer_input=()  # its name and size are the graph's
+  if [ -n "$input" ]; then build_input=(--input "$input") infer_input=(--input_name "${input%%:*}"); fi
   engine=${engine:-rtmpose_bs_${bs}_fp16.engine}
   check_model
 }

@@ -9,12 +9,12 @@
 #   --fps_target N      fail below N persons per second
 #   --model FILE        ONNX graph (default: $MODEL, else rtmpose_opt.onnx)
 #   --engine FILE       engine (default: rtmpose_bs_N_fp16.engine)
-#   --input NAME:N,3,H,W   input of the graph (default: input:N,3,256,192); its N overrides --bs
+#   --input NAME:N,3,H,W   input of the graph (default: as in the graph, with --bs); its N overrides --bs
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 parse_infer_options "$@"
 
-"$python" "$root/build_engine.py" --model_path "$model" --input "$input" --precision fp16 --engine_path "$engine"
-exec "$python" "$root/inference.py" --engine "$engine" --batchsize "$bs" --input_name "${input%%:*}" \
+"$python" "$root/build_engine.py" --model_path "$model" "${build_input[@]}" --precision fp16 --engine_path "$engine"
+exec "$python" "$root/inference.py" --engine "$engine" --batchsize "$bs" "${infer_input[@]}" \
   ${datasets:+--datasets "$datasets"} --perf_only True "${extra[@]}"

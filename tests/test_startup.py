@@ -108,9 +108,9 @@ def test_signal_ends_children_first(waits: Path, child_code: str, tmp_path: Path
                           env=with_kit()) as process:
         wait_for(lambda: child.exists() and child.read_text().endswith(" "), process)
         interrupt(process, signal.SIGTERM)
-        assert process.communicate() == ("", "\nwaits.py: interrupted\n")
-    stat = Path(f"/proc/{child.read_text().strip()}/stat")
-    assert not stat.exists() or stat.read_text().split()[2] == "Z"  # nobody has asked for its exit code
+        stat = Path(f"/proc/{child.read_text().strip()}/stat")
+        assert not stat.exists() or stat.read_text().split()[2] == "Z"  # nobody has asked for its exit code
+        assert process.communicate(timeout=5) == ("", "\nwaits.py: interrupted\n")
 
 
 def test_nohup_is_respected(waits: Path) -> None:

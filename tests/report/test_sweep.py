@@ -18,6 +18,7 @@ from rtmpose.report import charts, sweep
 from rtmpose.report.page import draw_page
 from rtmpose.report.summary import table
 from rtmpose.report.sweep import Cell, Settings
+from sweep import split_options
 
 CELLS = [("fp32", 1), ("fp32", 2), ("fp16", 1), ("fp16", 2)]
 
@@ -231,3 +232,12 @@ def test_linear_ticks(low: float, high: float, expected: list[float]) -> None:
     (0.3, 9000, [0.1, 1, 10, 100, 1000, 10000])])
 def test_log_ticks(low: float, high: float, expected: list[float]) -> None:
     assert charts.log_ticks(low, high) == expected
+
+
+def test_each_run_takes_the_options_of_its_mode():
+    extra = ["--limit", "5", "--duration=1", "--flip_test", "--fps_target", "9", "--warmup", "2", "--batchsize", "-1",
+             "--min_duration", "3"]
+    assert split_options(extra) == {
+        "accuracy": ["--limit", "5", "--flip_test", "--fps_target", "9", "--batchsize", "-1", "--min_duration", "3"],
+        "throughput": ["--duration=1", "--fps_target", "9", "--warmup", "2", "--batchsize", "-1",
+                       "--min_duration", "3"]}
