@@ -1,4 +1,7 @@
-"""Export every rtmpose-* config that mmpose ships, with random weights, and run it: the table of docs/models.md."""
+"""Export every rtmpose-* config that mmpose ships, with random weights, and run it: the table of docs/models.md.
+
+    python3 benchmarks/export_all_configs.py
+"""
 
 from common import Parser, run
 
@@ -21,7 +24,7 @@ from rtmpose.model.export import export
 
 def main() -> int:
     """Export, build, run, and print a row for each folder of configs, skeleton and crop."""
-    Parser(description=__doc__.splitlines()[0]).parse_args()
+    Parser(description=__doc__).parse_args()
     configs = Path(importlib.util.find_spec("mmpose").origin).parent / ".mim/configs"
     rows = defaultdict(list)
     for config in sorted(configs.rglob("rtmpose-*.py")):

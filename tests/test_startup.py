@@ -13,7 +13,7 @@ import pytest
 from helpers import ROOT, run_script
 
 from rtmpose.errors import KitError, one_line
-from rtmpose.files import atomic_write
+from rtmpose.files import atomic_write, write_sealed
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SCRIPTS = ("export.py", "build_engine.py", "inference.py", "sweep.py", "table.py", "check_gpu.py",
@@ -164,9 +164,9 @@ def test_forked_child_has_no_signal_handlers_of_the_script(tmp_path: Path) -> No
 @pytest.mark.parametrize("arguments", [("table.py", "--help"), ("table.py", "a.json", "b.json")])
 def test_output_that_cannot_be_written(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     for name, mode in (("a", "accuracy"), ("b", "throughput")):
-        (tmp_path / f"{name}.json").write_text(
-            f'{{"mode": "{mode}", "engine": {{"sha256": "", "onnx": "a.onnx", "source": {{}}}}, "batch": 1, '
-            '"precision": "fp32", "requested_precision": "fp32", "backend": "b"}')
+        write_sealed(tmp_path / f"{name}.json", {
+            "mode": mode, "engine": {"sha256": "", "onnx": "a.onnx", "source": {}}, "batch": 1, "precision": "fp32",
+            "requested_precision": "fp32", "backend": "b"})
 
     def run(**streams: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run([sys.executable, ROOT / arguments[0], *arguments[1:]], cwd=tmp_path, text=True, **streams)
@@ -245,7 +245,7 @@ def test_help_outside_the_environment(script: str) -> None:
                               stderr=subprocess.STDOUT, text=True, env=environment, check=True).stdout
 
     bare = show("-S")
-    assert f"python3 {script} " in bare and "Traceback" not in bare
+    assert f"python3 {script}" in bare and "Traceback" not in bare
     assert script in BENCHMARKS or bare == show()
 
 

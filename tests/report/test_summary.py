@@ -30,7 +30,7 @@ def test_digest_survives_a_round_trip_and_notices_an_edit(tmp_path: Path) -> Non
     for edited in ({**found, "AP": 0.9}, {**found, "new": 1}, {k: v for k, v in found.items() if k != "AP50"},
                    {k: v for k, v in found.items() if k != "content_sha256"}):
         path.write_text(json.dumps(edited))
-        with pytest.raises(KitError, match="summary.json: of this version of the kit, or was changed since"):
+        with pytest.raises(KitError, match="is no summary.json of this version of the kit, or was changed since"):
             read_summary(path, "accuracy")
 
 

@@ -16,7 +16,7 @@ from rtmpose import environment
 from rtmpose.files import write_sealed
 from rtmpose.report import charts, sweep
 from rtmpose.report.page import draw_page
-from rtmpose.report.summary import table
+from rtmpose.report.summary import read_summary, table
 from rtmpose.report.sweep import Cell, Settings
 from sweep import split_options
 
@@ -47,7 +47,7 @@ def read(output: Path, precision: str, batch: int) -> Cell:
     """A cell from its files."""
     folder = output / f"cells/{precision}_bs{batch}"
     return Cell(precision, batch, folder, output / f"engines/{precision}_bs{batch}.engine",
-                *(json.loads((folder / mode / "summary.json").read_text()) for mode in ("accuracy", "throughput")))
+                *(read_summary(folder / mode / "summary.json", mode) for mode in ("accuracy", "throughput")))
 
 
 def test_reports_agree_with_the_summaries(swept: Path) -> None:
@@ -171,7 +171,8 @@ def test_missed_target_is_measured_and_marked(swept: Path, model_files: dict[str
     """And kept as such when the sweep runs again."""
     shutil.copytree(swept / "engines", tmp_path / "out/engines")
     settings = Settings(str(model_files["onnx"]), str(drawn), None, ["fp32"], [1], tmp_path / "out", "onnxruntime",
-                        ["--acc_target", "0.999", "--warmup", "1", "--iterations", "3", "--duration", "0.1"])
+                        {"accuracy": ["--acc_target", "0.999"],
+                         "throughput": ["--warmup", "1", "--iterations", "3", "--duration", "0.1"]})
     for _ in range(2):
         (cell,) = sweep.run_sweep(settings)
         assert cell.failure == "" and cell.throughput["fps"] > 0
