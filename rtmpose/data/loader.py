@@ -89,9 +89,10 @@ def _read_jpeg_header(content: bytes) -> tuple[int, int, str, str] | None:
 def _decode(content: bytes) -> np.ndarray | None:
     """Decode an image; None if it is none. Raises ValueError if it is a damaged JPEG.
 
-    OpenCV decodes a damaged JPEG without an error. simplejpeg gives the same pixels, and raises libjpeg's warnings.
+    OpenCV decodes a damaged JPEG without an error. simplejpeg gives the same pixels, and raises libjpeg's warnings. It
+    refuses a few kinds of chroma subsampling that no camera writes.
     """
-    if _read_jpeg_header(content):
+    if content.startswith(_JPEG):
         try:
             if _EXIF not in content:
                 return simplejpeg.decode_jpeg(content, "BGR")

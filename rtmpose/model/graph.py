@@ -73,6 +73,8 @@ def load(path: str | Path) -> onnx.ModelProto:
         external = _is_external(model)
         if not external:
             onnx.checker.check_model(model)
+        if any(isinstance(text, bytes) for entry in model.metadata_props for text in (entry.key, entry.value)):
+            raise ValueError("its metadata is not UTF-8")
     except Exception as error:  # protobuf, onnx and the file system each raise their own
         raise KitError(f"{path}: is no valid ONNX file or was cut off ({first_line(error, 120)}); export it again"
                        ) from error
@@ -101,6 +103,9 @@ def find_input(model: onnx.ModelProto, path: str | Path, batch: int | None,
     the graph is no network of FP32 images, or graph, batch size and ``declared`` don't agree.
     """
     inputs = {value.name: _shape(value) for value in model.graph.input}
+    if any(size.HasField("dim_value") and size.dim_value < 1
+           for value in model.graph.input for size in value.type.tensor_type.shape.dim):
+        raise KitError(f"{path}: has an input without pixels; export it again")
     name = declared[0] if declared else next(iter(inputs), INPUT)
     if list(inputs) != [name]:
         raise KitError(f"{path}: has the inputs {_describe(inputs)}, expected {name} alone; check --input")

@@ -47,17 +47,10 @@ def drop_app14(jpeg: bytes) -> bytes:
     return jpeg[:start] + jpeg[start + 2 + int.from_bytes(jpeg[start + 2:start + 4], "big"):]
 
 
-def sampled(jpeg: bytes, factors: int) -> bytes:
-    """With other sampling factors of the first component."""
-    start = jpeg.find(b"\xff\xc0") + 11
-    return jpeg[:start] + bytes([factors]) + jpeg[start + 1:]
-
-
 KINDS: dict[str, Callable[[PIL.Image.Image], bytes]] = {
     "JPEG, 4:2:0": lambda p: encode(p, "JPEG"),
     "JPEG, 4:4:4": lambda p: encode(p, "JPEG", subsampling=0),
     "JPEG, 4:2:2": lambda p: encode(p, "JPEG", subsampling=1),
-    "JPEG, sampling that simplejpeg does not know": lambda p: sampled(encode(p, "JPEG"), 0x42),
     "JPEG, progressive": lambda p: encode(p, "JPEG", progressive=True),
     "JPEG, restart markers": lambda p: encode(p, "JPEG", restart_marker_blocks=3),
     "JPEG, RGB": lambda p: encode(p, "JPEG", keep_rgb=True),

