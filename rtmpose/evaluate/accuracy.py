@@ -64,7 +64,8 @@ def summarize_accuracy(accuracy: Accuracy, persons: PersonSet, flip_test: bool) 
 
 def describe_persons(persons: PersonSet, flip_test: bool) -> dict[str, Any]:
     """The conditions of an AP as ``summary.json`` has them."""
-    return {"persons": len(persons), "images": len(persons.images), "boxes": persons.boxes, "flip_test": flip_test}
+    return {"persons": len(persons), "images": len(persons.images),
+            "limit": len(persons.images) if persons.limited else None, "boxes": persons.boxes, "flip_test": flip_test}
 
 
 def check_comparable(engine: Engine, reference: Engine) -> None:
