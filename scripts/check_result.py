@@ -53,9 +53,9 @@ def check_cell(cell: Cell, annotations: str | None) -> Iterator[str]:
     timed, scored = cell.runs["engine alone"], cell.runs["files to keypoints"]
     if timed.summary["engine"]["sha256"] != scored.summary["engine"]["sha256"]:
         yield "the two runs are of different engines, expected the same SHA-256"
-    for run in (timed, scored):
-        if read_json(run.folder / "summary.json", "a summary.json") != run.summary:
-            yield f"{run.folder / 'summary.json'} is not what results.json says, expected the same"
+    for one in (timed, scored):
+        if read_json(one.folder / "summary.json", "a summary.json") != one.summary:
+            yield f"{one.folder / 'summary.json'} is not what results.json says, expected the same"
     if timed.conditions != "clean":
         reasons = "; ".join((timed.summary.get("conditions") or {}).get("reasons", []))
         yield f"its speed was measured under conditions {timed.conditions} ({reasons or 'no reason'}), expected clean"
@@ -77,9 +77,12 @@ def check_metrics(scored: Run, given: str | None) -> Iterator[str]:
 
 
 def recompute(annotations: Path, results: list[dict[str, Any]], limited: bool) -> dict[str, float]:
-    """The ten numbers of plain pycocotools."""
+    """The ten numbers of plain pycocotools. Raises KitError if it can't take the results."""
     with contextlib.redirect_stdout(io.StringIO()):
         ground_truth = COCO(str(annotations))
+        if not results or not {result["image_id"] for result in results} <= set(ground_truth.imgs):
+            raise KitError(f"{annotations}: does not have the images of a keypoints.json that is said to be of it, or that "
+                           "file is empty; measure it again")
         evaluation = COCOeval(ground_truth, ground_truth.loadRes(results), "keypoints")
         if limited:
             evaluation.params.imgIds = sorted({result["image_id"] for result in results})
