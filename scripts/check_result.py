@@ -81,7 +81,7 @@ def recompute(annotations: Path, results: list[dict[str, Any]], limited: bool) -
     with contextlib.redirect_stdout(io.StringIO()):
         ground_truth = COCO(str(annotations))
         if not results or not {result["image_id"] for result in results} <= set(ground_truth.imgs):
-            raise KitError(f"{annotations}: does not have the images of a keypoints.json that is said to be of it, or that "
+            raise KitError(f"{annotations}: does not have the images of a keypoints.json that should be of it, or that "
                            "file is empty; measure it again")
         evaluation = COCOeval(ground_truth, ground_truth.loadRes(results), "keypoints")
         if limited:

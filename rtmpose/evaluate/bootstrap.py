@@ -25,8 +25,8 @@ class Matches:
     The predictions are sorted by score, best first. Ignored ones are neither hits nor misses.
     """
 
-    hits: np.ndarray  # bool (T, N)
-    misses: np.ndarray  # bool (T, N)
+    hits: list[np.ndarray]  # for each threshold the positions of its hits, int
+    ignored: np.ndarray  # bool (T, N)
     images: np.ndarray  # int (N,), position of each prediction's image
     persons: np.ndarray  # int (I,), ground truth that counts, by image
     recalls: np.ndarray  # float64 (101,), where precision is read
@@ -70,25 +70,30 @@ def match_images(annotations: Annotations, results: Sequence[dict[str, Any]], im
     order = np.argsort(-scores, kind="mergesort")
     none = [np.empty((len(parameters.iouThrs), 0), bool)]
     matched = np.concatenate([image["dtMatches"] != 0 for _, image in found] or none, axis=1)[:, order]
-    counted = ~np.concatenate([image["dtIgnore"].astype(bool) for _, image in found] or none, axis=1)[:, order]
+    ignored = np.concatenate([image["dtIgnore"].astype(bool) for _, image in found] or none, axis=1)[:, order]
     images = np.repeat([number for number, _ in found], [len(image["dtScores"]) for _, image in found]).astype(np.int64)
-    return Matches(matched & counted, ~matched & counted, images[order], persons, parameters.recThrs)
+    hits = [np.flatnonzero(row) for row in matched & ~ignored]
+    return Matches(hits, ignored, images[order], persons, parameters.recThrs)
 
 
 def average_precision(matches: Matches, counts: np.ndarray) -> float:
     """AP@0.5:0.95 of a set that holds each image ``counts`` times, int (I,); -1 if no ground truth is left.
 
-    The arithmetic of ``COCOeval.accumulate``. A prediction in an image that is there n times counts n times.
+    The arithmetic of ``COCOeval.accumulate``, at hits only: between two of them precision falls and recall stays. A
+    prediction in an image that is there n times counts n times.
     """
     persons, weights = counts @ matches.persons, counts[matches.images]
     if not persons:
         return -1.0
-    hits, misses = (np.cumsum(which * weights, axis=1) for which in (matches.hits, matches.misses))
-    precision = hits / (hits + misses + np.spacing(1))
-    best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    best = np.append(best, np.zeros((len(best), 1)), axis=1)  # a recall that is not reached
-    read = [row[np.searchsorted(recall, matches.recalls)] for row, recall in zip(best, hits / persons, strict=True)]
-    return float(np.mean(read))
+    total, all_seen = 0.0, np.cumsum(weights)
+    for positions, ignored in zip(matches.hits, matches.ignored, strict=True):
+        seen = np.cumsum(weights * ~ignored) if ignored.any() else all_seen
+        hits = np.cumsum(weights[positions])
+        precision = hits / (seen[positions] + np.spacing(1))
+        best = np.maximum.accumulate(precision[::-1])[::-1]
+        reached = np.searchsorted(hits / persons, matches.recalls)
+        total += best[reached[reached < len(best)]].sum()
+    return float(total / len(matches.hits) / len(matches.recalls))
 
 
 def full_ap(matches: Matches) -> float:
