@@ -152,7 +152,7 @@ def test_ratio_interval_is_wider_than_welchs_and_covers() -> None:
 
 @pytest.mark.parametrize(("mode", "message"), [
     ("flip", "flip test: True, but False in the base"), ("limit", "--limit: 2, but None in the base"),
-    ("boxes", "boxes: "), ("throughput", "measures engine alone, accuracy measures files to keypoints"),
+    ("boxes", "batch 4: boxes: "), ("throughput", "measures engine alone, accuracy measures files to keypoints"),
     ("loadgen_accuracy", "measures LoadGen offline, accuracy, accuracy measures files to keypoints")])
 def test_runs_of_other_settings_are_refused(measured: dict[str, Path], run: Main, mode: str, message: str) -> None:
     code, output, errors = run(measured["accuracy"], measured[mode])
@@ -186,9 +186,16 @@ def test_keypoints_agree_as_inference_says(measured: dict[str, Path]) -> None:
     assert row.ap_interval is not None and row.ap_interval[0] <= row.ap_difference <= row.ap_interval[1]
 
 
-def test_limited_runs_have_an_interval(measured: dict[str, Path], tmp_path: Path) -> None:
-    copied = edited(measured["limit"], tmp_path / "copy", lambda s: None)
-    assert compare.compare([str(measured["limit"]), str(copied)]).rows[1].ap_interval == (0, 0)
+def test_limited_runs_are_scored_on_their_images(measured: dict[str, Path], drawn: Path, tmp_path: Path) -> None:
+    """Keypoints equal to the ground truth of two images have AP 1 there, and less on the whole set."""
+    content = json.loads((drawn / "annotations/person_keypoints_val2017.json").read_text())
+    perfect = [{key: one[key] for key in ("image_id", "category_id", "keypoints", "bbox")} | {"score": 1.0}
+               for one in content["annotations"]
+               if one["image_id"] in (1, 2) and one["num_keypoints"] and not one["iscrowd"]]
+    folders = [edited(measured["limit"], tmp_path / name, lambda s: s.update(AP=1.0)) for name in ("a", "b")]
+    for folder in folders:
+        (folder / "keypoints.json").write_text(json.dumps(perfect))
+    assert compare.compare(list(map(str, folders))).rows[1].ap_interval == (0, 0)
 
 
 def test_ap_that_is_not_that_of_the_keypoints(measured: dict[str, Path], run: Main, tmp_path: Path) -> None:
