@@ -5,6 +5,7 @@ EXIT_USER_ERROR = 2
 EXIT_ACCURACY_MISSED = 3
 EXIT_THROUGHPUT_MISSED = 4
 EXIT_INVALID = 5
+EXIT_SLOWER = 6
 
 
 def one_line(text: str) -> str:

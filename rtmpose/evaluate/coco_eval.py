@@ -6,6 +6,7 @@ Rescoring, OKS-NMS and the choice of annotations follow ``CocoMetric``; the numb
 import contextlib
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,12 +117,7 @@ def evaluate(results: list[dict[str, Any]], persons: PersonSet) -> tuple[dict[st
     """
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        ground_truth = _ground_truth(persons.annotations)
-        # loadRes writes into the records and can't take an empty list.
-        detected = (ground_truth.loadRes([dict(result) for result in results]) if results
-                    else _to_coco(persons.annotations, []))
-        evaluation = COCOeval(ground_truth, detected, "keypoints")
-        evaluation.params.catIds = [persons.annotations.person_id]
+        evaluation = prepare(persons.annotations, results)
         if persons.limit is not None:
             evaluation.params.imgIds = sorted(image.id for image in persons.images)
         evaluation.evaluate()
@@ -130,6 +126,14 @@ def evaluate(results: list[dict[str, Any]], persons: PersonSet) -> tuple[dict[st
         printed.seek(0)
         evaluation.summarize()
     return dict(zip(METRICS, map(float, evaluation.stats), strict=True)), printed.getvalue().rstrip()
+
+
+def prepare(annotations: Annotations, results: Sequence[dict[str, Any]]) -> COCOeval:
+    """pycocotools' evaluation of results, not run yet. pycocotools prints."""
+    ground_truth = _ground_truth(annotations)
+    # loadRes writes into the records and can't take an empty list.
+    detected = ground_truth.loadRes([dict(result) for result in results]) if results else _to_coco(annotations, [])
+    return COCOeval(ground_truth, detected, "keypoints")
 
 
 def _ground_truth(annotations: Annotations) -> COCO:

@@ -53,11 +53,15 @@ def marker(style: str, x: float, y: float, tip: str = "") -> Markup:
     return mark.format(style, _MARKERS[style], x, y, tip)
 
 
-def over_batches(series: Sequence[Series], title: str, unit: str, log: bool = False) -> Markup:
-    """Lines over the batch size, with the markers of one batch size side by side."""
-    values = [value for one in series for _, *pair in one.points for value in pair]
+def over_batches(series: Sequence[Series], title: str, unit: str, log: bool = False, span: Sequence[Series] = ()
+                 ) -> Markup:
+    """Lines over the batch size, with the markers of one batch size side by side.
+
+    The axes span the points of ``span``, so that several charts can have the same; by default, of ``series``.
+    """
+    values = [value for one in span or series for _, *pair in one.points for value in pair]
     ticks = log_ticks(min(values), max(values)) if log else linear_ticks(0, max(values))
-    batches = sorted({batch for one in series for batch, *_ in one.points})
+    batches = sorted({batch for one in span or series for batch, *_ in one.points})
     x = Axis("batch size, logarithmic", batches, _LEFT, _WIDTH - _RIGHT, inset=24, log=True)
     y = Axis(title, ticks, _HEIGHT - _BOTTOM, _TOP, log=log)
     marks = []
@@ -102,6 +106,22 @@ def bars(rows: Sequence[tuple[str, str, Sequence[float]]], title: str) -> Markup
     return _chart(x, y, [bar.format(depth, style, x(0), y(row) - _BAR / 2, x(value) - x(0), _BAR,
                                     f"{label}: {value:.3g} %")
                          for row, (style, label, values) in enumerate(rows) for depth, value in enumerate(values)])
+
+
+def bars_with_intervals(rows: Sequence[tuple[str, str, float, tuple[float, float] | None]], title: str) -> Markup:
+    """A row per ``(style, label, value, interval)``: a bar from 0, and a thin line along the interval, if any."""
+    bar = Markup('<rect class="bar {}" x="{:g}" y="{:g}" width="{:.1f}" height="{}"><title>{}</title></rect>')
+    ticks = linear_ticks(0, max(end for _, _, value, interval in rows for end in (value, *(interval or ()))))
+    x, y = Axis(title, ticks, _LABEL, _WIDTH - _RIGHT), _rows([label for _, label, *_ in rows])
+    marks = []
+    for row, (style, label, value, interval) in enumerate(rows):
+        tip = f"{label}: {value:.4g}" + ("" if interval is None else f", 95 % {interval[0]:.4g} to {interval[1]:.4g}")
+        marks.append(bar.format(style, x(0), y(row) - _BAR / 2, x(value) - x(0), _BAR, tip))
+        if interval is not None:
+            low, high = map(x, interval)
+            marks.append(_line("interval", (low, y(row)), (high, y(row))))
+            marks += [_line("interval", (end, y(row) - 4), (end, y(row) + 4)) for end in (low, high)]
+    return _chart(x, y, marks)
 
 
 def linear_ticks(low: float, high: float, number: int = 5) -> list[float]:

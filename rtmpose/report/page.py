@@ -10,8 +10,8 @@ from rtmpose.report import charts, summary
 from rtmpose.report.charts import Series
 from rtmpose.report.sweep import Cell
 
-_TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
-                         trim_blocks=True, lstrip_blocks=True)
+TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
+                        trim_blocks=True, lstrip_blocks=True)
 _LEAST_AP_SPAN = 0.02
 _SHARES, _DISTANCES = ("within_bin", "within_1px", "within_4px"), ("median_px", "p99_px", "max_px")
 
@@ -30,7 +30,7 @@ def draw_page(cells: Sequence[Cell]) -> str:
         return [Series(precision, _precision(group), list(map(point, group)))
                 for precision, group in by_precision.items()]
 
-    return _TEMPLATES.get_template("page.html").render(
+    return TEMPLATES.get_template("page.html").render(
         cells=measured,
         failed=[cell for cell in cells if cell.failure],
         first=first,

@@ -12,6 +12,9 @@ from rtmpose.environment import command_line, describe_machine, describe_version
 from rtmpose.errors import KitError
 from rtmpose.files import read_sealed, sha256
 
+SCHEMA = 1
+"""Version of summary.schema.json; it counts up when a key is renamed, removed or means something else."""
+
 HEADER = ("Model", "BatchSize", "Precision", "Backend", "FPS", "AP@0.5", "AP@0.5:0.95")
 WRITTEN = ("summary.json", "keypoints.json", "pictures/worst_*.jpg", "pictures/best_*.jpg", "pictures/overview.jpg",
            "agreement/overview.jpg", "loadgen/mlperf_log_*")
@@ -28,15 +31,16 @@ def summarize(record: Record, engine: str | Path, measured: dict[str, Any], inpu
         inputs: files that the result depends on.
     """
     return {
+        "schema": SCHEMA,
         **measured,
         "batch": record.batch,
         "precision": record.precision,
         "requested_precision": record.requested_precision,
         "backend": record.backend,
         "engine": {"path": str(engine), "sha256": record.engine_sha256, "runtime": record.runtime,
-                   "device": record.device, "onnx": record.onnx, "onnx_sha256": record.onnx_sha256,
-                   "source": record.source, "built_at": record.built_at, "command": record.command,
-                   "calibration": record.calibration, "measured_fps": record.measured_fps,
+                   "device": record.device, "input_size": record.input_size, "bins": record.bins, "onnx": record.onnx,
+                   "onnx_sha256": record.onnx_sha256, "source": record.source, "built_at": record.built_at,
+                   "command": record.command, "calibration": record.calibration, "measured_fps": record.measured_fps,
                    "bytes": record.engine_bytes},
         "command": command_line(),
         "measured_at": now(),

@@ -99,7 +99,7 @@ def test_is_bash(script):
 
 
 @pytest.mark.parametrize("script", ["setup.sh", "download.sh", "benchmark.sh", "quickstart.sh", "test.sh",
-                                    "check_gpu.sh", ACCURACY, PERFORMANCE])
+                                    "check_gpu.sh", "compare.sh", ACCURACY, PERFORMANCE])
 def test_help(run, calls, script):
     result = run(script, "--help")
     assert result.returncode == 0

@@ -1,0 +1,97 @@
+"""Check a folder of results/, one machine's output of scripts/benchmark.sh.
+
+    python3 scripts/check_result.py results/NAME [--annotations FILE]
+
+Every summary.json follows the schema and is what results.json says; both runs of a cell are of one engine, and all
+cells of one network; every speed was measured under clean conditions; and pycocotools computes the same ten numbers
+from every keypoints.json. Exit codes: 0 all of it holds, 1 something doesn't, 2 user error.
+"""
+
+from common import Parser, run
+
+import contextlib
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from rtmpose.errors import KitError
+from rtmpose.evaluate.bootstrap import read_results
+from rtmpose.evaluate.coco_eval import METRICS
+from rtmpose.files import read_sealed
+from rtmpose.report.compare import Cell, Run, annotation_file, find_annotations, network, read_cells
+
+TOLERANCE = 1e-4  # keypoints.json may order persons of equal scores differently
+FAILED = 1
+
+
+def main() -> int:
+    """Check, and print a line for everything that is wrong."""
+    parser = Parser(description="Check a folder of results/, one machine's output of scripts/benchmark.sh.",
+                    example="python3 scripts/check_result.py results/NAME")
+    parser.add_argument("folder", metavar="DIR", help="folder with results.json and cells/")
+    parser.add_argument("--annotations", metavar="FILE",
+                        help="annotation file that AP was measured on; default: the path in the summaries")
+    args = parser.parse_args()
+    cells = read_cells(args.folder, Path(args.folder).resolve().name)
+    problems = [f"{cell.name}: {problem}" for cell in cells for problem in check_cell(cell, args.annotations)]
+    if len({network(cell.any_run.summary) for cell in cells}) > 1:
+        problems.append(f"{args.folder}: has cells of several networks, expected one")
+    for problem in problems:
+        print(problem)
+    print(f"{args.folder}: {len(cells)} cells, {f'{len(problems)} problems' if problems else 'all in order'}")
+    return FAILED if problems else 0
+
+
+def check_cell(cell: Cell, annotations: str | None) -> Iterator[str]:
+    """What is wrong with a cell, a line each. Raises KitError if a file is missing or broken."""
+    if set(cell.runs) != {"engine alone", "files to keypoints"}:
+        yield f"measures {' and '.join(cell.runs)}, expected an accuracy and a throughput run of scripts/benchmark.sh"
+        return
+    timed, scored = cell.runs["engine alone"], cell.runs["files to keypoints"]
+    if timed.summary["engine"]["sha256"] != scored.summary["engine"]["sha256"]:
+        yield "the two runs are of different engines, expected the same SHA-256"
+    for one in (timed, scored):
+        if read_sealed(one.folder / "summary.json", "summary.json") != one.summary:
+            yield f"{one.folder / 'summary.json'} is not what results.json says, expected the same"
+    if timed.conditions != "clean":
+        reasons = "; ".join((timed.summary.get("conditions") or {}).get("reasons", []))
+        yield f"its speed was measured under conditions {timed.conditions} ({reasons or 'no reason'}), expected clean"
+    yield from check_metrics(scored, annotations)
+
+
+def check_metrics(scored: Run, given: str | None) -> Iterator[str]:
+    """Numbers that pycocotools doesn't compute from ``keypoints.json``, a line each."""
+    path, digest = annotation_file(scored.summary)
+    annotations = find_annotations(path, digest, given)
+    if annotations is None:
+        raise KitError(f"{path}: is missing or not the file of SHA-256 {digest[:12]}...; give --annotations")
+    keypoints = scored.folder / "keypoints.json"
+    found = recompute(annotations, read_results(keypoints), scored.summary["limit"] is not None)
+    wrong = [f"{name} {found[name]:.4f}, not {scored.summary[name]:.4f}" for name in METRICS
+             if abs(found[name] - scored.summary[name]) > TOLERANCE]
+    if wrong:
+        yield f"{keypoints} gives {', '.join(wrong)}"
+
+
+def recompute(annotations: Path, results: list[dict[str, Any]], limited: bool) -> dict[str, float]:
+    """The ten numbers of plain pycocotools. Raises KitError if it can't take the results."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        ground_truth = COCO(str(annotations))
+        if not results or not {result["image_id"] for result in results} <= set(ground_truth.imgs):
+            raise KitError(f"{annotations}: does not have the images of a keypoints.json that should be of it, or that "
+                           "file is empty; measure it again")
+        evaluation = COCOeval(ground_truth, ground_truth.loadRes(results), "keypoints")
+        if limited:
+            evaluation.params.imgIds = sorted({result["image_id"] for result in results})
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return dict(zip(METRICS, map(float, evaluation.stats), strict=True))
+
+
+if __name__ == "__main__":
+    run(main)

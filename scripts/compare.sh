@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Compares results with the first of them: speed with a verdict, AP, keypoints, energy, cost. Each result is a
+# summary.json of inference.py or the output folder of scripts/benchmark.sh, from this machine or from others.
+#
+#   bash scripts/compare.sh A B [C ...] [--output DIR] [options of compare.py]
+#
+# Exit codes: 0 done, 2 user error or something can't be compared, 3 --fail_if_worse, 6 --fail_if_slower.
+set -euo pipefail
+# shellcheck source=scripts/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+case ${1:-} in -h | --help) usage; exit ;; esac
+exec "$python" "$root/compare.py" "$@"

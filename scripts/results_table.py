@@ -1,0 +1,61 @@
+"""Print the table of results/, or write it into docs/results.md with --write.
+
+    python3 scripts/results_table.py [--write]
+"""
+
+from common import Parser, run
+
+from pathlib import Path
+
+from rtmpose.errors import KitError
+from rtmpose.files import write_text
+from rtmpose.report import summary as rows
+from rtmpose.report.compare import describe_speed, markdown, read_cells
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs/results.md"
+BEGIN, END = "<!-- results: begin, written by scripts/results_table.py -->", "<!-- results: end -->"
+HEADER = ("Machine", "Model", "Batch", "Precision", "Runtime", "FPS", "AP@0.5", "AP@0.5:0.95", "J a person", "Measured",
+          "Kit")
+EMPTY = "No result has been handed in yet."
+
+
+def main() -> int:
+    """Print the table or write the page."""
+    parser = Parser(description="Print the table of results/, or write it into docs/results.md.",
+                    example="python3 scripts/results_table.py --write")
+    parser.add_argument("--write", action="store_true", help="write it into docs/results.md, between its markers")
+    table = results_table(ROOT / "results")
+    if parser.parse_args().write:
+        write_text(PAGE, put_between(PAGE.read_text(encoding="utf-8"), table))
+    else:
+        print(table)
+    return 0
+
+
+def results_table(folder: Path) -> str:
+    """A Markdown table with a row per cell of each machine; its folder's name is the machine's."""
+    lines = [HEADER]
+    for machine in sorted(path.parent for path in folder.glob("*/results.json")):
+        for cell in read_cells(str(machine), machine.name):
+            summary = {key: value for run in reversed(cell.runs.values()) for key, value in run.summary.items()}
+            timed = cell.timed
+            lines.append((machine.name, rows.row(summary)[0], str(cell.batch), rows.precision(summary),
+                          summary["engine"]["runtime"], describe_speed(timed) if timed else "-",
+                          *(f"{summary[key]:.3f}" if key in summary else "-" for key in ("AP50", "AP")),
+                          f"{timed.joules:.3g}" if timed and timed.joules else "-", summary["measured_at"][:10],
+                          summary["versions"]["kit"]))
+    return markdown(lines) if len(lines) > 1 else EMPTY
+
+
+def put_between(page: str, table: str) -> str:
+    """The page with the table between its markers. Raises KitError if it has none."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise KitError(f"{PAGE}: lacks the markers of the table, expected {BEGIN} and {END}")
+    return f"{before}{BEGIN}\n\n{table}\n\n{END}{after}"
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,313 @@
+"""compare.py on real summaries of every mode, and on edited copies of them."""
+
+import common
+
+import copy
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import build_engine
+from scipy import stats
+
+import compare as script
+import inference
+from rtmpose.errors import KitError
+from rtmpose.files import read_sealed, write_sealed
+from rtmpose.report import compare
+from rtmpose.report.schema import check_summary
+
+MODES = {
+    "accuracy": ("--reference", "{other}"), "fp16": ("--engine", "{other}"), "flip": ("--flip_test",),
+    "limit": ("--limit", "2"), "boxes": ("--detections", "{boxes}"),
+    "throughput": ("--perf_only", "--warmup", "1", "--iterations", "3", "--duration", "0"),
+    "loadgen": ("--scenario", "offline", "--perf_only", "--min_duration", "0.1"),
+    "loadgen_accuracy": ("--scenario", "offline")}
+Main = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def measured(engine_file: Path, model_files: dict[str, Path], drawn: Path, tmp_path_factory: pytest.TempPathFactory
+             ) -> dict[str, Path]:
+    """Output folders of inference.py in every mode, and of a second engine (``fp16``) of the same network."""
+    pytest.importorskip("mlperf_loadgen")
+    folder = tmp_path_factory.mktemp("measured")
+    other = build_engine(model_files["onnx"], folder / "fp16.engine", 4, "fp16", "onnxruntime")
+    annotations = json.loads((drawn / "annotations/person_keypoints_val2017.json").read_text())["annotations"]
+    boxes = folder / "boxes.json"
+    boxes.write_text(json.dumps([{"image_id": one["image_id"], "category_id": 1, "bbox": one["bbox"], "score": 0.5}
+                                 for one in annotations]))
+    with pytest.MonkeyPatch.context() as patch:
+        for mode, options in MODES.items():
+            patch.setattr(sys, "argv", ["inference.py", "--engine", str(engine_file), "--datasets", str(drawn),
+                                        *(option.format(other=other, boxes=boxes) for option in options),
+                                        "--output", str(folder / mode)])
+            inference.main()
+    return {mode: folder / mode for mode in MODES}
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Main:
+    """compare.py: exit code, standard output and standard error."""
+    def main(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["compare.py", *map(str, arguments)])
+        try:
+            code = common.exit_code(script.main)
+        except SystemExit as ended:
+            code = ended.code
+        return code, *capfd.readouterr()
+
+    return main
+
+
+def read(folder: Path) -> dict[str, Any]:
+    return read_sealed(folder / "summary.json", "summary.json")
+
+
+def edited(source: Path, target: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """A copy of an output folder with another summary.json."""
+    shutil.copytree(source, target)
+    summary = read(source)
+    change(summary)
+    write_sealed(target / "summary.json", summary)
+    return target
+
+
+def repeated(values: list[float], conditions: str = "clean") -> Callable[[dict[str, Any]], object]:
+    return lambda summary: summary.update(
+        repeats={"fps": values, "median": float(np.median(values)), "interval": [min(values), max(values)]},
+        conditions={"verdict": conditions, "reasons": ["others took 38 % of the cores"]})
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_summary_follows_the_schema(measured: dict[str, Path], mode: str) -> None:
+    check_summary(read(measured[mode]), mode)
+
+
+@pytest.mark.parametrize(("mode", "change", "message"), [
+    ("accuracy", lambda s: s.pop("schema"), "'schema' is a required property"),
+    ("accuracy", lambda s: s.update(schema=2), "schema: 1 was expected"),
+    ("accuracy", lambda s: s.pop("AP"), "'AP' is a required property"),
+    ("accuracy", lambda s: s.pop("fps"), "'fps' is a required property"),
+    ("throughput", lambda s: s.pop("percentiles_ms"), "'percentiles_ms' is a required property"),
+    ("loadgen", lambda s: s.pop("valid"), "'valid' is a required property"),
+    ("throughput", lambda s: s.update(fps=-1), "fps: -1 is less than"),
+    ("throughput", lambda s: s["engine"].update(sha256="0"), "engine.sha256: '0' does not match"),
+    ("throughput", lambda s: s.update(repeats={"fps": []}), r"repeats.fps: \[\]"),
+    ("throughput", lambda s: s.update(conditions={"verdict": "fine", "reasons": []}), "conditions.verdict: 'fine'"),
+    ("throughput", lambda s: s.update(energy={"joules_per_person": 1, "source": "guess", "seconds": 1}),
+     "energy.source: 'guess'")])
+def test_other_summaries_are_refused_in_one_line(
+        measured: dict[str, Path], run: Main, tmp_path: Path, mode: str, change: Callable, message: str) -> None:
+    broken = edited(measured[mode], tmp_path / "broken", change)
+    code, _, errors = run(measured[mode], broken)
+    assert code == 2 and len(errors.splitlines()) == 1
+    assert re.search(message, errors) and str(broken / "summary.json") in errors and "measure it again" in errors
+
+
+CLEAN = [100.0, 101.0, 99.0]
+
+
+@pytest.mark.parametrize(("values", "conditions", "verdict", "code"), [
+    ([100.5, 99.5, 101.0], "clean", "can't tell", 0), ([150.0, 151.0, 149.0], "clean", "faster", 0),
+    ([50.0, 51.0, 49.0], "clean", "slower", 6), ([50.0, 51.0, 49.0], "unknown", "slower", 6),
+    ([50.0, 51.0, 49.0], "busy", "can't tell", 0), ([150.0, 151.0, 149.0], "throttled", "can't tell", 0),
+    ([150.0], "clean", "can't tell", 0), ([150.0, 300.0, 70.0], "clean", "can't tell", 0)])
+def test_verdict_and_exit_code(measured: dict[str, Path], run: Main, tmp_path: Path, values: list[float],
+                               conditions: str, verdict: str, code: int) -> None:
+    base = edited(measured["throughput"], tmp_path / "base", repeated(CLEAN))
+    other = edited(measured["throughput"], tmp_path / "other", repeated(values, conditions))
+    found, output, errors = run(base, other, "--fail_if_slower")
+    assert (found, errors) == (code, "")
+    assert f"| {verdict} " in output.splitlines()[3] and f"| {np.median(values) / 100:.3f}" in output
+    assert ("busy, not a result: others took 38 %" in output) == (conditions == "busy")
+    assert run(base, other)[0] == 0
+
+
+def test_plain_summaries_have_no_verdict_and_unknown_conditions(measured: dict[str, Path], run: Main, tmp_path: Path
+                                                                ) -> None:
+    copied = edited(measured["throughput"], tmp_path / "copy", lambda s: [s.pop("conditions", 0), s.pop("repeats", 0)])
+    code, output, _ = run(measured["throughput"], copied, "--fail_if_slower")
+    assert code == 0 and "| can't tell | unknown " in output
+
+
+def test_ratio_interval_is_wider_than_welchs_and_covers() -> None:
+    random = np.random.default_rng(0)
+    covered = 0
+    for _ in range(3000):
+        base, other = random.lognormal(0, 0.01, 3), random.lognormal(np.log(1.02), 0.03, 3)
+        low, high = compare.ratio_interval(base, other)
+        welch = stats.ttest_ind(np.log(other), np.log(base), equal_var=False).confidence_interval(0.95)
+        assert low <= np.exp(welch.low) * (1 + 1e-12) and np.exp(welch.high) <= high * (1 + 1e-12)
+        covered += low <= 1.02 <= high
+    assert covered >= 0.945 * 3000
+    assert compare.ratio_interval([1.0], [1.0, 2.0]) is None
+    assert compare.ratio_interval([2.0, 2.0], [4.0, 4.0]) == pytest.approx((2, 2))
+
+
+@pytest.mark.parametrize(("mode", "message"), [
+    ("flip", "flip test: True, but False in the base"), ("limit", "--limit: 2, but None in the base"),
+    ("boxes", "batch 4: boxes: "), ("throughput", "measures engine alone, accuracy measures files to keypoints"),
+    ("loadgen_accuracy", "measures LoadGen offline, accuracy, accuracy measures files to keypoints")])
+def test_runs_of_other_settings_are_refused(measured: dict[str, Path], run: Main, mode: str, message: str) -> None:
+    code, output, errors = run(measured["accuracy"], measured[mode])
+    assert code == 2 and output == "" and len(errors.splitlines()) == 1 and message in errors
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda s: s["engine"]["source"].update(checkpoint_sha256="0" * 64), "is another network"),
+    (lambda s: s["engine"].update(source={}), "is another network"),
+    (lambda s: s.update(inputs={path: "0" * 64 for path in s["inputs"]}), "annotation file: 0000")])
+def test_other_networks_and_sets_are_refused(measured: dict[str, Path], run: Main, tmp_path: Path, change: Callable,
+                                             message: str) -> None:
+    code, output, errors = run(measured["accuracy"], edited(measured["accuracy"], tmp_path / "other", change))
+    assert code == 2 and output == "" and len(errors.splitlines()) == 1 and message in errors
+
+
+def test_refused_beside_compared(measured: dict[str, Path], run: Main) -> None:
+    code, output, errors = run(measured["accuracy"], measured["fp16"], measured["flip"], "--fail_if_worse", "1")
+    assert (code, errors) == (2, "") and output.count("\n- Not compared: flip: fp32, batch 4: flip test") == 1
+
+
+def test_keypoints_agree_as_inference_says(measured: dict[str, Path]) -> None:
+    """``accuracy`` was run with ``--reference`` of the engine of ``fp16``."""
+    expected = read(measured["accuracy"])["agreement"]
+    report = compare.compare([str(measured["fp16"]), str(measured["accuracy"])])
+    row = report.rows[1]
+    assert expected["counted"] and expected["max_px"] > 0
+    for key in ("counted", "within_bin", "within_1px", "median_px", "p99_px", "max_px"):
+        assert row.agreement[key] == pytest.approx(expected[key], abs=2e-4)
+    assert row.ap_difference == pytest.approx(expected["ap_difference"], abs=1e-12)
+    assert row.ap_interval is not None and row.ap_interval[0] <= row.ap_difference <= row.ap_interval[1]
+
+
+def test_limited_runs_are_scored_on_their_images(measured: dict[str, Path], drawn: Path, tmp_path: Path) -> None:
+    """Keypoints equal to the ground truth of two images have AP 1 there, and less on the whole set."""
+    content = json.loads((drawn / "annotations/person_keypoints_val2017.json").read_text())
+    perfect = [{key: one[key] for key in ("image_id", "category_id", "keypoints", "bbox")} | {"score": 1.0}
+               for one in content["annotations"]
+               if one["image_id"] in (1, 2) and one["num_keypoints"] and not one["iscrowd"]]
+    folders = [edited(measured["limit"], tmp_path / name, lambda s: s.update(AP=1.0)) for name in ("a", "b")]
+    for folder in folders:
+        (folder / "keypoints.json").write_text(json.dumps(perfect))
+    assert compare.compare(list(map(str, folders))).rows[1].ap_interval == (0, 0)
+
+
+def test_ap_that_is_not_that_of_the_keypoints(measured: dict[str, Path], run: Main, tmp_path: Path) -> None:
+    wrong = edited(measured["accuracy"], tmp_path / "wrong", lambda s: s.update(AP=s["AP"] + 0.01))
+    code, _, errors = run(measured["accuracy"], wrong)
+    assert code == 2 and len(errors.splitlines()) == 1 and f"{wrong / 'keypoints.json'}: gives AP" in errors
+
+
+@pytest.mark.parametrize(("limit", "code"), [("0.005", 3), ("0.02", 0)])
+def test_fail_if_worse(measured: dict[str, Path], run: Main, tmp_path: Path, limit: str, code: int) -> None:
+    worse = edited(measured["accuracy"], tmp_path / "worse", lambda s: s.update(AP=s["AP"] - 0.01))
+    (worse / "keypoints.json").unlink()
+    found, output, _ = run(measured["accuracy"], worse, "--fail_if_worse", limit)
+    assert found == code and "-0.0100" in output and "no interval of AP, as keypoints.json is missing" in output
+    found, _, errors = run(measured["throughput"], edited(measured["throughput"], tmp_path / "t", lambda s: None),
+                           "--fail_if_worse", limit)
+    assert found == 2 and "no two AP were compared" in errors
+
+
+def test_annotations_are_found_given_or_missed(measured: dict[str, Path], drawn: Path, run: Main, tmp_path: Path
+                                               ) -> None:
+    def move(summary: dict[str, Any]) -> None:
+        summary["inputs"] = {path.replace(str(drawn), "/nowhere"): digest for path, digest in summary["inputs"].items()}
+    folders = [edited(measured["accuracy"], tmp_path / name, move) for name in ("a", "b")]
+    file = drawn / "annotations/person_keypoints_val2017.json"
+    code, output, _ = run(*folders)
+    assert code == 0 and "no interval of AP, as /nowhere/" in output and "give --annotations" in output
+    assert "+0.0000 [+0.0000, +0.0000]" in run(*folders, "--annotations", file)[1]
+    code, _, errors = run(*folders, "--annotations", folders[0] / "summary.json")
+    assert code == 2 and "is another file than AP was measured on" in errors
+
+
+def sweep(measured: dict[str, Path], folder: Path, speeds: dict[int, float]) -> Path:
+    """A sweep's folder of FP32 at batch sizes, from real summaries, edited: batch size -> persons a second."""
+    cells = []
+    for batch, fps in speeds.items():
+        cell: dict[str, Any] = {"precision": "fp32", "batch": batch, "failure": ""}
+        for mode in ("accuracy", "throughput"):
+            summary = copy.deepcopy(read(measured[mode]))
+            summary["batch"] = batch
+            if mode == "throughput":
+                repeated([fps * 0.99, fps, fps * 1.01])(summary)
+                summary["energy"] = {"joules_per_person": 40 / fps, "source": "rapl", "seconds": 10}
+            target = folder / f"cells/fp32_bs{batch}/{mode}"
+            shutil.copytree(measured[mode], target)
+            write_sealed(target / "summary.json", summary)
+            cell[mode] = summary
+        cells.append(cell)
+    cells.append({"precision": "int8", "batch": 1, "failure": "it broke", "accuracy": {}, "throughput": {}})
+    (folder / "results.json").write_text(json.dumps(cells))
+    return folder
+
+
+def test_sweeps_are_matched_cell_by_cell_and_drawn(measured: dict[str, Path], run: Main, tmp_path: Path) -> None:
+    base = sweep(measured, tmp_path / "one", {1: 100, 4: 200})
+    other = sweep(measured, tmp_path / "<b>two", {4: 300, 8: 400})
+    code, output, errors = run(base, other, "--output", tmp_path / "out", "--price", "one=0.36",
+                               "--price", "<b>two=3.6")
+    assert (code, errors) == (0, "")
+    lines = [[text.strip() for text in line.split("|")[1:-1]] for line in output.splitlines() if line.startswith("|")]
+    rows = [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]
+    assert [(row["Result"], row["Batch"], row["Verdict"]) for row in rows] == [
+        ("one", "1", "base"), ("one", "4", "base"), ("<b>two", "4", "faster")]
+    assert rows[2]["Ratio [95 %]"].startswith("1.500 [") and rows[2]["Persons a dollar"] == "300,000"
+    assert rows[2]["J a person"] == "0.133" and rows[2]["AP difference [95 %]"] == "+0.0000 [+0.0000, +0.0000]"
+    assert rows[2]["Conditions"] == "clean" and rows[2]["Keypoints: at most one bin off, p99"] == "100.00%, 0.00 px"
+    assert "Only in <b>two: fp32 batch 8" in output
+    page = (tmp_path / "out/compare.html").read_text()
+    assert not any(word in page for word in ("http:", "https:", "url(", "@import", "<script", "<b>two"))
+    best = re.findall(r"<dt>(.*?)</dt><dd class=\"figure\">(.*?)</dd><dd><b>(.*?)</b>, (.*?)</dd>", page)
+    ap = f"AP {read(measured['accuracy'])['AP']:.3f}"
+    assert best == [("Best persons a second", "400 ± 4", "&lt;b&gt;two", f"fp32, batch 8, {ap}"),
+                    ("Best persons a joule", "10", "&lt;b&gt;two", f"fp32, batch 8, {ap}"),
+                    ("Best persons a dollar", "2,000,000", "one", f"fp32, batch 4, {ap}")]
+    assert page.count('role="img"') == 3  # speed, and latency of each
+    for tag in ("table", "div", "dl", "figure", "svg", "p", "tr", "td"):
+        assert len(re.findall(f"<{tag}[ >]", page)) == page.count(f"</{tag}>"), tag
+    assert (tmp_path / "out/compare.md").read_text().strip() in output
+
+
+def test_differences_are_marked(measured: dict[str, Path], run: Main, tmp_path: Path) -> None:
+    def change(summary: dict[str, Any]) -> None:
+        summary["versions"].update(kit="0123456789ab", numpy="1.0")
+        summary["machine"].update(cpu="Made-up CPU")
+        summary["engine"].update(runtime="made-up 1")
+        summary.update(batch=8)
+    _, output, _ = run(measured["throughput"], edited(measured["throughput"], tmp_path / "other", change))
+    assert "batch, runtime, kit, versions, cpu |" in output
+    for text in ("-> made-up 1;", "batch 4 -> 8;", "-> 0123456789ab;", "version of numpy ", "-> Made-up CPU"):
+        assert text in output
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (("--price", "nobody=1"), "expected NAME=USD_PER_HOUR"), (("--price", "fp16=free"), "expected NAME=USD_PER_HOUR"),
+    (("--fail_if_worse", "2"), "from 0 to 1")])
+def test_options(measured: dict[str, Path], run: Main, options: tuple, message: str) -> None:
+    code, output, errors = run(measured["accuracy"], measured["fp16"], *options)
+    assert code == 2 and output == "" and len(errors.splitlines()) == 1 and message in errors
+
+
+def test_arguments_that_are_no_results(measured: dict[str, Path], run: Main, tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text("[1]")
+    for arguments, message in (((measured["accuracy"],), "expected two or more"),
+                               ((measured["accuracy"], measured["accuracy"]), "is given twice"),
+                               ((measured["accuracy"], tmp_path), "is no sweep's results.json"),
+                               ((measured["accuracy"], tmp_path / "nowhere.json"), "nowhere.json"),
+                               ((measured["accuracy"], tmp_path.parent), "has neither results.json nor")):
+        code, output, errors = run(*arguments)
+        assert code == 2 and output == "" and len(errors.splitlines()) == 1 and message in errors
+
+
+def test_an_old_kit_raises(measured: dict[str, Path]) -> None:
+    with pytest.raises(KitError, match="the summary: 'schema' is a required property"):
+        check_summary({key: value for key, value in read(measured["accuracy"]).items() if key != "schema"}, "old")
