@@ -228,3 +228,11 @@ def test_an_engine_path_that_cant_be_is_refused_before_the_work(tmp_path: Path, 
         plan_build(path, make(path), 2, "fp32", "onnxruntime")
     assert message in str(raised.value) and "\n" not in str(raised.value)
     assert path.read_bytes() == before
+
+
+def test_a_plan_writes_nothing(tmp_path: Path) -> None:
+    """An engine that is up to date may lie in a folder that can't be written."""
+    path = tiny(tmp_path / "tiny.onnx")
+    before = tmp_path.stat().st_mtime_ns
+    plan_build(path, tmp_path / "tiny.engine", 2, "fp32", "onnxruntime")
+    assert tmp_path.stat().st_mtime_ns == before
