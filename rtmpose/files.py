@@ -22,9 +22,7 @@ _SEAL = "content_sha256"  # of the rest of the file
 def temporary_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
     """An empty temporary file in the folder of ``path``, deleted at the end; raises KitError if it can't be written."""
     path = Path(path)
-    if (mode := file_mode(path)) and not stat.S_ISREG(mode):
-        raise KitError(f"{path}: is {'a folder' if stat.S_ISDIR(mode) else 'no regular file'}, expected the name of a "
-                       "file to write; choose another name")
+    check_name(path)
     try:
         _remove_leftovers(path)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
@@ -117,10 +115,22 @@ def _digest(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def check_name(path: str | os.PathLike[str], *inputs: str | os.PathLike[str]) -> None:
+    """Raise KitError if ``path`` is no name for a file to write, or is one of the inputs; nothing is written."""
+    if (mode := file_mode(path)) and not stat.S_ISREG(mode):
+        raise KitError(f"{path}: is {'a folder' if stat.S_ISDIR(mode) else 'no regular file'}, expected the name of a "
+                       "file to write; choose another name")
+    if mode and any(is_regular(given) and os.path.samefile(path, given) for given in inputs):
+        raise KitError(f"{path}: is an input as well, and would be lost; choose another name")
+    try:
+        os.stat(f"{Path(path).parent}/.")  # with the dot, a file is an error as well
+    except OSError as error:
+        raise KitError(f"{path}: can't be written ({error.strerror}); choose a writable folder") from error
+
+
 def check_output(path: str | os.PathLike[str], *inputs: str | os.PathLike[str]) -> None:
     """Raise KitError, before any work, if ``path`` can't be written, or is one of the inputs."""
-    if any(is_regular(path) and is_regular(given) and os.path.samefile(path, given) for given in inputs):
-        raise KitError(f"{path}: is an input as well, and would be lost; choose another name")
+    check_name(path, *inputs)
     with temporary_beside(path):
         pass
 

@@ -15,10 +15,11 @@ class Countdown(tqdm):
         self.end = time.perf_counter() + seconds
         super().__init__(disable=None, **options)
 
-    def update(self, n: float | None = 1) -> bool | None:
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+        """Draw the bar: the seconds are only written when they are seen, not in the loop that is timed."""
         left = self.end - time.perf_counter()
         self.set_postfix_str(f"{left:.0f} s left" if left > 0 else "", refresh=False)
-        return super().update(n)
+        return super().display(msg, pos)
 
 
 def measure(run: Callable[[], float], warmup: int, iterations: int, duration: float, name: str) -> np.ndarray:

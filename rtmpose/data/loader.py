@@ -75,14 +75,10 @@ def _read_size(content: bytes) -> tuple[int, int] | None:
     """Width and height from the header of a JPEG or PNG, None if unknown: a small file can hold a huge picture."""
     if content.startswith(_PNG) and len(content) >= 24:
         return struct.unpack(">II", content[16:24])
-    header = _read_jpeg_header(content)
-    return header and (header[1], header[0])
-
-
-def _read_jpeg_header(content: bytes) -> tuple[int, int, str, str] | None:
-    """simplejpeg's header of a JPEG; None if it is none or of a kind that simplejpeg doesn't know."""
-    with contextlib.suppress(ValueError, KeyError):
-        return simplejpeg.decode_jpeg_header(content, strict=False) if content.startswith(_JPEG) else None
+    if content.startswith(_JPEG):
+        with contextlib.suppress(ValueError, KeyError):  # a header that simplejpeg can't read
+            height, width, *_ = simplejpeg.decode_jpeg_header(content, strict=False)
+            return width, height
     return None
 
 

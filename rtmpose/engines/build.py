@@ -14,7 +14,7 @@ from rtmpose.engines import BACKENDS, Engine, choose_backends, headline_timer
 from rtmpose.engines.record import Facts, Record, read_record, record_path, write_record
 from rtmpose.environment import command_line, now
 from rtmpose.errors import KitError, first_line
-from rtmpose.files import check_output, put_in_place, sha256, temporary_beside
+from rtmpose.files import check_name, put_in_place, sha256, temporary_beside
 from rtmpose.model import calibration, graph, int8
 from rtmpose.model.calibration import Calibration, CalibrationSet
 from rtmpose.model.fp16 import Kept, to_fp16
@@ -53,7 +53,7 @@ def plan_build(model_path: str | Path, engine_path: str | Path, batch: int | Non
     the user says them; without it, ``batch`` is needed.
     """
     for path in (engine_path, record_path(engine_path)):
-        check_output(path, model_path)
+        check_name(path, model_path)  # an engine that is up to date may lie where nobody can write
     model = graph.load(model_path)
     input_name, shape = graph.find_input(model, model_path, batch, declared)
     crops = None

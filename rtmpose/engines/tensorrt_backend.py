@@ -22,7 +22,7 @@ from tqdm import tqdm
 from rtmpose.engines.cuda_graph import Graph
 from rtmpose.engines.record import Record
 from rtmpose.environment import Gpu, find_gpu
-from rtmpose.errors import KitError
+from rtmpose.errors import KitError, first_line
 from rtmpose.files import write_bytes
 from rtmpose.model.graph import OUTPUTS
 from rtmpose.model.int8 import Int8Scheme
@@ -96,7 +96,7 @@ def _make_logger(trt: Any) -> Any:
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (base.Severity.ERROR, base.Severity.INTERNAL_ERROR):
-                self.last_error = message.strip().splitlines()[0][:200]
+                self.last_error = first_line(message)
 
     return Logger()
 
@@ -147,7 +147,7 @@ def build(model: onnx.ModelProto, path: Path, engine: Path) -> tuple[dict[str, i
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(model.SerializeToString()):
         reason = parser.get_error(0).desc() if parser.num_errors else logger.last_error
-        raise KitError(f"{engine}: {name} can't parse the graph ({reason.splitlines()[0][:200]})")
+        raise KitError(f"{engine}: {name} can't parse the graph ({first_line(reason)})")
     config = make_config(trt, builder)
     monitor = _make_progress_monitor(trt)  # TensorRT doesn't keep it alive
     config.progress_monitor = monitor
