@@ -17,13 +17,13 @@ from unittest import mock
 
 from hypothesis import HealthCheck, settings
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 0))  # set by pytest's option --fuzz; 0 stands for CI's fixed 200
 SECONDS = 60  # that a run may take, of a second or three in general
 
 
 def fuzz(share: float) -> settings:
-    """Settings of a test that takes a share of all examples: always the same ones, unless --fuzz asks for more."""
-    return settings(max_examples=max(1, round(share * (EXAMPLES or 200))), derandomize=not EXAMPLES, deadline=None,
+    """Settings of a test that takes a share of all examples: CI's fixed 200, or as many random ones as --fuzz says."""
+    asked = int(os.environ.get("FUZZ_EXAMPLES", 0))
+    return settings(max_examples=max(1, round(share * (asked or 200))), derandomize=not asked, deadline=None,
                     database=None, suppress_health_check=list(HealthCheck))
 
 

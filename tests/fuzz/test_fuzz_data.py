@@ -24,6 +24,13 @@ from rtmpose.data.dataset import ANNOTATIONS, load_persons
 pytestmark = pytest.mark.slow
 
 
+def test_the_option_sets_the_number_of_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FUZZ_EXAMPLES", "2000")
+    assert (fuzz(0.3).max_examples, fuzz(0.3).derandomize) == (600, False)
+    monkeypatch.delenv("FUZZ_EXAMPLES")
+    assert (fuzz(0.3).max_examples, fuzz(0.3).derandomize) == (60, True)
+
+
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory, small_engine: Path) -> Path:
     """A folder with two images, their annotations and an engine; the tests damage one file at a time."""
