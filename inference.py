@@ -4,14 +4,16 @@ from common import Parser, amount, boolean, positive, run
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 from rtmpose.data.annotations import NUM_KEYPOINTS
 from rtmpose.data.dataset import ANNOTATIONS, PersonSet, load_persons
 from rtmpose.engines import Engine, load_engine
+from rtmpose.environment import command_line, now
 from rtmpose.errors import EXIT_ACCURACY_MISSED, EXIT_INVALID, EXIT_OK, EXIT_THROUGHPUT_MISSED, KitError
-from rtmpose.evaluate import loadgen
+from rtmpose.evaluate import loadgen, repeats
 from rtmpose.evaluate.accuracy import check_comparable, compare, measure_accuracy, summarize_accuracy
 from rtmpose.evaluate.coco_eval import write_keypoints
 from rtmpose.evaluate.throughput import measure_throughput
@@ -47,11 +49,15 @@ def parse_arguments() -> argparse.Namespace:
     throughput.add_argument("--perf_only", nargs="?", type=boolean, const=True, default=False, metavar="True",
                             help="time the engine, on crops of --datasets or else on random input")
     throughput.add_argument("--warmup", type=positive, default=5, metavar="N",
-                            help="batches before timing; default: %(default)s")
+                            help="batches before timing, at least; it begins when the speed is steady, or after twice "
+                                 "--duration; default: %(default)s")
     throughput.add_argument("--iterations", type=positive, default=20, metavar="N",
                             help="minimum number of timed batches; default: %(default)s")
     throughput.add_argument("--duration", type=float, default=5.0, metavar="S",
                             help="minimum seconds of timing; default: %(default)s")
+    throughput.add_argument("--repeats", type=positive, default=1, metavar="N",
+                            help="time in N fresh processes; gives their median and a 95 %% interval; default: "
+                                 "%(default)s")
     mlperf = parser.add_argument_group("MLPerf")
     mlperf.add_argument("--scenario", choices=loadgen.SCENARIOS, metavar="NAME",
                         help=f"run MLPerf's LoadGen: {', '.join(loadgen.SCENARIOS)}; performance with --perf_only, "
@@ -67,12 +73,22 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Load the engine, measure, print, write."""
+    """Measure, print, write."""
     args = parse_arguments()
     check_options(args)
+    output = Path(args.output) if args.output else None
+    summary = measure_repeatedly(args.repeats) if args.repeats > 1 else measure_once(args, output)
+    print()
+    print(table(summary))
+    if output:
+        write_json(make_folder(output) / "summary.json", summary)
+    return check_targets(args, summary)
+
+
+def measure_once(args: argparse.Namespace, output: Path | None) -> dict[str, Any]:
+    """Load the engine, measure in the mode that the options ask for, and print the figures. Returns the summary."""
     engine = load_engine(args.engine)
     check_engine(args, engine)
-    output = Path(args.output) if args.output else None
     if args.scenario:
         measured = run_loadgen(args, engine, Path(args.output))
     elif args.perf_only:
@@ -80,12 +96,21 @@ def main() -> int:
         print(text.throughput_lines(measured, engine.record.batch))
     else:
         measured = run_accuracy(args, engine, output)
-    summary = summarize(engine.record, args.engine, measured, input_files(args))
-    print()
-    print(table(summary))
-    if output:
-        write_json(make_folder(output) / "summary.json", summary)
-    return check_targets(args, summary)
+    if "conditions" in measured:
+        print(text.conditions_line(measured["conditions"]))
+    return summarize(engine.record, args.engine, measured, input_files(args))
+
+
+def measure_repeatedly(number: int) -> dict[str, Any]:
+    """Run this command in ``number`` processes, one after the other, and print each speed. Returns their summary."""
+    summaries = []
+    for _ in range(number):
+        summaries.append(repeats.measure_in_new_process(sys.argv))
+        print(text.process_line(len(summaries), number, summaries[-1]), flush=True)
+    summary = {**repeats.combine(summaries), "command": command_line(), "measured_at": now()}
+    print(text.repeats_lines(summary))
+    print(text.conditions_line(summary["conditions"]))
+    return summary
 
 
 def run_accuracy(args: argparse.Namespace, engine: Engine, output: Path | None) -> dict[str, Any]:
@@ -168,6 +193,8 @@ def check_options(args: argparse.Namespace) -> None:
     """Raise KitError if the options contradict each other."""
     if args.visualize and not args.output:
         raise KitError("--visualize: needs --output DIR, where the pictures go")
+    if args.repeats > 1 and (args.scenario or not args.perf_only):
+        raise KitError("--repeats: needs --perf_only, without --scenario")
     if not args.scenario:
         return
     if not args.output:

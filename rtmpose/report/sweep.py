@@ -32,6 +32,7 @@ class Settings:
     batches: Sequence[int]
     output: Path
     backend: str  # as build_engine.py --backend takes it
+    repeats: int  # processes of each throughput run
     extra: Sequence[str]  # more options for every run of inference.py
 
 
@@ -108,7 +109,7 @@ def run_cell(cell: Cell, settings: Settings, input_name: str, shape: tuple[int, 
     cell.accuracy = run_inference(cell.folder / "accuracy", f"{progress}: accuracy",
                                   [*arguments, "--visualize", str(_PICTURES), *compare])
     cell.throughput = run_inference(cell.folder / "throughput", f"{progress}: throughput",
-                                    [*arguments, "--perf_only", "True"])
+                                    [*arguments, "--perf_only", "True", "--repeats", str(settings.repeats)])
 
 
 def run_inference(folder: Path, progress: str, arguments: Sequence[str]) -> dict[str, Any]:
