@@ -39,8 +39,9 @@ def main() -> int:
     for kind, runs in found.items():
         verdicts = Counter(summary["conditions"]["verdict"] for summary in runs)
         others = [summary["conditions"]["cpu"]["others_share"] for summary in runs]
-        print(f"{kind}: {dict(verdicts)}; median {np.median([summary['fps'] for summary in runs]):.2f} persons a second; "
-              f"others {min(others):.1%} to {max(others):.1%} of the cores")
+        median = np.median([summary["fps"] for summary in runs])
+        print(f"{kind}: {dict(verdicts)}; median {median:.2f} persons a second; others {min(others):.1%} to "
+              f"{max(others):.1%} of the cores")
     return 0
 
 

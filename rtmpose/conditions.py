@@ -20,8 +20,8 @@ _PATIENCE = 2.0  # seconds to wait for a sample in progress at the end
 
 # Counters tick a hundred times a second, so less than a second says little.
 _LEAST_SECONDS = 1.0
-# Others are busy above 5 % of the cores, or above 0.3 of a core where that is less. One busy process beside an engine on
-# all cores gets half a core to a whole one, however many cores there are, and the threads of a batch wait for the
+# Others are busy above 5 % of the cores, or above 0.3 of a core where that is less. One busy process beside an engine
+# on all cores gets half a core to a whole one, however many cores there are, and the threads of a batch wait for the
 # slowest. System services alone take a few hundredths of a core.
 _OTHERS_SHARE, _OTHERS_CORES = 0.05, 0.3
 # An engine on the GPU needs the CPU only to enqueue: others disturb it where they leave few cores idle.
