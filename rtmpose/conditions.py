@@ -81,11 +81,10 @@ class Monitor:
 
     def costs(self, persons: int) -> dict[str, Any]:
         """``energy`` and ``cores_per_1000_fps`` of ``summary.json`` for this many persons, where they were measured."""
-        found: dict[str, Any] = {}
-        if self.conditions["cpu"]:
-            found["cores_per_1000_fps"] = self.conditions["cpu"]["own_seconds"] / persons * 1e3
-        if (joules := self._joules()) is not None and self.seconds >= _LEAST_ENERGY_SECONDS:
-            found["energy"] = {"joules_per_person": joules / persons, "seconds": self.seconds,
+        cpu, joules = self.conditions["cpu"], self._joules()
+        found: dict[str, Any] = {"cores_per_1000_fps": cpu["own_seconds"] / persons * 1e3} if cpu else {}
+        if joules is not None and cpu["seconds"] >= _LEAST_ENERGY_SECONDS:
+            found["energy"] = {"joules_per_person": joules / persons, "seconds": cpu["seconds"],
                                "source": "NVML, the whole GPU board" if self._on_gpu else "RAPL, processor packages"}
         return found
 
@@ -180,7 +179,7 @@ def _judge_cpu(cpu: dict[str, Any], on_gpu: bool) -> Iterator[Finding]:
         yield "unknown", f"{seconds:.2f} s are too short to tell, at least {_LEAST_SECONDS:g} s are needed"
         return
     if cpu["counted_share"] < 0.5:
-        yield "unknown", f"/proc/stat counted {cpu['counted_share']:.0%} of the time of {cores} cores"
+        yield "unknown", f"/proc/stat counted {100 * cpu['counted_share']:.0f} % of the time of {cores} cores"
     limit = min(_OTHERS_SHARE, _OTHERS_CORES / cores)
     if not on_gpu or cpu["idle_share"] < _IDLE_SHARE:
         if cpu["others_share"] > limit:
