@@ -49,8 +49,8 @@ def parse_arguments() -> argparse.Namespace:
     throughput.add_argument("--perf_only", nargs="?", type=boolean, const=True, default=False, metavar="True",
                             help="time the engine, on crops of --datasets or else on random input")
     throughput.add_argument("--warmup", type=positive, default=5, metavar="N",
-                            help="batches before timing, at least; it begins when the speed is steady, or after twice "
-                                 "--duration; default: %(default)s")
+                            help="least number of batches before timing, which begins when the speed is steady, or "
+                                 "after 10 s or twice --duration; default: %(default)s")
     throughput.add_argument("--iterations", type=positive, default=20, metavar="N",
                             help="minimum number of timed batches; default: %(default)s")
     throughput.add_argument("--duration", type=float, default=5.0, metavar="S",

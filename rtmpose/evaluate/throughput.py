@@ -11,19 +11,22 @@ from rtmpose.data.dataset import load_persons
 from rtmpose.data.loader import iterate_crops
 from rtmpose.engines import Engine, monitor
 
+WARMUP_LIMIT = 10.0  # seconds
+
 
 def measure_throughput(engine: Engine, folder: str | None, warmup: int, iterations: int, duration: float
                        ) -> dict[str, Any]:
     """Time the engine on one batch of :func:`throughput_input`.
 
-    Warms up with ``warmup`` batches and until the speed is steady, for at most twice ``duration``; then times at least
-    ``iterations`` batches and ``duration`` seconds, under a monitor. Returns the result as ``summary.json`` has it:
-    ``fps`` and ``latency_ms`` come from the engine's first timer, ``other_timings`` from the others.
+    Warms up with ``warmup`` batches and until the speed is steady, for at most :data:`WARMUP_LIMIT` and twice
+    ``duration``; then times at least ``iterations`` batches and ``duration`` seconds, under a monitor. Returns the
+    result as ``summary.json`` has it: ``fps`` and ``latency_ms`` come from the engine's first timer, ``other_timings``
+    from the others.
     """
     crops, source = throughput_input(folder, engine)
     timings = {}
     for name, timer in engine.timers(crops).items():
-        warmed = timing.warm_up(timer, warmup, limit=2 * duration)
+        warmed = timing.warm_up(timer, warmup, min(WARMUP_LIMIT, 2 * duration))
         with monitor(engine) as watched:
             samples = timing.measure(timer, 0, iterations, duration, "Timing")
         latency = timing.describe_latency(samples)
