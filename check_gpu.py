@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -33,7 +32,7 @@ from rtmpose.engines.tensorrt_backend import TensorRTEngine
 from rtmpose.environment import describe_machine, describe_versions, find_gpu, now
 from rtmpose.errors import KitError
 from rtmpose.evaluate.accuracy import compare, measure_accuracy
-from rtmpose.files import check_output, write_json
+from rtmpose.files import check_output, temporary_folder, write_json
 from rtmpose.model.graph import OUTPUTS
 from rtmpose.timing import measure
 
@@ -355,8 +354,8 @@ def main() -> int:
     real = gpu.name != SOFTWARE_GPU
     print(f"{gpu.name}, compute capability {gpu.compute_capability}"
           + ("" if real else "; all timings are meaningless: this GPU is software"), flush=True)
-    with tempfile.TemporaryDirectory() as folder:
-        setting = Setting(Path(folder), 32 if real else 2, real)
+    with temporary_folder() as folder:
+        setting = Setting(folder, 32 if real else 2, real)
         prepare(setting)
         results = [report(run_check(name, setting)) for name in CHECKS]
     passed = all(result.passed for result in results)

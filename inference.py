@@ -4,6 +4,7 @@ from common import Parser, amount, between, boolean, positive, run
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from rtmpose.data.dataset import DataSet, PersonSet, find_data_set, load_persons
 from rtmpose.data.postprocess import COCO_KEYPOINTS
 from rtmpose.engines import Engine, load_engine
 from rtmpose.engines.record import read_record
+from rtmpose.environment import command_line, now
 from rtmpose.errors import EXIT_ACCURACY_MISSED, EXIT_INVALID, EXIT_OK, EXIT_THROUGHPUT_MISSED, KitError, first_line
-from rtmpose.evaluate import loadgen
+from rtmpose.evaluate import loadgen, repeats
 from rtmpose.evaluate.accuracy import check_comparable, compare, measure_accuracy, summarize_accuracy
 from rtmpose.evaluate.coco_eval import write_keypoints
 from rtmpose.evaluate.throughput import measure_throughput
@@ -24,7 +26,7 @@ from rtmpose.report.visualize import find_ground_truth, write_crops, write_pictu
 # The options that only some modes take: a mode refuses those that it would ignore.
 MODES = {
     "accuracy": {"detections", "flip_test", "limit", "reference", "visualize", "acc_target", "fps_target"},
-    "throughput": {"warmup", "iterations", "duration", "fps_target"},
+    "throughput": {"warmup", "iterations", "duration", "repeats", "fps_target"},
     "accuracy with --scenario": {"detections", "limit", "acc_target", "target_qps", "target_latency"},
     "throughput with --scenario": {"detections", "limit", "fps_target", "min_duration", "target_qps", "target_latency"},
 }
@@ -60,11 +62,15 @@ def parse_arguments() -> argparse.Namespace:
     throughput.add_argument("--perf_only", nargs="?", type=boolean, const=True, default=False, metavar="True",
                             help="time the engine, on crops of --datasets or else on random input")
     throughput.add_argument("--warmup", type=positive, default=5, metavar="N",
-                            help="batches before timing; default: %(default)s")
+                            help="least number of batches before timing, which begins when the speed is steady, or "
+                                 "after 10 s or twice --duration; default: %(default)s")
     throughput.add_argument("--iterations", type=positive, default=20, metavar="N",
                             help="minimum number of timed batches; default: %(default)s")
     throughput.add_argument("--duration", type=between(0, 1e6), default=5.0, metavar="S",
                             help="minimum seconds of timing; default: %(default)s")
+    throughput.add_argument("--repeats", type=positive, default=1, metavar="N",
+                            help="time in N fresh processes; gives their median and a 95 %% interval; default: "
+                                 "%(default)s")
     mlperf = parser.add_argument_group("MLPerf")
     mlperf.add_argument("--scenario", choices=loadgen.SCENARIOS, metavar="NAME",
                         help=f"run MLPerf's LoadGen: {', '.join(loadgen.SCENARIOS)}; performance with --perf_only, "
@@ -83,13 +89,24 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Load the engine, measure, print, write."""
+    """Measure, print, write."""
     args = parse_arguments()
     args.datasets = choose_data_set(args)
     check_files(args)
+    output = Path(args.output) if args.output else None
+    summary = measure_repeatedly(args.repeats, output) if args.repeats > 1 else measure_once(args, output)
+    print()
+    print(table(summary))
+    code, summary["missed_targets"] = check_targets(args, summary)
+    if output:
+        write_sealed(make_folder(output) / "summary.json", summary)
+    return code
+
+
+def measure_once(args: argparse.Namespace, output: Path | None) -> dict[str, Any]:
+    """Load the engine, measure in the mode that the options ask for, and print the figures. Returns the summary."""
     engine = load_engine(args.engine)
     check_engine(args, engine)
-    output = Path(args.output) if args.output else None
     if args.scenario:
         measured = run_loadgen(args, engine, Path(args.output))
     elif args.perf_only:
@@ -99,13 +116,23 @@ def main() -> int:
             clear_output(output)
     else:
         measured = run_accuracy(args, engine, output)
-    summary = summarize(engine.record, args.engine, measured, input_files(args))
-    print()
-    print(table(summary))
-    code, summary["missed_targets"] = check_targets(args, summary)
+    if "conditions" in measured:
+        print(text.conditions_line(measured["conditions"]))
+    return summarize(engine.record, args.engine, measured, input_files(args))
+
+
+def measure_repeatedly(number: int, output: Path | None) -> dict[str, Any]:
+    """Run this command in ``number`` processes, one after the other, and print each speed. Returns their summary."""
+    summaries = []
+    for _ in range(number):
+        summaries.append(repeats.measure_in_new_process(sys.argv))
+        print(text.process_line(len(summaries), number, summaries[-1]), flush=True)
+    summary = {**repeats.combine(summaries), "command": command_line(), "measured_at": now()}
+    print(text.repeats_lines(summary))
+    print(text.conditions_line(summary["conditions"]))
     if output:
-        write_sealed(make_folder(output) / "summary.json", summary)
-    return code
+        clear_output(output)
+    return summary
 
 
 def run_accuracy(args: argparse.Namespace, engine: Engine, output: Path | None) -> dict[str, Any]:

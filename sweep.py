@@ -32,6 +32,8 @@ def parse_arguments() -> Settings:
     parser.add_argument("--batches", required=True, nargs="+", type=positive, metavar="N")
     parser.add_argument("--backend", choices=("auto", *BACKENDS), default="auto", help="see build_engine.py")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to write")
+    parser.add_argument("--repeats", type=positive, default=3, metavar="N",
+                        help="fresh processes of each throughput run; default: %(default)s")
     parser.add_argument("extra", nargs="*", metavar="-- OPTION",
                         help="for inference.py; each run takes those of its mode")
     args = parser.parse_args()

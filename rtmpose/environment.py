@@ -87,16 +87,28 @@ def describe_driver() -> dict[str, Any]:
         "mig_mode": lambda device: bool(pynvml.nvmlDeviceGetMigMode(device)[0]),
     }
     with contextlib.suppress(pynvml.NVMLError):
-        pynvml.nvmlInit()
-        # NVML counts all devices, whatever CUDA_VISIBLE_DEVICES says.
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-        chosen = visible[gpu.ordinal] if gpu.ordinal < len(visible) and visible[gpu.ordinal] else str(gpu.ordinal)
-        device = (pynvml.nvmlDeviceGetHandleByIndex(int(chosen)) if chosen.isdecimal()
-                  else pynvml.nvmlDeviceGetHandleByUUID(chosen))
-        for name, read in readings.items():
-            with contextlib.suppress(pynvml.NVMLError):
-                described[name] = read(device)
+        described |= read_nvml(*open_nvml(gpu), readings)
     return described
+
+
+def open_nvml(gpu: Gpu) -> tuple[Any, Any]:
+    """NVML, i.e. the module pynvml, and its handle of a GPU. Raises ImportError or the module's NVMLError."""
+    import pynvml
+    pynvml.nvmlInit()
+    # NVML counts all devices, whatever CUDA_VISIBLE_DEVICES says.
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    chosen = visible[gpu.ordinal] if gpu.ordinal < len(visible) and visible[gpu.ordinal] else str(gpu.ordinal)
+    return pynvml, (pynvml.nvmlDeviceGetHandleByIndex(int(chosen)) if chosen.isdecimal()
+                    else pynvml.nvmlDeviceGetHandleByUUID(chosen))
+
+
+def read_nvml(nvml: Any, device: Any, readings: dict[str, Callable[[Any], Any]]) -> dict[str, Any]:
+    """Take the readings of a GPU; those that it or its driver can't give are missing."""
+    taken = {}
+    for name, read in readings.items():
+        with contextlib.suppress(nvml.NVMLError):
+            taken[name] = read(device)
+    return taken
 
 
 def cpu_name() -> str:

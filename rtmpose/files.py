@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
@@ -70,9 +71,22 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         put_in_place(temporary, path)
 
 
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """An empty folder in the system's folder for temporary files, deleted at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="rtmpose-"))
+    _pending.add(folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        _pending.discard(folder)
+
+
 def remove_pending() -> None:
-    """Delete all temporary files; called when the process is interrupted."""
+    """Delete all temporary files and folders; called when the process is interrupted."""
     for temporary in list(_pending):
+        shutil.rmtree(temporary, ignore_errors=True)
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 

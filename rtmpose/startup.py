@@ -19,8 +19,8 @@ _is_set_up = False
 def set_up() -> None:
     """Let signals end this process at once, and let its streams take any text; once.
 
-    SIGINT, SIGTERM and SIGHUP end it even while native code runs: a thread waits for the signal, calls
-    :data:`cleanups`, ends the child processes and exits.
+    SIGINT, SIGTERM and SIGHUP end it even while native code runs: a thread waits for the signal, ends
+    the child processes, calls :data:`cleanups` and exits.
     """
     global _is_set_up
     if not _is_set_up:
@@ -62,9 +62,9 @@ def _exit_on_signal(pipe: int) -> None:
     while (number := os.read(pipe, 1)[0]) not in SIGNALS:
         pass
     try:
+        _end_children()
         for clean in cleanups:
             clean()
-        _end_children()
         if select.select([], [2], [], 0)[1]:  # a full pipe would block
             name = os.path.basename(sys.argv[0])
             os.write(2, f"\n{name}: interrupted\n".encode(errors="backslashreplace"))

@@ -1,11 +1,40 @@
 """Timed loops, and statistics of their samples."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
+
+_WINDOW = 0.5  # seconds
+_STEADY = 0.02
+
+
+def warm_up(run: Callable[[], float], batches: int, limit: float) -> dict[str, Any]:
+    """Run at least ``batches`` batches, then until the speed is steady, but for at most ``limit`` more seconds.
+
+    It is steady when the mean milliseconds of two consecutive windows of half a second differ by at most 2 %. Returns
+    ``warmup`` (number of batches), ``warmup_s`` and ``steady`` of ``summary.json``.
+    """
+    start, done, means, steady = time.perf_counter(), 0, [math.inf], False
+    with tqdm(desc="Warming up", unit="batch", leave=False, disable=None) as bar:
+        while done < batches:
+            run()
+            done += 1
+            bar.update()
+        end = time.perf_counter() + limit
+        while not steady and time.perf_counter() < end:
+            window: list[float] = []
+            window_end = time.perf_counter() + _WINDOW
+            while not window or time.perf_counter() < window_end:
+                window.append(run())
+                bar.update()
+            done += len(window)
+            means.append(float(np.mean(window)))
+            steady = abs(means[-1] - means[-2]) <= _STEADY * means[-1]
+    return {"warmup": done, "warmup_s": time.perf_counter() - start, "steady": steady}
 
 
 class Countdown(tqdm):

@@ -11,6 +11,7 @@
 #   --precisions LIST   (default: "fp32 fp16", with --calibration also int8)
 #   --batches LIST      (default: "1 8 32")
 #   --backend NAME      see build_engine.py --help (default: auto)
+#   --repeats N         fresh processes of each throughput run (default: 3)
 #   --output DIR        output folder (default: benchmark)
 #
 # Exit codes: 0 done, 1 a measurement failed, 2 user error, 129, 130, 143 interrupted.
@@ -18,7 +19,7 @@ set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 model=${MODEL:-rtmpose_opt.onnx} datasets=${DATASETS_DIR:-} calibration='' precisions='' batches='1 8 32'
-backend=auto output=benchmark extra=()
+backend=auto repeats=3 output=benchmark extra=()
 while [ $# -gt 0 ]; do
   case $1 in
     -h | --help) usage; exit ;;
@@ -32,6 +33,7 @@ while [ $# -gt 0 ]; do
     --precisions) precisions=$2 ;;
     --batches) batches=$2 ;;
     --backend) backend=$2 ;;
+    --repeats) repeats=$2 ;;
     --output) output=$2 ;;
     *) die "$1: no such option (see --help); options of inference.py go after --" ;;
   esac
@@ -44,4 +46,4 @@ check_datasets
 
 exec "$python" "$root/sweep.py" --model "$model" --datasets "$datasets" \
   ${calibration:+--calibration "$calibration"} --precisions "${precisions[@]}" --batches "${batches[@]}" \
-  --backend "$backend" --output "$output" "${extra[@]}"
+  --backend "$backend" --repeats "$repeats" --output "$output" "${extra[@]}"

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from helpers import ROOT, run_script, write_annotations
 
 import inference
 from rtmpose import timing
+from rtmpose.conditions import VERDICTS
 from rtmpose.evaluate.coco_eval import METRICS
+from rtmpose.report.summary import speed
 
 TIMED = ("--warmup", 1, "--iterations", 3, "--duration", 0)
 
@@ -63,6 +66,58 @@ def test_throughput_needs_no_data_set(engine_file: Path, tmp_path: Path, flag: t
     assert summary["fps"] == pytest.approx(summary["batch"] / summary["latency_ms"]["mean"] * 1e3)
     assert summary["iterations"] == 3 and "ONNX Runtime on the CPU" in summary["fps_of"]
     assert not set(METRICS) & set(summary)
+    conditions = summary["conditions"]
+    assert conditions["cpu"]["seconds"] >= 1 or conditions["verdict"] == "unknown" and "too short" in done.stdout
+    assert done.stdout.splitlines()[-1].endswith(f"| {conditions['verdict']:10} |")
+
+
+def test_a_busy_process_beside_marks_the_figures(engine_file: Path, drawn: Path, tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
+        try:
+            done = run_script("inference.py", "--engine", engine_file, "--perf_only", "--duration", 1.2, "--output",
+                              tmp_path)
+        finally:
+            process.kill()
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^Conditions: busy: others took \d+ % of the cores; not a result$", done.stdout, re.M)
+    assert done.stdout.splitlines()[-1].endswith("| busy       |")
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    cpu = summary["conditions"]["cpu"]
+    assert summary["conditions"]["verdict"] == "busy" and summary["cores_per_1000_fps"] == pytest.approx(
+        cpu["own_seconds"] / (summary["iterations"] * summary["batch"]) * 1e3)
+
+
+def test_an_accuracy_run_has_conditions_too(engine_file: Path, drawn: Path, tmp_path: Path) -> None:
+    done = run_script("inference.py", "--engine", engine_file, "--datasets", drawn, "--output", tmp_path)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["conditions"]["verdict"] in VERDICTS and summary["cores_per_1000_fps"] >= 0
+    assert f"Conditions: {summary['conditions']['verdict']}" in done.stdout
+
+
+def test_repeats_are_fresh_processes(engine_file: Path, tmp_path: Path) -> None:
+    done = run_script("inference.py", "--engine", engine_file, "--perf_only", *TIMED, "--repeats", 3, "--output",
+                      tmp_path, "--fps_target", 1e9)
+    assert done.returncode == 4, done.stderr  # the median misses the target
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    values, (low, high) = summary["repeats"]["values"], summary["repeats"]["interval"]
+    assert len(set(values)) == len(summary["repeats"]["conditions"]) == 3
+    assert summary["fps"] == sorted(values)[1] == pytest.approx(summary["batch"] / summary["latency_ms"]["mean"] * 1e3)
+    assert low < np.mean(values) < high
+    assert summary["command"].endswith(f"--repeats 3 --output {tmp_path} --fps_target 1000000000.0")
+    assert [line.split(":")[0] for line in done.stdout.splitlines() if line.startswith("process ")] == [
+        "process 1/3", "process 2/3", "process 3/3"]
+    assert f"| {speed(summary)} |" in done.stdout
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (("--repeats", 2), "--repeats: needs --perf_only, without --scenario"),
+    (("--perf_only", "--repeats", 2, "--batchsize", 3), "was built for batch 4, --batchsize says 3"),
+])
+def test_repeats_end_with_one_line_after_an_error(engine_file: Path, options: tuple, message: str) -> None:
+    done = run_script("inference.py", "--engine", engine_file, *options)
+    assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("inference.py: error: ") and done.stderr.count("error: ") == 1
 
 
 def test_perf_only_false_measures_accuracy(engine_file: Path, drawn: Path) -> None:
@@ -81,6 +136,27 @@ def test_measure_runs_enough_batches_and_enough_seconds() -> None:
     samples = timing.measure(lambda: calls.append(1) or 2.0, 3, 5, 0.0, "test")
     assert len(calls) == 8 and samples.tolist() == [2.0] * 5
     assert len(timing.measure(lambda: 1.0, 1, 1, 0.05, "test")) > 1
+
+
+@pytest.mark.parametrize(("milliseconds", "limit", "steady"), [
+    (lambda n: 5 + n % 2 * 0.05, 60, True),  # within 1 %
+    (lambda n: 5 * 1.1 ** n, 0.3, False),  # grows for ever, until the limit
+    (lambda n: 5, 0, False),  # no time to find out
+])
+def test_warm_up_ends_when_the_speed_is_steady(monkeypatch: pytest.MonkeyPatch, milliseconds: Callable, limit: float,
+                                               steady: bool) -> None:
+    monkeypatch.setattr(timing, "_WINDOW", 0.02)
+    calls: list[float] = []
+
+    def run() -> float:
+        time.sleep(0.005)
+        calls.append(milliseconds(len(calls)))
+        return calls[-1]
+
+    warmed = timing.warm_up(run, 3, limit)
+    assert warmed["steady"] == steady and warmed["warmup"] == len(calls) >= 3
+    assert len(calls) == 3 or limit
+    assert warmed["warmup_s"] >= (0.04 if steady else limit)
 
 
 def test_latency_is_described_by_numpys_percentiles() -> None:

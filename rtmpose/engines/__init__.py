@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from onnx import ModelProto
 
+from rtmpose.conditions import Monitor
 from rtmpose.engines import onnxruntime_backend, openvino_backend, tensorrt_backend
 from rtmpose.engines.record import Record, read_record
 from rtmpose.environment import find_gpu
@@ -99,6 +100,11 @@ def load_engine(path: str | Path) -> Engine:
         raise KitError(f"{path}: was built for the backend {record.backend!r}, expected one of "
                        f"{', '.join(BACKENDS)}; build it again")
     return installed_backend(record.backend).load(path, record)
+
+
+def monitor(engine: Engine) -> Monitor:
+    """A monitor of what an engine runs on."""
+    return Monitor(find_gpu() if engine.record.backend == "tensorrt" else None)
 
 
 def headline_timer(engine: Engine, crops: np.ndarray) -> Callable[[], float]:

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from rtmpose import timing
+from rtmpose.conditions import Monitor
 from rtmpose.data.agreement import crop_distances, describe_agreement, worst_crops
 from rtmpose.data.dataset import PersonSet
-from rtmpose.engines import Engine
+from rtmpose.engines import Engine, monitor
 from rtmpose.errors import KitError
 from rtmpose.evaluate import coco_eval, predict, predict_gpu
 from rtmpose.evaluate.predict import Run
@@ -29,6 +30,7 @@ class Accuracy:
     engine: Engine  # closed
     run: Run
     score: Score
+    monitor: Monitor  # of the run
 
 
 def measure_accuracy(engine: Engine, persons: PersonSet, flip_test: bool) -> Accuracy:
@@ -37,9 +39,10 @@ def measure_accuracy(engine: Engine, persons: PersonSet, flip_test: bool) -> Acc
     A TensorRT engine crops on the GPU. The engine is closed before scoring, which takes memory of its own.
     """
     path = predict_gpu if engine.record.backend == "tensorrt" else predict
-    run = path.predict(engine, persons, flip_test)
+    with monitor(engine) as watched:
+        run = path.predict(engine, persons, flip_test)
     engine.close()
-    return Accuracy(engine, run, score(run.predictions, persons))
+    return Accuracy(engine, run, score(run.predictions, persons), watched)
 
 
 def score(predictions: Predictions, persons: PersonSet) -> Score:
@@ -59,6 +62,8 @@ def summarize_accuracy(accuracy: Accuracy, persons: PersonSet, flip_test: bool) 
         "fps_of": "persons a second from image files to keypoints, scoring not included",
         "latency_ms": timing.describe_latency(run.batch_ms),
         "latency_of": "one run of the engine on one batch, host to host",
+        "conditions": accuracy.monitor.conditions,
+        **accuracy.monitor.costs(len(persons)),
     }
 
 

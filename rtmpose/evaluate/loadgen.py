@@ -24,7 +24,7 @@ from rtmpose import timing
 from rtmpose.data import preprocess
 from rtmpose.data.dataset import PersonSet
 from rtmpose.data.loader import Crop, cut_image
-from rtmpose.engines import Engine
+from rtmpose.engines import Engine, monitor
 from rtmpose.engines.gpu_stream import CropRunner
 from rtmpose.engines.tensorrt_backend import TensorRTEngine
 from rtmpose.errors import KitError
@@ -269,7 +269,8 @@ def run_scenario(engine: Engine, plan: Plan, persons: PersonSet | None, output: 
     logged. Raises KitError if LoadGen wrote no log or the engine returns NaN or infinity.
     """
     config, logs = plan.config, loadgen_logs.clear_logs(make_folder(output / "loadgen"))
-    run_test(plan, logs)
+    with monitor(engine) as watched:
+        run_test(plan, logs)
     detail = loadgen_logs.read_detail(logs / loadgen_logs.DETAIL, config.accuracy)
     common = {"scenario": config.scenario, "loadgen": loadgen_logs.describe_run(detail, logs)}
     if persons and config.accuracy:
@@ -278,7 +279,9 @@ def run_scenario(engine: Engine, plan: Plan, persons: PersonSet | None, output: 
         return {"mode": "accuracy", **scored.metrics, **common, **describe_persons(persons, flip_test=False)}, scored
     source = f"crops of {len(persons)} persons, {persons.boxes}" if persons else "random pixels"
     performance = loadgen_logs.describe_performance(detail, config.scenario)
-    return {"mode": "throughput", **common, **performance, "input": source}, None
+    costs = watched.costs(performance["queries"] * performance["samples_per_query"])
+    return {"mode": "throughput", **common, **performance, "input": source, "conditions": watched.conditions,
+            **costs}, None
 
 
 def run_test(plan: Plan, logs: Path) -> None:

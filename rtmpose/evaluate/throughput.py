@@ -9,32 +9,36 @@ from rtmpose import timing
 from rtmpose.data import preprocess
 from rtmpose.data.dataset import DataSet, load_persons
 from rtmpose.data.loader import iterate_crops
-from rtmpose.engines import Engine
+from rtmpose.engines import Engine, monitor
+
+WARMUP_LIMIT = 10.0  # seconds
 
 
 def measure_throughput(engine: Engine, data_set: DataSet | str | None, warmup: int, iterations: int,
                        duration: float) -> dict[str, Any]:
     """Time the engine on one batch of :func:`throughput_input`.
 
-    Runs ``warmup`` batches unrecorded, then at least ``iterations`` batches and ``duration`` seconds. Returns the
-    result as ``summary.json`` has it: ``fps`` and ``latency_ms`` come from the engine's first timer,
-    ``other_timings`` from the others.
+    Warms up with ``warmup`` batches and until the speed is steady, for at most :data:`WARMUP_LIMIT` and twice
+    ``duration``; then times at least ``iterations`` batches and ``duration`` seconds, under a monitor. Returns the
+    result as ``summary.json`` has it: ``fps`` and ``latency_ms`` come from the engine's first timer, ``other_timings``
+    from the others.
     """
     crops, source = throughput_input(data_set, engine)
     timings = {}
     for name, timer in engine.timers(crops).items():
-        samples = timing.measure(timer, warmup, iterations, duration, "Timing")
+        warmed = timing.warm_up(timer, warmup, min(WARMUP_LIMIT, 2 * duration))
+        with monitor(engine) as watched:
+            samples = timing.measure(timer, 0, iterations, duration, "Timing")
         latency = timing.describe_latency(samples)
         timings[name] = {**latency, "percentiles_ms": timing.percentiles(samples), "spread": timing.spread(samples),
-                         "iterations": len(samples), "fps": engine.record.batch / latency["mean"] * 1e3}
+                         "iterations": len(samples), "fps": engine.record.batch / latency["mean"] * 1e3, **warmed,
+                         "conditions": watched.conditions, **watched.costs(len(samples) * engine.record.batch)}
     (name, headline), *others = timings.items()
     return {
         "mode": "throughput",
-        "fps": headline["fps"],
         "fps_of": name,
-        "latency_ms": {key: headline[key] for key in ("mean", "median", "p90", "p99")},
-        **{key: headline[key] for key in ("percentiles_ms", "spread", "iterations")},
-        "warmup": warmup,
+        "latency_ms": {key: headline[key] for key in latency},
+        **{key: value for key, value in headline.items() if key not in latency},
         "input": source,
         "other_timings": dict(others),
     }

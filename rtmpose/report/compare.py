@@ -47,7 +47,7 @@ class Run:
     def speeds(self) -> list[float]:
         """Persons a second of each fresh process, or of the only one; empty if none was measured."""
         repeats = self.summary.get("repeats") or {}
-        return repeats.get("fps") or [self.summary[key] for key in ("fps",) if key in self.summary]
+        return repeats.get("values") or [self.summary[key] for key in ("fps",) if key in self.summary]
 
     @property
     def speed(self) -> float:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from rtmpose.report import charts, summary
+from rtmpose.report import charts, summary, text
 from rtmpose.report.charts import Series
 from rtmpose.report.sweep import Cell
 
@@ -38,6 +38,7 @@ def draw_page(cells: Sequence[Cell]) -> str:
         header=summary.HEADER,
         rows=[summary.row(cell.summary) for cell in measured],
         label=_label,
+        conditions=text.describe_conditions,
         markers=[(charts.marker(precision, 8, 8), _precision(group)) for precision, group in by_precision.items()],
         fps_chart=charts.over_batches(series(lambda cell: (cell.batch, cell.throughput["fps"])),
                                       "persons a second", "persons a second"),

@@ -33,6 +33,7 @@ class Settings:
     batches: Sequence[int]
     output: Path
     backend: str  # as build_engine.py --backend takes it
+    repeats: int  # processes of each throughput run
     extra: dict[str, list[str]]  # more options for inference.py, for "accuracy" and "throughput" runs
 
 
@@ -108,7 +109,8 @@ def run_cell(cell: Cell, settings: Settings, reference: Path | None, progress: s
     cell.accuracy = run_inference(cell.folder / "accuracy", f"{progress}: accuracy",
                                   [*settings.extra["accuracy"], *arguments, "--visualize", str(_PICTURES), *compare])
     cell.throughput = run_inference(cell.folder / "throughput", f"{progress}: throughput",
-                                    [*settings.extra["throughput"], *arguments, "--perf_only", "True"])
+                                    [*settings.extra["throughput"], *arguments, "--perf_only", "True", "--repeats",
+                                     str(settings.repeats)])
 
 
 def run_inference(folder: Path, progress: str, arguments: Sequence[str]) -> dict[str, Any]:

@@ -97,9 +97,50 @@ def throughput_lines(measured: dict[str, Any], batch_size: int) -> str:
     lines = [f"* Mean inference time: {headline['mean']:.3f} ms, Mean fps: {headline['fps']:.2f}"]
     for name, timed in ({measured["fps_of"]: headline} | measured["other_timings"]).items():
         lines.append(f"  {name}: {_latency(timed)}, spread {timed['spread']:.1%}, {timed['fps']:.2f} persons a second")
-    lines.append(f"  timed: {measured['iterations']} batches of {batch_size} after a warm-up of {measured['warmup']}; "
-                 f"input: {measured['input']}; reading, cropping and decoding not included")
-    return "\n".join(lines)
+    steady = "speed steady" if measured["steady"] else "speed not yet steady"
+    lines.append(f"  timed: {measured['iterations']} batches of {batch_size} after a warm-up of {measured['warmup']} "
+                 f"({measured['warmup_s']:.1f} s, {steady}); input: {measured['input']}; reading, cropping and "
+                 "decoding not included")
+    return "\n".join(lines + _cost_lines(measured))
+
+
+def _cost_lines(measured: dict[str, Any]) -> list[str]:
+    """What the persons cost in energy and cores, where that was measured."""
+    lines = []
+    if "energy" in measured:
+        energy = measured["energy"]
+        lines.append(f"  energy: {energy['joules_per_person']:.3g} J a person over {energy['seconds']:.0f} s "
+                     f"({energy['source']})")
+    if "cores_per_1000_fps" in measured:
+        lines.append(f"  CPU: {measured['cores_per_1000_fps']:.3g} cores per 1,000 persons a second")
+    return lines
+
+
+def conditions_line(conditions: dict[str, Any]) -> str:
+    """The verdict on the conditions of a measurement, and its reasons."""
+    return f"Conditions: {describe_conditions(conditions)}"
+
+
+def describe_conditions(conditions: dict[str, Any]) -> str:
+    """The verdict on conditions, with its reasons, and what it means."""
+    because = f": {', '.join(conditions['reasons'])}" if conditions["reasons"] else ""
+    meaning = "; not a result" if conditions["verdict"] == "busy" else ""
+    return f"{conditions['verdict']}{because}{meaning}"
+
+
+def process_line(number: int, processes: int, summary: dict[str, Any]) -> str:
+    """The speed that one process of ``--repeats`` measured."""
+    return (f"process {number}/{processes}: {summary['fps']:.2f} persons a second; "
+            f"{describe_conditions(summary['conditions'])}")
+
+
+def repeats_lines(summary: dict[str, Any]) -> str:
+    """Median and interval of ``--repeats``, and the costs."""
+    repeats = summary["repeats"]
+    low, high = repeats["interval"]
+    lines = [f"* Median fps of {len(repeats['values'])} processes: {summary['fps']:.2f}, "
+             f"{100 * repeats['confidence']:.0f} % interval {low:.2f} to {high:.2f} ({repeats['method']})"]
+    return "\n".join(lines + _cost_lines(summary))
 
 
 def _latency(latency: dict[str, float]) -> str:
@@ -137,4 +178,4 @@ def loadgen_lines(measured: dict[str, Any]) -> str:
               f"  queries: {measured['queries']}, samples a query: {measured['samples_per_query']}; input: "
               f"{measured['input']}; reading, cropping and normalising not included",
               f"  logs: {logs}"]
-    return "\n".join(lines)
+    return "\n".join(lines + _cost_lines(measured))

@@ -105,6 +105,7 @@ def check_valid(done: subprocess.CompletedProcess[str], scenario: str, output: P
         assert f"{message} percentile latency (ns)   : {round(summary['latency_ms'][name] * 1e6)}\n" in verdict
     assert summary["loadgen"]["version"].startswith("6.0.17") and summary["loadgen"]["errors"] == []
     assert not set(METRICS) & set(summary)
+    assert f"Conditions: {summary['conditions']['verdict']}" in done.stdout and summary["cores_per_1000_fps"] >= 0
     return summary
 
 

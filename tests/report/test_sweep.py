@@ -16,8 +16,9 @@ from rtmpose import environment
 from rtmpose.files import write_sealed
 from rtmpose.report import charts, sweep
 from rtmpose.report.page import draw_page
-from rtmpose.report.summary import read_summary, table
+from rtmpose.report.summary import read_summary, speed, table
 from rtmpose.report.sweep import Cell, Settings
+from rtmpose.report.text import describe_conditions
 from sweep import split_options
 
 CELLS = [("fp32", 1), ("fp32", 2), ("fp16", 1), ("fp16", 2)]
@@ -26,7 +27,7 @@ CELLS = [("fp32", 1), ("fp32", 2), ("fp16", 1), ("fp16", 2)]
 def benchmark(model: Path, datasets: Path, output: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """Run the script with very short measurements."""
     command = ["bash", ROOT / "scripts/benchmark.sh", "--model", model, "--datasets", datasets, "--output", output,
-               "--batches", "1 2", "--backend", "onnxruntime", *options,
+               "--batches", "1 2", "--backend", "onnxruntime", "--repeats", "2", *options,
                "--", "--warmup", "1", "--iterations", "3", "--duration", "0.1"]
     return subprocess.run(list(map(str, command)), cwd=output.parent, env={**os.environ, "VENV": sys.prefix},
                           capture_output=True, text=True, timeout=300, check=False)
@@ -59,6 +60,8 @@ def test_reports_agree_with_the_summaries(swept: Path) -> None:
             for row in rows] == [(cell.batch, cell.throughput["fps"], cell.accuracy["AP"],
                                   cell.throughput["latency_ms"]["p99"]) for cell in cells]
     assert [row["Precision"] for row in rows] == ["fp32"] * 2 + ["fp32 (asked: fp16)"] * 2
+    assert [([float(row["FPS low"]), float(row["FPS high"])], row["Conditions"]) for row in rows] == [
+        (cell.throughput["repeats"]["interval"], cell.throughput["conditions"]["verdict"]) for cell in cells]
     assert json.loads((swept / "results.json").read_text()) == [
         {"precision": cell.precision, "batch": cell.batch, "failure": "", "accuracy": cell.accuracy,
          "throughput": cell.throughput} for cell in cells]
@@ -99,7 +102,9 @@ def test_page_stands_alone_and_holds_the_numbers(swept: Path) -> None:
     assert page.links and all(link.startswith("data:image/jpeg;base64,") for link in page.links)
     assert not any(word in content for word in ("http:", "https:", "url(", "@import", "<script"))
     for cell in (read(swept, *cell) for cell in CELLS):
-        for text in (f"{cell.throughput['fps']:.2f}", f"{cell.accuracy['AP']:.3f}", cell.throughput["fps_of"],
+        assert len(cell.throughput["repeats"]["values"]) == 2
+        for text in (speed(cell.throughput), describe_conditions(cell.throughput["conditions"]),
+                     f"{cell.accuracy['AP']:.3f}", cell.throughput["fps_of"],
                      cell.throughput["command"], cell.accuracy["engine"]["command"],
                      f"batch {cell.batch}: {cell.throughput['latency_ms']['median']:.4g} ms"):
             assert text in page.text

@@ -1,0 +1,61 @@
+"""One measurement repeated in fresh processes: the median, and an interval that says how far chance moves it."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from rtmpose.conditions import worst
+from rtmpose.errors import EXIT_OK, EXIT_THROUGHPUT_MISSED, KitError
+from rtmpose.files import read_sealed, temporary_folder
+
+CONFIDENCE = 0.95
+METHOD = "Student's t on the mean of the processes"
+
+
+def measure_in_new_process(command: Sequence[str]) -> dict[str, Any]:
+    """Run a command of inference.py once more in a process of its own, and return its ``summary.json``.
+
+    Raises KitError with its last line if it fails; a missed target is no failure.
+    """
+    with temporary_folder() as folder:
+        done = subprocess.run([sys.executable, *command, "--repeats", "1", "--output", str(folder)], check=False,
+                              stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+        if done.returncode not in (EXIT_OK, EXIT_THROUGHPUT_MISSED):
+            lines = done.stderr.strip().splitlines() or [f"a process of --repeats ended with code {done.returncode}"]
+            raise KitError(lines[-1].removeprefix("inference.py: error: "))
+        summary = read_sealed(folder / "summary.json", "summary.json")
+        del summary["missed_targets"]  # the median counts
+        return summary
+
+
+def combine(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The summary of several processes.
+
+    ``fps`` is their median, ``conditions`` are the worst, with the reasons of all; ``repeats`` holds all speeds, their
+    interval, and the conditions of each. The rest is of the process whose speed is nearest to the median.
+    """
+    values = [summary["fps"] for summary in summaries]
+    median = float(np.median(values))
+    nearest = min(summaries, key=lambda summary: abs(summary["fps"] - median))
+    conditions = [summary["conditions"] for summary in summaries]
+    verdict = worst([one["verdict"] for one in conditions])
+    reasons = [f"process {number}: {reason}" for number, one in enumerate(conditions, 1) for reason in one["reasons"]]
+    return {**nearest, "fps": median,
+            "conditions": {**next(one for one in conditions if one["verdict"] == verdict), "reasons": reasons},
+            "repeats": {"values": values, "interval": mean_interval(values), "confidence": CONFIDENCE,
+                        "method": METHOD, "conditions": conditions}}
+
+
+def mean_interval(values: Sequence[float]) -> list[float]:
+    """Lower and upper end of the 95 % interval of the mean of at least two independent values, by Student's t.
+
+    So few processes leave no other choice: the order statistics of fewer than six values can't bracket a median with
+    95 % (three do it with 75 %, five with 94 %). Fresh processes as the unit, and Student's t for fewer than thirty:
+    Georges, Buytaert, Eeckhout, "Statistically Rigorous Java Performance Evaluation", OOPSLA 2007, section 3.
+    """
+    from scipy import stats
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
+    return [float(np.mean(values) - half), float(np.mean(values) + half)]
