@@ -98,6 +98,7 @@ def build_engine(plan: Plan) -> Built:
 def build_candidate(plan: Plan, facts: Facts, file: Path) -> Built:
     """Simplify the graph, set its precision, and build an engine into ``file``."""
     start = perf_counter()
+    graph.check_runs(plan.model, plan.model_path, plan.shape)
     fixed = graph.simplify(plan.model, plan.shape)
     spec = graph.read_spec(fixed, plan.model_path)
     skeleton = graph.read_skeleton(plan.model)

@@ -35,7 +35,7 @@ def build(model: onnx.ModelProto, path: Path, engine: Path) -> tuple[dict[str, i
     import onnxruntime
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = os.fsencode(path)  # as text it would have to be valid UTF-8
-    options.log_severity_level = 3
+    options.log_severity_level = 4
     try:
         onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         optimized = onnx.load(path)
@@ -54,7 +54,7 @@ class OnnxRuntimeEngine:
         options = onnxruntime.SessionOptions()
         # The graph was optimized when it was built.
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.log_severity_level = 3
+        options.log_severity_level = 4
         self.path, self.record = str(path), record
         try:
             self._session = onnxruntime.InferenceSession(Path(path).read_bytes(), options,

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
 from google.protobuf.message import Message
 from onnx import TensorProto
@@ -60,6 +61,23 @@ def simplify(model: onnx.ModelProto, input_shape: Sequence[int] | None = None) -
     if not same:
         raise KitError("onnxsim's simplified graph gives other results than the graph; use the graph as it is")
     return simplified
+
+
+def check_runs(model: onnx.ModelProto, path: str | Path, input_shape: Sequence[int]) -> None:
+    """Run a graph on zeros, one image if its batch size is dynamic. Raises KitError if it can't run.
+
+    onnxsim prints a traceback for an operator that can't run, and goes on.
+    """
+    import onnxruntime
+    name, (batch, *_) = read_input(model)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        session.run(None, {name: np.zeros((batch or 1, *input_shape[1:]), np.float32)})
+    except Exception as error:  # ONNX Runtime's errors share no public base
+        raise KitError(f"{path}: can't run ({first_line(error)}); export it again") from error
 
 
 def load(path: str | Path) -> onnx.ModelProto:

@@ -21,7 +21,7 @@ def mutated_json(draw: st.DrawFn, document: Any) -> str:
         parent, key = _place(draw, holder)
         action = draw(st.sampled_from(["replace", "replace", "delete", "repeat", "copy"]))
         if action == "replace":
-            parent[key] = draw(HOSTILE)
+            parent[key] = copy.deepcopy(draw(HOSTILE))
         elif action == "copy":  # a value that is good elsewhere
             parent[key] = copy.deepcopy(_value(_place(draw, holder)))
         elif parent is not holder and action == "delete":

@@ -1,5 +1,6 @@
 """ONNX files that are none of RTMPose's: each is refused in one line, by build_engine.py's own functions."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -189,6 +190,18 @@ def test_initializers_listed_as_inputs_are_no_inputs(tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "tiny.onnx")
     build_engine(plan_build(tmp_path / "tiny.onnx", tmp_path / "out.engine", 2, "fp32", "onnxruntime"))
     assert read_record(tmp_path / "out.engine").input_name == "input"
+
+
+def test_an_operator_that_cant_run_is_refused_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """ONNX's checker passes it; onnxsim would print a traceback and leave the operator as it is."""
+    conv = [helper.make_node("Conv", ["image", "kernel"], ["features"]),
+            helper.make_node("ReduceSum", ["features"], ["sum"], keepdims=0),
+            helper.make_node("Add", ["x", "sum"], ["shifted"]),
+            helper.make_node("MatMul", ["row", "shifted"], ["simcc_x"], "cls_x")]
+    path = tiny(tmp_path / "odd.onnx", nodes=[*TINY_NODES[:2], *conv, TINY_NODES[3]],
+                image=np.zeros((1, 3, 8, 8), np.float32), kernel=np.zeros((4, 2, 1, 1), np.float32))
+    assert re.search(r"odd.onnx: can't run .*channels", refusal(path, "fp32"))
+    assert capfd.readouterr().err == ""
 
 
 def test_keypoints_in_the_metadata_must_be_as_many_as_the_graph_gives(tmp_path: Path) -> None:
