@@ -102,7 +102,9 @@ def _check_keypoints(name: str, annotation: dict[str, Any]) -> None:
     # pycocotools relies on these two.
     if annotation.setdefault("iscrowd", 0) not in (0, 1):
         raise ValueError(f"{name} has iscrowd {annotation['iscrowd']!r:.60}, not 0 or 1")
-    annotation.setdefault("num_keypoints", sum(v > 0 for v in annotation["keypoints"][2::3]))
+    number = annotation.setdefault("num_keypoints", sum(v > 0 for v in annotation["keypoints"][2::3]))
+    if not isinstance(number, int) or not 0 <= number <= NUM_KEYPOINTS:
+        raise ValueError(f"{name} has num_keypoints {number!r:.60}, not a whole number from 0 to {NUM_KEYPOINTS}")
 
 
 def _check_ids(name: str, ids: list[Any]) -> None:

@@ -38,6 +38,7 @@ def build(model: onnx.ModelProto, path: Path, engine: Path) -> tuple[dict[str, i
     options.log_severity_level = 4
     try:
         onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        _open(path)  # it refuses some graphs that it wrote itself
         optimized = onnx.load(path)
     except Exception as error:  # ONNX Runtime's errors share no public base
         raise KitError(f"{engine}: ONNX Runtime can't build or write it ({first_line(error)}); "
@@ -45,20 +46,23 @@ def build(model: onnx.ModelProto, path: Path, engine: Path) -> tuple[dict[str, i
     return count_arithmetic(optimized), count_layers(optimized)
 
 
+def _open(path: str | Path) -> Any:
+    """A session on a graph that was optimized when it was built."""
+    import onnxruntime
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(Path(path).read_bytes(), options, providers=["CPUExecutionProvider"])
+
+
 class OnnxRuntimeEngine:
     """An :class:`rtmpose.engines.Engine` of ONNX Runtime."""
 
     def __init__(self, path: str | Path, record: Record) -> None:
-        import onnxruntime
         check_built_here(path, record, describe(), "ONNX Runtime")
-        options = onnxruntime.SessionOptions()
-        # The graph was optimized when it was built.
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.log_severity_level = 4
         self.path, self.record = str(path), record
         try:
-            self._session = onnxruntime.InferenceSession(Path(path).read_bytes(), options,
-                                                         providers=["CPUExecutionProvider"])
+            self._session = _open(path)
         except Exception as error:  # ONNX Runtime's errors share no public base
             raise KitError(f"{path}: ONNX Runtime can't load it ({first_line(error)}); build it again") from error
 
