@@ -46,8 +46,9 @@ class Run:
     @property
     def speeds(self) -> list[float]:
         """Persons a second of each fresh process, or of the only one; empty if none was measured."""
-        repeats = self.summary.get("repeats") or {}
-        return repeats.get("values") or [self.summary[key] for key in ("fps",) if key in self.summary]
+        if "repeats" in self.summary:
+            return self.summary["repeats"]["values"]
+        return [self.summary[key] for key in ("fps",) if key in self.summary]
 
     @property
     def speed(self) -> float:
@@ -57,18 +58,17 @@ class Run:
     @property
     def interval(self) -> tuple[float, float] | None:
         """95 % interval of the speed, if it was repeated."""
-        low, high = (self.summary.get("repeats") or {}).get("interval") or (None, None)
-        return None if low is None or high is None else (low, high)
+        return tuple(self.summary["repeats"]["interval"]) if "repeats" in self.summary else None
 
     @property
     def conditions(self) -> str:
-        """Verdict on the conditions."""
-        return (self.summary.get("conditions") or {}).get("verdict", "unknown")
+        """Verdict on the conditions of a speed."""
+        return self.summary["conditions"]["verdict"]
 
     @property
     def joules(self) -> float | None:
         """Joules a person."""
-        return (self.summary.get("energy") or {}).get("joules_per_person")
+        return self.summary["energy"]["joules_per_person"] if "energy" in self.summary else None
 
 
 @dataclass(frozen=True, eq=False)

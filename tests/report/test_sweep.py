@@ -175,7 +175,7 @@ def test_missed_target_is_measured_and_marked(swept: Path, model_files: dict[str
                                               ) -> None:
     """And kept as such when the sweep runs again."""
     shutil.copytree(swept / "engines", tmp_path / "out/engines")
-    settings = Settings(str(model_files["onnx"]), str(drawn), None, ["fp32"], [1], tmp_path / "out", "onnxruntime",
+    settings = Settings(str(model_files["onnx"]), str(drawn), None, ["fp32"], [1], tmp_path / "out", "onnxruntime", 1,
                         {"accuracy": ["--acc_target", "0.999"],
                          "throughput": ["--warmup", "1", "--iterations", "3", "--duration", "0.1"]})
     for _ in range(2):
