@@ -64,7 +64,7 @@ def remove(kind: str, key: str) -> Callable[[dict], None]:
     (change("annotations", keypoints=None), "NoneType"),
     (change("annotations", keypoints=[[1]] * 51), "annotation 1's keypoints is"),
     (change("annotations", iscrowd=nested(5)), "annotation 1 has iscrowd"),
-    *((change("annotations", num_keypoints=number), "annotation 1 has num_keypoints") for number in (None, "1", -1, 18)),
+    *((change("annotations", num_keypoints=number), "1 has num_keypoints") for number in (None, "1", -1, 18)),
     (lambda content: content.update(categories=[]), r"0 categories are named person, expected one; the names are \[\]"),
     (change("categories", name="dog"), r"0 categories are named person, expected one; the names are \['dog'\]"),
     (lambda content: content.update(categories=[PERSON, {**PERSON, "id": 2}]), "2 categories are named person"),
