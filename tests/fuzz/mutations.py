@@ -1,4 +1,7 @@
-"""Hypothesis strategies that damage the kit's input files: JSON by its structure, any other file by its bytes."""
+"""Damage to the kit's input files: JSON by its structure, any other file by its bytes.
+
+The functions take hypothesis's ``draw`` and draw small values only: it keeps whatever it draws, and files are large.
+"""
 
 import copy
 import json
@@ -13,7 +16,6 @@ HOSTILE = st.sampled_from([
     [], [[]], [1], {}, {"id": 1}, [None] * 60])
 
 
-@st.composite
 def mutated_json(draw: st.DrawFn, document: Any) -> str:
     """The text of a document after one to three changes anywhere in it, now and then cut off or too deeply nested."""
     holder = [copy.deepcopy(document)]
@@ -52,7 +54,6 @@ def _value(place: tuple[Any, Any]) -> Any:
     return parent[key]
 
 
-@st.composite
 def mutated_bytes(draw: st.DrawFn, content: bytes) -> bytes:
     """Content of which a part is cut off, inverted, zeroed, removed, repeated, or replaced by random bytes."""
     start = draw(st.integers(0, len(content)))

@@ -94,7 +94,7 @@ def _corners(bbox: Any) -> list[float]:
 @given(data=st.data())
 def test_annotations(work: Path, content: dict[str, Any], data: st.DataObject) -> None:
     path = work / "coco" / ANNOTATIONS
-    path.write_text(data.draw(mutated_json(content)))
+    path.write_text(mutated_json(data.draw, content))
     if accuracy(work).code == 0:
         assert_numbers_of_pycocotools(work)
         assert_persons_of_mmpose(work / "coco")
@@ -108,7 +108,7 @@ def test_detections(work: Path, content: dict[str, Any], data: st.DataObject) ->
     boxes = [{"image_id": person["image_id"], "category_id": 1, "bbox": person["bbox"], "score": 0.9}
              for person in content["annotations"]]
     detections = work / "detections.json"
-    detections.write_text(data.draw(mutated_json(boxes)))
+    detections.write_text(mutated_json(data.draw, boxes))
     if accuracy(work, "--detections", detections).code == 0:
         assert_numbers_of_pycocotools(work)
         assert_persons_of_mmpose(work / "coco", detections)
@@ -122,7 +122,7 @@ def test_image(work: Path, content: dict[str, Any], data: st.DataObject) -> None
     image = work / "coco/images/val2017/000000000001.jpg"
     original = image.read_bytes()
     try:
-        image.write_bytes(damaged := data.draw(mutated_bytes(original)))
+        image.write_bytes(damaged := mutated_bytes(data.draw, original))
         if accuracy(work).code == 0:
             pixels, expected = (cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
                                 for content in (damaged, original))
