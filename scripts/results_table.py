@@ -10,7 +10,7 @@ from pathlib import Path
 from rtmpose.errors import KitError
 from rtmpose.files import write_text
 from rtmpose.report import summary as rows
-from rtmpose.report.compare import describe_speed, markdown, read_cells
+from rtmpose.report.compare import describe_speed, read_cells
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/results.md"
@@ -40,12 +40,12 @@ def results_table(folder: Path) -> str:
         for cell in read_cells(str(machine), machine.name):
             summary = {key: value for run in reversed(cell.runs.values()) for key, value in run.summary.items()}
             timed = cell.timed
-            lines.append((machine.name, rows.row(summary)[0], str(cell.batch), rows.precision(summary),
+            lines.append((machine.name, rows.model_name(summary), str(cell.batch), rows.precision(summary),
                           summary["engine"]["runtime"], describe_speed(timed) if timed else "-",
                           *(f"{summary[key]:.3f}" if key in summary else "-" for key in ("AP50", "AP")),
                           f"{timed.joules:.3g}" if timed and timed.joules else "-", summary["measured_at"][:10],
                           summary["versions"]["kit"]))
-    return markdown(lines) if len(lines) > 1 else EMPTY
+    return rows.markdown(lines) if len(lines) > 1 else EMPTY
 
 
 def put_between(page: str, table: str) -> str:

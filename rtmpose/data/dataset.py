@@ -13,6 +13,7 @@ from rtmpose.errors import KitError
 from rtmpose.files import file_mode, is_folder, read_json
 
 ANNOTATIONS = Path("annotations/person_keypoints_val2017.json")
+GROUND_TRUTH = "ground-truth boxes"
 IMAGE_FOLDERS = (Path("images/val2017"), Path("val2017"))
 
 
@@ -80,7 +81,7 @@ def load_persons(data_set: DataSet | str | Path | None, detections: str | Path |
         raise KitError(f"{files.images}: no such folder, expected the images of {files.annotations}")
     records = {record["id"]: record for record in annotations.images}
     if detections is None:
-        (persons, skipped), boxes = _annotated_persons(annotations, records), "ground-truth boxes"
+        (persons, skipped), boxes = _annotated_persons(annotations, records), GROUND_TRUTH
     else:
         persons, skipped = _detected_persons(Path(detections), records, annotations.person_id), 0
         boxes = f"boxes of {detections}"

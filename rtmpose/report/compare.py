@@ -20,9 +20,6 @@ from rtmpose.files import read_json, read_sealed, sha256
 from rtmpose.report import summary as rows
 from rtmpose.report.schema import check_summary
 
-NOT_A_RESULT = ("busy", "throttled")
-"""Conditions under which a speed says nothing about the machine."""
-
 HEADER = ("Result", "Precision", "Batch", "Persons a second", "Ratio [95 %]", "Verdict", "AP", "AP difference [95 %]",
           "Keypoints: at most one bin off, p99", "J a person", "Persons a dollar", "Conditions", "Differs in")
 _AP_TOLERANCE = 1e-4  # keypoints.json may order persons of equal scores differently
@@ -39,9 +36,8 @@ class Run:
     @property
     def mode(self) -> str:
         """What was measured."""
-        names = {"throughput": "engine alone", "accuracy": "files to keypoints"}
-        scenario = self.summary.get("scenario")
-        return f"LoadGen {scenario}, {self.summary['mode']}" if scenario else names[self.summary["mode"]]
+        mode = f", {self.summary['mode']}" if "scenario" in self.summary else ""
+        return rows.measurement(self.summary) + mode
 
     @property
     def speeds(self) -> list[float]:
@@ -133,7 +129,7 @@ class Row:
         if self.timed is None or self.base_timed is None:
             return "-"
         interval = self.ratio_interval
-        if interval is None or {self.timed.conditions, self.base_timed.conditions}.intersection(NOT_A_RESULT):
+        if interval is None or {self.timed.conditions, self.base_timed.conditions}.intersection(rows.NOT_A_RESULT):
             return "can't tell"
         low, high = interval
         return "faster" if low > 1 else "slower" if high < 1 else "can't tell"
@@ -409,7 +405,7 @@ def report_text(report: Report, prices: dict[str, float]) -> str:
     """The comparison as Markdown: the table, and what must be said below it."""
     below = "".join(f"\n- {line}" for line in lines_below(report))
     refused = "".join(f"\n- Not compared: {line}" for line in report.refused)
-    return markdown(table_lines(report, prices)) + (f"\n{refused}{below}" if refused or below else "")
+    return rows.markdown(table_lines(report, prices)) + (f"\n{refused}{below}" if refused or below else "")
 
 
 def table_lines(report: Report, prices: dict[str, float]) -> list[list[str]]:
@@ -442,10 +438,8 @@ def _text_row(row: Row, price: float | None) -> tuple[str, ...]:
 
 
 def describe_speed(run: Run) -> str:
-    """Persons a second with half the width of their interval, and what was timed unless it is the engine alone."""
-    text = f"{run.speed:.4g}"
-    if run.interval:
-        text += f" ± {(run.interval[1] - run.interval[0]) / 2:.2g}"
+    """Persons a second with their interval, and what was timed unless it is the engine alone."""
+    text = rows.speed(run.summary)
     return text if run.mode == "engine alone" else f"{text} ({run.mode})"
 
 
@@ -462,13 +456,6 @@ def persons_a_dollar(run: Run, price: float) -> float:
     return run.speed * 3600 / price
 
 
-def markdown(lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; the first line is its header."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    ruled = [lines[0], ["-" * width for width in widths], *lines[1:]]
-    return "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in ruled)
-
-
 def lines_below(report: Report) -> Iterator[str]:
     """What stands below the table: differences in full, reasons of bad conditions, notes."""
     yield from dict.fromkeys(  # the cells of a sweep mostly differ alike
@@ -476,7 +463,7 @@ def lines_below(report: Report) -> Iterator[str]:
         + "; ".join(f"{name} {change}" for name, change in row.differences.items())
         for row in report.rows if row.base and row.differences)
     for row in report.rows:
-        if row.timed and row.timed.conditions in NOT_A_RESULT:
+        if row.timed and row.timed.conditions in rows.NOT_A_RESULT:
             reasons = "; ".join(row.timed.summary["conditions"]["reasons"])
             yield f"{row.cell.name}: {row.timed.conditions}, not a result: {reasons}"
     yield from report.notes

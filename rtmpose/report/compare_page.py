@@ -5,7 +5,6 @@ from collections.abc import Callable
 from rtmpose.report import charts, summary
 from rtmpose.report.charts import Series
 from rtmpose.report.compare import (
-    NOT_A_RESULT,
     Cell,
     Report,
     Run,
@@ -35,7 +34,7 @@ def draw_page(report: Report, prices: dict[str, float]) -> str:
     drawn = [series for group in latencies.values() for series in group]
     return TEMPLATES.get_template("compare.html").render(
         report=report,
-        model=summary.row(runs[0])[0],
+        model=summary.model_name(runs[0]),
         times=sorted(run["measured_at"] for run in runs),
         scored=dict.fromkeys(f"AP of {run['persons']} persons in {run['images']} images, {run['boxes']}, "
                              f"{'flip test' if run['flip_test'] else 'no flip test'}."
@@ -62,7 +61,7 @@ _MISSING = {
 def _best(cells: list[Cell], prices: dict[str, float]) -> dict[str, tuple[str, Cell, str] | None]:
     """Figure, cell and note of each headline, over what was measured as the base was, not busy and not throttled."""
     base = cells[0]
-    timed = [(cell, cell.timed) for cell in cells if cell.timed and cell.timed.conditions not in NOT_A_RESULT]
+    timed = [(cell, cell.timed) for cell in cells if cell.timed and cell.timed.conditions not in summary.NOT_A_RESULT]
     alike = [(cell, run) for cell, run in timed if base.timed and run.mode == base.timed.mode]
 
     def choose(figure: Callable[[Cell, Run], float | None], text: Callable[[float, Run], str]
@@ -96,7 +95,7 @@ def _speed_chart(by_label: dict[str, list[Cell]], styles: list[str]) -> str:
             timed = [(run.speed, cell, run) for cell in cells if cell.precision == style and (run := cell.timed)]
             if timed:
                 speed, cell, run = max(timed, key=lambda entry: entry[0])
-                pale = "depth0 " if run.conditions in NOT_A_RESULT else ""
+                pale = "depth0 " if run.conditions in summary.NOT_A_RESULT else ""
                 bars.append((f"{pale}{style}", f"{_shorten(label)}, {style}, batch {cell.batch}", speed, run.interval))
     return charts.bars_with_intervals(bars, "persons a second") if bars else ""
 

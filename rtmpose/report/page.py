@@ -8,6 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from rtmpose.report import charts, summary, text
 from rtmpose.report.charts import Series
+from rtmpose.report.compare import annotation_file
 from rtmpose.report.sweep import Cell
 
 TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
@@ -35,8 +36,11 @@ def draw_page(cells: Sequence[Cell]) -> str:
         failed=[cell for cell in cells if cell.failure],
         first=first,
         times=sorted(run["measured_at"] for cell in measured for run in (cell.accuracy, cell.throughput)),
-        header=summary.HEADER,
-        rows=[summary.row(cell.summary) for cell in measured],
+        model=summary.model_name(first),
+        data_set=annotation_file(first)[0],
+        headline=_headline(measured),
+        rows=summary.table_rows([cell.summary for cell in measured]),
+        asked=any(cell.summary["precision"] != cell.summary["requested_precision"] for cell in measured),
         label=_label,
         conditions=text.describe_conditions,
         markers=[(charts.marker(precision, 8, 8), _precision(group)) for precision, group in by_precision.items()],
@@ -58,6 +62,21 @@ def draw_page(cells: Sequence[Cell]) -> str:
         pictures=[(group[-1], _read_picture(group[-1])) for group in by_precision.values()],
         files={first["engine"]["onnx"]: first["engine"]["onnx_sha256"]} | {
             path: digest for cell in measured for path, digest in cell.accuracy["inputs"].items()})
+
+
+def _headline(cells: Sequence[Cell]) -> str:
+    """The fastest cell whose speed is a result, beside FP32 at the same batch size."""
+    results = [cell for cell in cells if cell.throughput["conditions"]["verdict"] not in summary.NOT_A_RESULT]
+    if not results:
+        return "No speed here is a result: the machine was busy or throttled in every cell."
+    best = max(results, key=lambda cell: cell.throughput["fps"])
+    text = (f"Fastest: {summary.speed(best.throughput)} persons a second in {_label(best)}, with AP "
+            f"{best.accuracy['AP']:.3f}")
+    base = next((cell for cell in results if (cell.precision, cell.batch) == ("fp32", best.batch)), best)
+    if base is best:
+        return f"{text}."
+    return (f"{text}. FP32 at this batch size: {summary.speed(base.throughput)} persons a second, with AP "
+            f"{base.accuracy['AP']:.3f}; that is {best.throughput['fps'] / base.throughput['fps']:.2f} times as fast.")
 
 
 def _precision(cells: Sequence[Cell]) -> str:

@@ -4,10 +4,11 @@ import contextlib
 import csv
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from rtmpose.data.dataset import GROUND_TRUTH
 from rtmpose.engines.record import Record
 from rtmpose.environment import command_line, describe_machine, describe_versions, now, peak_memory_mib
 from rtmpose.errors import KitError
@@ -16,10 +17,13 @@ from rtmpose.files import read_sealed, sha256
 SCHEMA = 1
 """Version of summary.schema.json; it counts up when a key is renamed, removed or means something else."""
 
-HEADER = ("Model", "BatchSize", "Precision", "Backend", "FPS", "AP@0.5", "AP@0.5:0.95", "Conditions")
+HEADER = ("BatchSize", "Precision", "Backend", "Measured", "FPS", "AP@0.5", "AP@0.5:0.95", "Conditions")
 WRITTEN = ("summary.json", "keypoints.json", "pictures/worst_*.jpg", "pictures/best_*.jpg", "pictures/overview.jpg",
            "agreement/overview.jpg", "loadgen/mlperf_log_*")
 """Files that inference.py writes into ``--output``."""
+
+NOT_A_RESULT = ("busy", "throttled")
+"""Conditions under which a speed says nothing about the machine."""
 
 
 def summarize(record: Record, engine: str | Path, measured: dict[str, Any], inputs: Iterable[str | Path]
@@ -82,11 +86,32 @@ def clear_output(folder: Path) -> None:
 
 
 def table(*summaries: dict[str, Any]) -> str:
-    """A Markdown table in the shape of the published results, one row per summary."""
-    rows = [HEADER, *map(row, summaries)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rows.insert(1, tuple("-" * width for width in widths))
-    return "\n".join("| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows)
+    """A Markdown table in the shape of the published results, one row per summary, under the model's name."""
+    return f"{model_name(summaries[0])}\n\n{markdown(table_rows(summaries))}"
+
+
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; the first line is its header."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    ruled = [lines[0], ["-" * width for width in widths], *lines[1:]]
+    return "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in ruled)
+
+
+def table_rows(summaries: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """Header and rows of a table. Of several rows, each has its speed's ratio to the first one's, if the two measure
+    the same, and the highest speed that is a result is marked."""
+    rows = list(map(row, summaries))
+    if len(rows) == 1:
+        return [HEADER, *rows]
+    first, fps = summaries[0], HEADER.index("FPS")
+    results = [one for one in summaries if "fps" in one and one["conditions"]["verdict"] not in NOT_A_RESULT]
+    best = max(results, key=lambda one: one["fps"], default=None)
+    lines = [(*HEADER[:fps + 1], "Ratio", *HEADER[fps + 1:])]
+    for one, cells in zip(summaries, rows, strict=True):
+        alike = "fps" in one and cells[HEADER.index("Measured")] == rows[0][HEADER.index("Measured")]
+        ratio = f"{one['fps'] / first['fps']:.2f}" if alike else "-"
+        lines.append((*cells[:fps], cells[fps] + " (best)" * (one is best), ratio, *cells[fps + 1:]))
+    return lines
 
 
 def csv_text(summaries: Iterable[dict[str, Any]]) -> str:
@@ -94,10 +119,10 @@ def csv_text(summaries: Iterable[dict[str, Any]]) -> str:
     latencies = ("mean", "median", "p90", "p99")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow((*HEADER, *(f"{name} ms" for name in latencies), "FPS low", "FPS high"))
+    writer.writerow(("Model", *HEADER, *(f"{name} ms" for name in latencies), "FPS low", "FPS high"))
     for summary in summaries:
-        cells = row(summary)
-        writer.writerow((*cells[:4], *(summary[key] for key in ("fps", "AP50", "AP")), cells[-1],
+        *names, _, _, _, verdict = row(summary)
+        writer.writerow((model_name(summary), *names, *(summary[key] for key in ("fps", "AP50", "AP")), verdict,
                          *(summary["latency_ms"][name] for name in latencies),
                          *summary.get("repeats", {}).get("interval", ("", ""))))
     return text.getvalue()
@@ -105,10 +130,31 @@ def csv_text(summaries: Iterable[dict[str, Any]]) -> str:
 
 def row(summary: dict[str, Any]) -> tuple[str, ...]:
     """A summary's cells under :data:`HEADER`; a dash where nothing was measured."""
-    model = Path(summary["engine"]["source"].get("config", summary["engine"]["onnx"])).stem
     figures = (f"{summary[key]:.3f}" if key in summary else "-" for key in ("AP50", "AP"))
     verdict = summary["conditions"]["verdict"] if "conditions" in summary else "-"
-    return model, str(summary["batch"]), precision(summary), summary["backend"], speed(summary), *figures, verdict
+    measured = ", ".join([measurement(summary), *settings(summary)])
+    return str(summary["batch"]), precision(summary), summary["backend"], measured, speed(summary), *figures, verdict
+
+
+def model_name(summary: dict[str, Any]) -> str:
+    """Name of the config, or of the ONNX file if that doesn't name one."""
+    return Path(summary["engine"]["source"].get("config", summary["engine"]["onnx"])).stem
+
+
+def measurement(summary: dict[str, Any]) -> str:
+    """What a summary's speed is the speed of."""
+    if "scenario" in summary:
+        return f"LoadGen {summary['scenario']}"
+    return {"throughput": "engine alone", "accuracy": "files to keypoints"}[summary["mode"]]
+
+
+def settings(summary: dict[str, Any]) -> list[str]:
+    """The options without which speed or AP would mean something else."""
+    limit = summary.get("limit")
+    return [name for name, holds in (
+        ("random input", summary.get("input") == "random pixels"), ("flip test", summary.get("flip_test")),
+        ("detector's boxes", summary.get("boxes", GROUND_TRUTH) != GROUND_TRUTH),
+        (f"first {limit} image{'s' * (limit != 1)}", limit)) if holds]
 
 
 def speed(summary: dict[str, Any]) -> str:
