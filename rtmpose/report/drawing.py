@@ -116,9 +116,9 @@ def draw_pose(view: View, keypoints: np.ndarray, visibility: np.ndarray, skeleto
         for limb in limbs:
             start, end = limb
             same = skeleton.colours[start] == skeleton.colours[end]
-            colour = _mix(skeleton.colours[start] if same else MIDDLE, style.white)
+            colour = INK if outline else _mix(skeleton.colours[start] if same else MIDDLE, style.white)
             thickness = style.thickness if shown[list(limb)].min() == 2 or style.dashed else 2
-            _line(canvas, points[start], points[end], INK if outline else colour, thickness + outline, style.dashed)
+            _line(canvas, points[start], points[end], colour, thickness + outline, style.dashed)
     in_limbs = {joint for limb in skeleton.limbs for joint in limb}
     for joint, (point, colour, visible) in enumerate(zip(points, skeleton.colours, shown, strict=True)):
         radius = style.radius if joint in in_limbs or not in_limbs else style.radius // 2
@@ -189,7 +189,7 @@ def _legend(width: int, keys: Sequence[Key]) -> np.ndarray:
     return view.canvas
 
 
-def _line(canvas: np.ndarray, start: np.ndarray, end: np.ndarray, colour: tuple[int, int, int], thickness: int,
+def _line(canvas: np.ndarray, start: np.ndarray, end: np.ndarray, colour: tuple[float, ...], thickness: int,
           dashed: bool) -> None:
     if not dashed:
         cv2.line(canvas, _fixed(start), _fixed(end), colour, thickness, cv2.LINE_AA, _SHIFT)
@@ -202,7 +202,7 @@ def _line(canvas: np.ndarray, start: np.ndarray, end: np.ndarray, colour: tuple[
         cv2.line(canvas, one, other, colour, thickness, cv2.LINE_AA, _SHIFT)
 
 
-def _disc(canvas: np.ndarray, point: np.ndarray, radius: int, colour: tuple[int, int, int]) -> None:
+def _disc(canvas: np.ndarray, point: np.ndarray, radius: int, colour: tuple[float, ...]) -> None:
     cv2.circle(canvas, _fixed(point), radius << _SHIFT, colour, -1, cv2.LINE_AA, _SHIFT)
 
 
@@ -216,7 +216,7 @@ def _whole(point: np.ndarray) -> tuple[int, int]:
     return int(x), int(y)
 
 
-def _mix(colour: tuple[int, int, int], white: float) -> tuple[float, ...]:
+def _mix(colour: tuple[float, ...], white: float) -> tuple[float, ...]:
     return tuple(channel + (255 - channel) * white for channel in colour)
 
 
