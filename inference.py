@@ -59,7 +59,7 @@ def parse_arguments() -> argparse.Namespace:
     accuracy.add_argument("--limit", type=positive, metavar="N", help="only the first N images with persons")
     accuracy.add_argument("--reference", metavar="FILE", help="another engine to compare keypoints with, e.g. FP32")
     accuracy.add_argument("--visualize", type=positive, metavar="N",
-                          help="draw the N persons of lowest OKS and the N of highest, with ground truth, into --output")
+                          help="draw the N persons of lowest and N of highest OKS, with ground truth, into --output")
     accuracy.add_argument("--acc_target", type=between(0, 1), metavar="AP", help="AP@0.5:0.95 to reach, e.g. 0.773")
     throughput = parser.add_argument_group("throughput")
     throughput.add_argument("--perf_only", nargs="?", type=boolean, const=True, default=False, metavar="True",

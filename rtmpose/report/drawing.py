@@ -45,7 +45,8 @@ class Style(NamedTuple):
     dashed: bool = False
 
 
-SOLID, DASHED, FAINT = Style(5, 8), Style(3, 6, white=0.55, dashed=True), Style(2, 0, white=1.0)
+SOLID, BOLD = Style(5, 8), Style(8, 12)
+DASHED, FAINT = Style(3, 6, white=0.55, dashed=True), Style(2, 0, white=1.0)
 
 
 class Key(NamedTuple):
@@ -117,7 +118,7 @@ def draw_pose(view: View, keypoints: np.ndarray, visibility: np.ndarray, skeleto
             start, end = limb
             same = skeleton.colours[start] == skeleton.colours[end]
             colour = INK if outline else _mix(skeleton.colours[start] if same else MIDDLE, style.white)
-            thickness = style.thickness if shown[list(limb)].min() == 2 or style.dashed else 2
+            thickness = style.thickness if shown[list(limb)].min() == 2 or style.dashed else style.thickness // 2
             _line(canvas, points[start], points[end], colour, thickness + outline, style.dashed)
     in_limbs = {joint for limb in skeleton.limbs for joint in limb}
     for joint, (point, colour, visible) in enumerate(zip(points, skeleton.colours, shown, strict=True)):

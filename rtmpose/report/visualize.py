@@ -16,6 +16,7 @@ from rtmpose.evaluate.coco_eval import SIGMAS
 from rtmpose.evaluate.predictions import Predictions
 from rtmpose.files import make_folder
 from rtmpose.report.drawing import (
+    BOLD,
     COLUMN,
     DASHED,
     FAINT,
@@ -110,7 +111,7 @@ def write_photograph(path: Path, pixels: np.ndarray, predictions: Predictions, r
     side = SHEET - 2 * MARGIN
     view = cut(pixels, _grow(predictions.persons[0].bbox), (side, side))
     draw_pose(view, predictions.keypoints[0], _visibility(predictions.scores[0]),
-              make_skeleton(record.keypoints, record.num_keypoints))
+              make_skeleton(record.keypoints, record.num_keypoints), BOLD)
     card = make_card(view, [photograph_line(predictions, record)], (side, view.canvas.shape[0]))
     return write_jpeg(path, make_sheet([card], [*SIDES, Key("low score", visibility=1)]))
 
