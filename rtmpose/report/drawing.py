@@ -100,7 +100,7 @@ def cut(pixels: np.ndarray, box: np.ndarray, size: tuple[int, int]) -> View:
     zoom = min(_ZOOM, *(np.array(size) / np.maximum(high - low, 1)))
     extent = np.minimum(np.maximum(np.array(size) / zoom, 1), sides)
     corner = np.clip((low + high - extent) / 2, 0, sides - extent)
-    x1, y1, x2, y2 = (int(number) for number in (*np.floor(corner), *np.ceil(corner + extent)))
+    x1, y1, x2, y2 = (int(number) for number in (*np.floor(corner), *np.minimum(np.ceil(corner + extent), sides)))
     shape = [max(1, min(round(side * zoom), most)) for side, most in zip((x2 - x1, y2 - y1), size, strict=True)]
     canvas = cv2.resize(pixels[y1:y2, x1:x2], shape, interpolation=cv2.INTER_AREA if zoom < 1 else cv2.INTER_CUBIC)
     return View(canvas, np.array([x1, y1], np.float64), np.array(shape) / (x2 - x1, y2 - y1))

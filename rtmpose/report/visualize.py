@@ -173,7 +173,7 @@ def _draw_comparison(name: str, comparison: Comparison) -> np.ndarray:
             visibility = 2 * (found.scores[row] > KEYPOINT_SCORE_THRESHOLD)
             opacity = float(np.clip(found.persons[row].score, 0, 0.7))
             draw_pose(view, keypoints, visibility, style=FAINT, opacity=opacity)
-    draw_pose(view, expected[:, :2], expected[:, 2], style=DASHED)
+    draw_pose(view, expected[:, :2], np.maximum(expected[:, 2], 0), style=DASHED)
     draw_pose(view, found.keypoints[best], _visibility(found.scores[best]))
     draw_arrow(view, expected[worst, :2], found.keypoints[best, worst])
     return make_card(view, [f"{name}: OKS {oks:.3f}", f"{_name(worst)}, {_pixels(distance)}",
