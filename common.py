@@ -11,6 +11,7 @@ import contextlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import math
 import os
 import signal
 import sys
@@ -112,6 +113,17 @@ def boolean(text: str) -> bool:
     if text.lower() in ("false", "0", "no", "off"):
         return False
     raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
+
+
+def box(text: str) -> list[float]:
+    """Argparse type: a box in pixels, as ``x,y,w,h``."""
+    try:
+        numbers = [float(number) for number in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != 4 or not all(map(math.isfinite, numbers)) or min(numbers[2:]) <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not x,y,w,h: four numbers in pixels, w and h above zero")
+    return numbers
 
 
 def input_shape(text: str) -> tuple[str, tuple[int, int, int, int]]:

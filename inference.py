@@ -1,6 +1,6 @@
 """Engine -> keypoint AP on COCO or throughput, timed here or by MLPerf's LoadGen."""
 
-from common import Parser, amount, between, boolean, positive, run
+from common import Parser, amount, between, boolean, box, positive, run
 
 import argparse
 import os
@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rtmpose.data.dataset import DataSet, PersonSet, find_data_set, load_persons
+from rtmpose.data.dataset import DataSet, PersonSet, box_in_image, find_data_set, load_persons
+from rtmpose.data.loader import read_photograph
 from rtmpose.data.postprocess import COCO_KEYPOINTS
 from rtmpose.engines import Engine, load_engine
 from rtmpose.engines.record import read_record
@@ -17,18 +18,22 @@ from rtmpose.errors import EXIT_ACCURACY_MISSED, EXIT_INVALID, EXIT_OK, EXIT_THR
 from rtmpose.evaluate import loadgen, repeats
 from rtmpose.evaluate.accuracy import check_comparable, compare, measure_accuracy, summarize_accuracy
 from rtmpose.evaluate.coco_eval import write_keypoints
+from rtmpose.evaluate.predict import predict_person
 from rtmpose.evaluate.throughput import measure_throughput
-from rtmpose.files import check_folder, make_folder, sha256, write_sealed
+from rtmpose.files import check_folder, check_name, make_folder, sha256, write_sealed
 from rtmpose.report import text
 from rtmpose.report.summary import clear_output, summarize, table
-from rtmpose.report.visualize import find_ground_truth, write_crops, write_pictures
+from rtmpose.report.visualize import find_ground_truth, write_crops, write_photograph, write_pictures
 
 # The options that only some modes take: a mode refuses those that it would ignore.
+MEASURING = {"datasets", "annotations", "images", "perf_only", "scenario"}
 MODES = {
-    "accuracy": {"detections", "flip_test", "limit", "reference", "visualize", "acc_target", "fps_target"},
-    "throughput": {"warmup", "iterations", "duration", "repeats", "fps_target"},
-    "accuracy with --scenario": {"detections", "limit", "acc_target", "target_qps", "target_latency"},
-    "throughput with --scenario": {"detections", "limit", "fps_target", "min_duration", "target_qps", "target_latency"},
+    "accuracy": MEASURING | {"detections", "flip_test", "limit", "reference", "visualize", "acc_target", "fps_target"},
+    "throughput": MEASURING | {"warmup", "iterations", "duration", "repeats", "fps_target"},
+    "accuracy with --scenario": MEASURING | {"detections", "limit", "acc_target", "target_qps", "target_latency"},
+    "throughput with --scenario": MEASURING | {"detections", "limit", "fps_target", "min_duration", "target_qps",
+                                               "target_latency"},
+    "--picture": {"picture", "bbox"},
 }
 
 
@@ -56,7 +61,7 @@ def parse_arguments() -> argparse.Namespace:
     accuracy.add_argument("--limit", type=positive, metavar="N", help="only the first N images with persons")
     accuracy.add_argument("--reference", metavar="FILE", help="another engine to compare keypoints with, e.g. FP32")
     accuracy.add_argument("--visualize", type=positive, metavar="N",
-                          help="draw the N worst and the N best images, prediction beside ground truth, into --output")
+                          help="draw the N persons of lowest and N of highest OKS, with ground truth, into --output")
     accuracy.add_argument("--acc_target", type=between(0, 1), metavar="AP", help="AP@0.5:0.95 to reach, e.g. 0.773")
     throughput = parser.add_argument_group("throughput")
     throughput.add_argument("--perf_only", nargs="?", type=boolean, const=True, default=False, metavar="True",
@@ -82,6 +87,11 @@ def parse_arguments() -> argparse.Namespace:
                              "measurement of the engine")
     mlperf.add_argument("--target_latency", type=amount, default=100.0, metavar="MS",
                         help="server: latency limit for 99 %% of the queries; default: %(default)g, LoadGen's")
+    picture = parser.add_argument_group("one photograph")
+    picture.add_argument("--picture", metavar="FILE",
+                         help="draw the keypoints of one person on a photograph, into --output; takes any skeleton")
+    picture.add_argument("--bbox", type=box, metavar="X,Y,W,H",
+                         help="the person's box in pixels; default: the whole photograph")
     args = parser.parse_args()
     check_options(args, {option for options in MODES.values() for option in options
                          if getattr(args, option) != parser.get_default(option)})
@@ -91,6 +101,8 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> int:
     """Measure, print, write."""
     args = parse_arguments()
+    if args.picture is not None:
+        return draw_photograph(args)
     args.datasets = choose_data_set(args)
     check_files(args)
     output = Path(args.output) if args.output else None
@@ -177,6 +189,26 @@ def run_loadgen(args: argparse.Namespace, engine: Engine, output: Path) -> dict[
     return measured
 
 
+def draw_photograph(args: argparse.Namespace) -> int:
+    """Picture mode: predict one person's keypoints and draw them."""
+    check_files(args)
+    pixels = read_photograph(args.picture)
+    height, width = pixels.shape[:2]
+    try:
+        bbox = box_in_image(args.bbox or (0, 0, width, height), width, height)
+    except ValueError as error:
+        raise KitError(f"--bbox: {error}; expected x,y,w,h in pixels of {args.picture}") from error
+    engine = load_engine(args.engine)
+    check_engine(args, engine)
+    predictions = predict_person(engine, pixels, bbox)
+    engine.close()
+    path = make_folder(Path(args.output)) / "skeleton.jpg"
+    check_name(path, args.picture)
+    print(text.photograph_line(predictions, engine.record))
+    print(f"Picture: {write_photograph(path, pixels, predictions, engine.record)}")
+    return EXIT_OK
+
+
 def input_files(args: argparse.Namespace) -> list[Path]:
     """The files that the result depends on. Images count as part of their annotations."""
     annotations = find_data_set(args.datasets).annotations if args.datasets else None
@@ -220,7 +252,7 @@ def check_engine(args: argparse.Namespace, engine: Engine) -> None:
                        "build an engine for that batch size")
     if args.input_name not in (None, record.input_name):
         raise KitError(f"{args.engine}: has the input {record.input_name}, --input_name says {args.input_name}")
-    if not args.perf_only:
+    if not args.perf_only and not args.picture:
         check_skeleton(engine)
 
 
@@ -238,11 +270,13 @@ def check_options(args: argparse.Namespace, given: set[str]) -> None:
     """Raise KitError if the options contradict each other; ``given`` are those of :data:`MODES` that differ from the
     default."""
     mode = ("throughput" if args.perf_only else "accuracy") + (" with --scenario" if args.scenario else "")
+    mode = "--picture" if args.picture is not None else mode
     for option in sorted(given - MODES[mode]):
         others = [name for name, options in MODES.items() if option in options]
         raise KitError(f"--{option}: has no effect on {mode}, only on {', '.join(others)}; leave it out")
-    if args.visualize and not args.output:
-        raise KitError("--visualize: needs --output DIR, where the pictures go")
+    for option in ("visualize", "picture"):
+        if getattr(args, option) is not None and not args.output:
+            raise KitError(f"--{option}: needs --output DIR, where the pictures go")
     if args.scenario and not args.output:
         raise KitError("--scenario: needs --output DIR, where LoadGen's logs go")
     if args.target_qps and args.scenario == "singlestream":

@@ -38,4 +38,4 @@ echo
 "$python" "$root/table.py" "$out/accuracy/summary.json" "$out/throughput/summary.json"
 echo
 echo "The AP is for drawn people and a network trained on them; README.md describes how to measure it on COCO."
-echo "Predictions beside ground truth: $out/accuracy/pictures/overview.jpg"
+echo "Predictions on ground truth: $out/accuracy/pictures/overview.jpg"

@@ -1,7 +1,7 @@
 """The persons of a COCO set: whose keypoints are predicted, in which image, in which box."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -180,12 +180,21 @@ def _detected_person(index: int, detection: dict[str, Any], records: dict[int, d
     if detection["image_id"] not in records:
         raise ValueError(f"unknown image {detection['image_id']!r:.60}")
     record = records[detection["image_id"]]
-    check_numbers("bbox", detection["bbox"], 4)
+    bbox = box_in_image(detection["bbox"], record["width"], record["height"])
     check_numbers("score", [detection["score"]], 1)
-    bbox = np.array(detection["bbox"], np.float32)
+    return Person(index, detection["image_id"], bbox, np.float32(detection["score"]))
+
+
+def box_in_image(numbers: Sequence[float], width: int, height: int) -> np.ndarray:
+    """A box given as x, y, width, height in pixels: float32 (4,), x1 y1 x2 y2.
+
+    Raises ValueError if it isn't four finite numbers, is empty, or lies outside an image of ``width`` x ``height``.
+    """
+    check_numbers("bbox", numbers, 4)
+    bbox = np.array(numbers, np.float32)
     bbox[2:] += bbox[:2]
     if bbox[2] <= bbox[0] or bbox[3] <= bbox[1]:
-        raise ValueError(f"bbox {detection['bbox']} is empty")
-    if bbox[0] >= record["width"] or bbox[1] >= record["height"] or bbox[2] <= 0 or bbox[3] <= 0:
-        raise ValueError(f"bbox {detection['bbox']} lies outside its image of {record['width']}x{record['height']}")
-    return Person(index, detection["image_id"], bbox, np.float32(detection["score"]))
+        raise ValueError(f"bbox {numbers} is empty")
+    if bbox[0] >= width or bbox[1] >= height or bbox[2] <= 0 or bbox[3] <= 0:
+        raise ValueError(f"bbox {numbers} lies outside its image of {width}x{height}")
+    return bbox

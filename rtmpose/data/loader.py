@@ -24,6 +24,7 @@ from rtmpose.files import open_regular
 _JPEG, _JPEG_END, _PNG, _EXIF = b"\xff\xd8", b"\xff\xd9", b"\x89PNG\r\n\x1a\n", b"Exif\0\0"
 # libjpeg's warnings that say nothing about the pixels.
 _HARMLESS = ("Invalid SOS parameters", "Corrupt JPEG data: bad ICC marker", "Unknown Adobe color", "Warning: ")
+_MOST_PIXELS = 2**28  # of a photograph: 800 MB decoded
 T = TypeVar("T")
 
 
@@ -55,14 +56,29 @@ def read_image(image: Image) -> np.ndarray:
     size = _read_size(content)
     if size and sorted(size) != sorted((image.width, image.height)):  # EXIF may swap the two sides
         raise _other_size(image, size)
+    pixels = _decode_whole(image.path, content)
+    if pixels.shape[:2] != (image.height, image.width):
+        raise _other_size(image, pixels.shape[1::-1])
+    return pixels
+
+
+def read_photograph(path: str | os.PathLike[str]) -> np.ndarray:
+    """Decode an image of any size as :func:`read_image` does. Raises KitError if it is no image, damaged or huge."""
+    with open_regular(path, "a photograph") as file:
+        content = file.read()
+    width, height = _read_size(content) or (0, 0)
+    if width * height > _MOST_PIXELS:
+        raise KitError(f"{path}: is {width}x{height} pixels, expected at most {_MOST_PIXELS}; reduce it")
+    return _decode_whole(path, content)
+
+
+def _decode_whole(path: str | os.PathLike[str], content: bytes) -> np.ndarray:
     try:
         pixels = _decode(content)
     except ValueError as error:
-        raise KitError(f"{image.path}: is damaged or was cut off ({error}); fetch it again") from error
+        raise KitError(f"{path}: is damaged or was cut off ({error}); fetch it again") from error
     if pixels is None:
-        raise KitError(f"{image.path}: is no image or was cut off ({len(content)} bytes); fetch it again")
-    if pixels.shape[:2] != (image.height, image.width):
-        raise _other_size(image, pixels.shape[1::-1])
+        raise KitError(f"{path}: is no image or was cut off ({len(content)} bytes); fetch it again")
     return pixels
 
 
@@ -98,7 +114,10 @@ def _decode(content: bytes) -> np.ndarray | None:
                 raise
     # OpenCV fills up a JPEG that was cut off with grey.
     whole = not content.startswith(_JPEG) or _JPEG_END in content[-4096:]
-    return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content and whole else None
+    try:
+        return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content and whole else None
+    except cv2.error:  # a size that OpenCV refuses
+        return None
 
 
 def cut_image(image: Image, input_size: tuple[int, int]) -> list[Crop]:

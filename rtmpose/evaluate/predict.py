@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from rtmpose.data import postprocess
-from rtmpose.data.dataset import PersonSet
-from rtmpose.data.loader import iterate_batches
+from rtmpose.data import postprocess, preprocess
+from rtmpose.data.dataset import Person, PersonSet
+from rtmpose.data.loader import Crop, iterate_batches
 from rtmpose.engines import Engine
 from rtmpose.evaluate.predictions import Predictions, decode_batch, join
 
@@ -49,3 +49,16 @@ def predict(engine: Engine, persons: PersonSet, flip_test: bool = False) -> Run:
             parts.append(decode_batch(batch.crops, simcc_x, simcc_y, input_size))
             bar.update(len(batch.crops))
     return Run(join(parts), batch_ms, time.perf_counter() - start)
+
+
+def predict_person(engine: Engine, image: np.ndarray, bbox: np.ndarray) -> Predictions:
+    """Predict the keypoints, of any number, of one person in an image, uint8 (H, W, 3), BGR.
+
+    The box is float32 (4,), x1 y1 x2 y2 in pixels. Raises KitError if the engine returns NaN or infinity.
+    """
+    input_size = engine.record.input_size
+    center, scale = preprocess.box_to_center_scale(bbox, input_size)
+    crop = Crop(Person(0, 0, bbox, np.float32(1)), preprocess.crop_person(image, center, scale, input_size), center,
+                scale)
+    crops = np.repeat(preprocess.normalize(crop.pixels)[None], engine.record.batch, axis=0)
+    return decode_batch([crop], *engine.infer(crops), input_size)

@@ -19,7 +19,7 @@ SCHEMA = 1
 
 HEADER = ("BatchSize", "Precision", "Backend", "Measured", "FPS", "AP@0.5", "AP@0.5:0.95", "Conditions")
 WRITTEN = ("summary.json", "keypoints.json", "pictures/worst_*.jpg", "pictures/best_*.jpg", "pictures/overview.jpg",
-           "agreement/overview.jpg", "loadgen/mlperf_log_*")
+           "agreement/overview.jpg", "loadgen/mlperf_log_*", "skeleton.jpg")
 """Files that inference.py writes into ``--output``."""
 
 NOT_A_RESULT = ("busy", "throttled")

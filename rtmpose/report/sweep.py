@@ -19,7 +19,7 @@ from rtmpose.report import text
 from rtmpose.report.summary import notes, read_summary
 
 _INFERENCE = Path(__file__).resolve().parents[2] / "inference.py"
-_PICTURES = 2  # of the worst images, and of the best
+_PICTURES = 2  # of the worst persons, and of the best
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from rtmpose.data.dataset import PersonSet
+from rtmpose.data.postprocess import KEYPOINT_SCORE_THRESHOLD
 from rtmpose.engines.build import Built, Plan
-from rtmpose.engines.record import record_path
+from rtmpose.engines.record import Record, record_path
+from rtmpose.errors import first_line
 from rtmpose.evaluate import loadgen
 from rtmpose.evaluate.loadgen_logs import SUMMARY
+from rtmpose.evaluate.predictions import Predictions
 from rtmpose.model import calibration
 
 _WHY_OTHER_PRECISION = {
@@ -89,6 +92,13 @@ def agreement_lines(agreement: dict[str, Any]) -> str:
                      f"worst {numbers['max_px']:.2f}, in pixels of the crop")
         lines.append(line)
     return "\n".join(lines)
+
+
+def photograph_line(predictions: Predictions, record: Record) -> str:
+    """The keypoints that were found in one photograph."""
+    counted = int((predictions.scores[0] > KEYPOINT_SCORE_THRESHOLD).sum())
+    return (f"{counted} of {record.num_keypoints} keypoints ({first_line(record.skeleton, 60)}) score above "
+            f"{KEYPOINT_SCORE_THRESHOLD}, {record.precision}, {record.backend}")
 
 
 def throughput_lines(measured: dict[str, Any], batch_size: int) -> str:

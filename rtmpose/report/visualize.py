@@ -1,82 +1,119 @@
-"""Keypoints drawn on people: predictions beside ground truth, and two engines side by side."""
+"""Pictures of people: predictions on ground truth, an engine on its reference, and one photograph."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 
-from rtmpose.data import preprocess
+from rtmpose.data.agreement import crop_distances
 from rtmpose.data.dataset import Image, PersonSet
 from rtmpose.data.loader import read_image
-from rtmpose.data.postprocess import KEYPOINT_SCORE_THRESHOLD
+from rtmpose.data.postprocess import COCO_KEYPOINTS, KEYPOINT_SCORE_THRESHOLD
+from rtmpose.engines.record import Record
 from rtmpose.errors import KitError
 from rtmpose.evaluate.coco_eval import SIGMAS
 from rtmpose.evaluate.predictions import Predictions
-from rtmpose.files import make_folder, write_bytes
+from rtmpose.files import make_folder
+from rtmpose.report.drawing import (
+    BOLD,
+    COLUMN,
+    DASHED,
+    FAINT,
+    MARGIN,
+    SHEET,
+    SIDES,
+    SOLID,
+    Key,
+    cut,
+    draw_arrow,
+    draw_pose,
+    make_card,
+    make_sheet,
+    make_skeleton,
+    write_jpeg,
+)
+from rtmpose.report.text import photograph_line
 
-_LIMBS = ((15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8), (7, 9), (8, 10),
-          (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6))
-# BGR. COCO's odd keypoints are the person's left, the even ones the right, and 0 is the nose.
-_LEFT, _RIGHT, _MIDDLE = (80, 175, 255), (255, 140, 60), (90, 220, 90)
-_PREDICTION = [_MIDDLE, *[_LEFT, _RIGHT] * 8]
-_GROUND_TRUTH = [(255, 0, 255)] * 17
-_CAPTION = 18  # pixels above a picture
-_FAR = 2**20  # pixels; OpenCV draws nothing beyond, and can't take every number
-_LONGEST_SIDE = 65500  # of a JPEG, in pixels
+_PANEL = COLUMN, COLUMN
+_PADDING = 1.15  # factor by which a person's box grows before it is cut out
+_MOST_ROWS = 20  # of an overview
 
 
-class Scene(NamedTuple):
-    """An image with predictions and annotated persons, and their mean OKS."""
+class Comparison(NamedTuple):
+    """An annotated person, the predictions for the image, and which of them is closest."""
 
     image: Image
+    annotation: dict[str, Any]
     predictions: Predictions
-    ground_truth: list[dict[str, Any]]
+    best: int  # row of the prediction with the highest OKS
     oks: float
+    worst: int  # joint that lowers it most
+    distance: float  # of that joint, in pixels of the image
 
 
-def ground_truth_oks(keypoints: np.ndarray, annotation: dict[str, Any]) -> float:
-    """Object keypoint similarity of an annotated person with the closest of N predictions, float32 (N, 17, 2).
+def ground_truth_oks(keypoints: np.ndarray, annotation: dict[str, Any]) -> np.ndarray:
+    """Object keypoint similarity of N predictions with an annotated person, float64 (N,), from 0 to 1.
 
-    From 0 to 1, as pycocotools' ``computeOks`` defines it; 0 without a prediction.
+    Keypoints are float32 (N, 17, 2). The same as pycocotools' ``computeOks``.
     """
-    expected = np.array(annotation["keypoints"], np.float64).reshape(-1, 3)
-    labelled = expected[:, 2] > 0
-    variances = (2 * SIGMAS.astype(np.float64)) ** 2
-    squared = ((keypoints - expected[:, :2]) ** 2).sum(axis=2)
-    similarities = np.exp(-squared / variances / (annotation["area"] + np.spacing(1)) / 2)[:, labelled].mean(axis=1)
-    return float(similarities.max(initial=0.0))
+    return np.exp(-_errors(keypoints, annotation)).mean(axis=1)
 
 
 def write_pictures(folder: Path, number: int, predictions: Predictions, persons: PersonSet) -> Path:
-    """Draw the ``number`` images with the worst mean OKS and as many with the best, prediction beside ground truth.
+    """Draw the ``number`` annotated persons with the lowest OKS and as many with the highest, with their prediction.
 
-    Writes ``worst_1.jpg``, ``best_1.jpg`` and so on, fewer if there are fewer images, and ``overview.jpg`` with all of
-    them, whose path is returned. Raises KitError if no image has ground truth or the folder can't be written.
+    Writes ``worst_1.jpg``, ``best_1.jpg`` and so on, fewer if there are fewer persons, and ``overview.jpg`` with the
+    first 20 of each, whose path is returned. Raises KitError if no image has ground truth or the folder can't be
+    written.
     """
-    scenes = _scenes(predictions, persons)
-    number = min(number, (len(scenes) + 1) // 2)
+    ranked = _compare(predictions, persons)
+    number = min(number, (len(ranked) + 1) // 2)
     make_folder(folder)
-    pictures = []
-    for kind, ranked in (("worst", scenes[:number]), ("best", scenes[::-1][:number])):
-        for rank, scene in enumerate(ranked, 1):
-            pictures.append(_draw(f"{kind} {rank}", scene))
-            _write(folder / f"{kind}_{rank}.jpg", pictures[-1])
-    return _write(folder / "overview.jpg", _tile(pictures, columns=2, width=960))
+    keys = [Key("prediction"), Key("ground truth", DASHED), Key("other predictions", FAINT), Key("worst joint", None),
+            *SIDES, Key("hidden or low score", visibility=1)]
+    cards = []
+    for rank, pair in enumerate(zip(ranked[:number], ranked[::-1][:number], strict=True), 1):
+        for kind, comparison in zip(("worst", "best"), pair, strict=True):
+            card = _draw_comparison(f"{kind} {rank}", comparison)
+            write_jpeg(folder / f"{kind}_{rank}.jpg", make_sheet([card], keys))
+            cards += [card] * (rank <= _MOST_ROWS)
+    return write_jpeg(folder / "overview.jpg", make_sheet(cards, keys))
 
 
 def write_crops(folder: Path, rows: Sequence[int], predictions: Predictions, reference: Predictions,
                 persons: PersonSet, input_size: tuple[int, int]) -> Path:
-    """Draw the crops of some persons twice: with an engine's keypoints, and with the reference engine's.
+    """Draw an engine's keypoints and those of the reference engine, with an arrow at the joint that moved furthest.
 
     Both predictions are of the same persons, ``rows`` selects some. The input size is width and height of a crop.
     Returns the path of the picture. Raises KitError if it can't be written.
     """
     images = {image.id: image for image in persons.images}
-    pictures = [_draw_crop(images[predictions.persons[row].image_id], row, predictions, reference, input_size)
-                for row in rows]
-    return _write(make_folder(folder) / "overview.jpg", _tile(pictures, columns=5, width=2 * input_size[0]))
+    distances = crop_distances(predictions.keypoints, reference.keypoints, reference.scales, input_size)
+    lengths = np.where(reference.scores > KEYPOINT_SCORE_THRESHOLD, np.hypot(*np.moveaxis(distances, 2, 0)), 0)
+    cards = []
+    for rank, row in enumerate(rows, 1):
+        image, joint = images[predictions.persons[row].image_id], int(lengths[row].argmax())
+        view = cut(read_image(image), _grow(predictions.persons[row].bbox), _PANEL)
+        for found, style in ((reference, DASHED), (predictions, SOLID)):
+            draw_pose(view, found.keypoints[row], _visibility(found.scores[row]), style=style)
+        draw_arrow(view, reference.keypoints[row, joint], predictions.keypoints[row, joint])
+        cards.append(make_card(view, [f"{rank}: {_name(joint)}, {_pixels(lengths[row, joint])} of the crop",
+                                      image.path.name], _PANEL))
+    keys = [Key("this engine"), Key("reference", DASHED), Key("moved furthest", None), *SIDES,
+            Key("low score", visibility=1)]
+    return write_jpeg(make_folder(folder) / "overview.jpg", make_sheet(cards, keys))
+
+
+def write_photograph(path: Path, pixels: np.ndarray, predictions: Predictions, record: Record) -> Path:
+    """Draw the skeleton of the only person of ``predictions``, with the keypoints of an engine's record, on an image,
+    uint8 (H, W, 3), BGR. Returns the path. Raises KitError if it can't be written."""
+    side = SHEET - 2 * MARGIN
+    view = cut(pixels, _grow(predictions.persons[0].bbox), (side, side))
+    draw_pose(view, predictions.keypoints[0], _visibility(predictions.scores[0]),
+              make_skeleton(record.keypoints, record.num_keypoints), BOLD)
+    card = make_card(view, [photograph_line(predictions, record)], (side, view.canvas.shape[0]))
+    return write_jpeg(path, make_sheet([card], [*SIDES, Key("low score", visibility=1)]))
 
 
 def find_ground_truth(persons: PersonSet) -> dict[int, list[dict[str, Any]]]:
@@ -94,91 +131,70 @@ def find_ground_truth(persons: PersonSet) -> dict[int, list[dict[str, Any]]]:
     return found
 
 
-def _scenes(predictions: Predictions, persons: PersonSet) -> list[Scene]:
-    """The images that have ground truth, worst first. Raises KitError if there are none."""
+def _compare(predictions: Predictions, persons: PersonSet) -> list[Comparison]:
+    """The annotated persons, lowest OKS first. Raises KitError if there are none."""
     rows: dict[int, list[int]] = {}
     for row, person in enumerate(predictions.persons):
         rows.setdefault(person.image_id, []).append(row)
-    ground_truth, scenes = find_ground_truth(persons), []
+    ground_truth, found = find_ground_truth(persons), []
     for image in persons.images:
-        if expected := ground_truth.get(image.id):
-            found = predictions.take(rows[image.id])
-            oks = float(np.mean([ground_truth_oks(found.keypoints, annotation) for annotation in expected]))
-            scenes.append(Scene(image, found, expected, oks))
-    return sorted(scenes, key=lambda scene: scene.oks)
+        for annotation in ground_truth.get(image.id, ()):
+            taken = predictions.take(rows[image.id])
+            similarities, errors = ground_truth_oks(taken.keypoints, annotation), _errors(taken.keypoints, annotation)
+            best = int(similarities.argmax())
+            labelled = np.flatnonzero(np.array(annotation["keypoints"][2::3]) > 0)
+            worst = int(labelled[errors[best].argmax()])
+            moved = taken.keypoints[best, worst] - np.array(annotation["keypoints"][3 * worst:3 * worst + 2])
+            found.append(Comparison(image, annotation, taken, best, float(similarities[best]), worst,
+                                    float(np.hypot(*moved))))
+    return sorted(found, key=lambda comparison: comparison.oks)
 
 
-def _draw(name: str, scene: Scene) -> np.ndarray:
-    """One image twice, uint8 (H + caption, 2 W, 3), BGR: with predictions, boxes and scores, and with ground truth."""
-    right = read_image(scene.image)
-    left, found = right.copy(), scene.predictions
-    for person, keypoints, scores in zip(found.persons, found.keypoints, found.scores, strict=True):
-        x1, y1, x2, y2 = _to_pixels(person.bbox)
-        cv2.rectangle(left, (x1, y1), (x2, y2), (200, 200, 200), 1)
-        _skeleton(left, keypoints, scores > KEYPOINT_SCORE_THRESHOLD, _PREDICTION)
-        _text(left, f"{scores.mean():.2f}", (x1 + 2, max(y1 - 4, 10)))
-    for annotation in scene.ground_truth:
-        expected = np.array(annotation["keypoints"], np.float32).reshape(-1, 3)
-        _skeleton(right, expected[:, :2], expected[:, 2] > 0, _GROUND_TRUTH)
-    picture = cv2.copyMakeBorder(np.hstack([left, right]), _CAPTION, 0, 0, 0, cv2.BORDER_CONSTANT)
-    _text(picture, f"{name}: {scene.image.path.name}, prediction, OKS {scene.oks:.3f}", (4, 13))
-    _text(picture, "ground truth", (scene.image.width + 4, 13))
-    return picture
+def _errors(keypoints: np.ndarray, annotation: dict[str, Any]) -> np.ndarray:
+    """What OKS takes as the exponent of each labelled keypoint, float64 (N, labelled)."""
+    expected = np.array(annotation["keypoints"], np.float64).reshape(-1, 3)
+    squared = ((keypoints - expected[:, :2]) ** 2).sum(axis=2)
+    errors = squared / (2 * SIGMAS.astype(np.float64)) ** 2 / (annotation["area"] + np.spacing(1)) / 2
+    return np.nan_to_num(errors, nan=np.inf, posinf=np.inf)[:, expected[:, 2] > 0]
 
 
-def _draw_crop(image: Image, row: int, predictions: Predictions, reference: Predictions, input_size: tuple[int, int]
-               ) -> np.ndarray:
-    center, scale = preprocess.box_to_center_scale(predictions.persons[row].bbox, input_size)
-    pixels = preprocess.crop_person(read_image(image), center, scale, input_size)
-    shown = reference.scores[row] > KEYPOINT_SCORE_THRESHOLD
-    panels = []
-    for name, found in (("engine", predictions), ("reference", reference)):
-        panels.append(pixels.copy())
-        in_crop = (found.keypoints[row] - center + 0.5 * scale) / scale * np.array(input_size)
-        _skeleton(panels[-1], in_crop, shown, _PREDICTION)
-        _text(panels[-1], name, (4, 13))
-    return np.hstack(panels)
+def _draw_comparison(name: str, comparison: Comparison) -> np.ndarray:
+    """A card: the person with ground truth and prediction; other predictions are the fainter, the lower their box's
+    score."""
+    image, annotation, found, best, oks, worst, distance = comparison
+    expected = np.array(annotation["keypoints"], np.float64).reshape(-1, 3)
+    labelled = expected[:, 2] > 0
+    x, y, width, height = annotation["bbox"]
+    points = np.clip(expected[labelled, :2], 0, (image.width, image.height))
+    corners = np.array([points.min(axis=0), points.max(axis=0), (x, y), (x + width, y + height)])
+    view = cut(read_image(image), _grow(np.concatenate([corners.min(axis=0), corners.max(axis=0)])), _PANEL)
+    for row, keypoints in enumerate(found.keypoints):
+        if row != best:
+            visibility = 2 * (found.scores[row] > KEYPOINT_SCORE_THRESHOLD)
+            opacity = float(np.clip(found.persons[row].score, 0, 0.7))
+            draw_pose(view, keypoints, visibility, style=FAINT, opacity=opacity)
+    draw_pose(view, expected[:, :2], np.maximum(expected[:, 2], 0), style=DASHED)
+    draw_pose(view, found.keypoints[best], _visibility(found.scores[best]))
+    draw_arrow(view, expected[worst, :2], found.keypoints[best, worst])
+    return make_card(view, [f"{name}: OKS {oks:.3f}", f"{_name(worst)}, {_pixels(distance)}",
+                            f"area {annotation['area']:,.0f}, {labelled.sum()} of {len(expected)} labelled",
+                            image.path.name], _PANEL)
 
 
-def _skeleton(image: np.ndarray, keypoints: np.ndarray, shown: np.ndarray, colours: list[tuple[int, int, int]]) -> None:
-    points = [_to_pixels(np.rint(point)) for point in keypoints]
-    for start, end in _LIMBS:
-        if shown[start] and shown[end]:
-            colour = colours[start] if colours[start] == colours[end] else _MIDDLE
-            cv2.line(image, points[start], points[end], colour, 2, cv2.LINE_AA)
-    for point, colour, visible in zip(points, colours, shown, strict=True):
-        if visible:
-            cv2.circle(image, point, 3, colour, -1, cv2.LINE_AA)
+def _visibility(scores: np.ndarray) -> np.ndarray:
+    """Joints of low score hollow; those without a positive one lie nowhere."""
+    return np.where(scores > KEYPOINT_SCORE_THRESHOLD, 2, scores > 0)
 
 
-def _to_pixels(numbers: np.ndarray) -> list[int]:
-    return [int(number) for number in np.clip(numbers, -_FAR, _FAR)]
+def _grow(box: np.ndarray) -> np.ndarray:
+    x1, y1, x2, y2 = box.astype(np.float64)
+    dx, dy = (_PADDING - 1) / 2 * (x2 - x1), (_PADDING - 1) / 2 * (y2 - y1)
+    return np.array([x1 - dx, y1 - dy, x2 + dx, y2 + dy])
 
 
-def _text(image: np.ndarray, text: str, corner: tuple[int, int]) -> None:
-    for colour, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
-        cv2.putText(image, text, corner, cv2.FONT_HERSHEY_SIMPLEX, 0.42, colour, thickness, cv2.LINE_AA)
+def _name(joint: int) -> str:
+    return COCO_KEYPOINTS[joint].replace("_", " ")
 
 
-def _tile(pictures: Sequence[np.ndarray], columns: int, width: int) -> np.ndarray:
-    """Pictures under and beside each other, uint8 (H, columns * width, 3): ``width`` pixels wide, or less if they would
-    be higher than twice that."""
-    scaled = [_fit(picture, width, 2 * width) for picture in pictures]
-    height = max(p.shape[0] for p in scaled)
-    padded = [cv2.copyMakeBorder(p, 0, height - p.shape[0], 0, width - p.shape[1], cv2.BORDER_CONSTANT) for p in scaled]
-    padded += [np.zeros_like(padded[0])] * (-len(padded) % columns)
-    return np.vstack([np.hstack(padded[i:i + columns]) for i in range(0, len(padded), columns)])
-
-
-def _fit(picture: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Resize a picture to a width, or to a height if it would be higher."""
-    scale = min(width / picture.shape[1], height / picture.shape[0])
-    size = [max(1, round(side * scale)) for side in picture.shape[1::-1]]
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-
-
-def _write(path: Path, picture: np.ndarray) -> Path:
-    if max(picture.shape) > _LONGEST_SIDE:
-        picture = _fit(picture, _LONGEST_SIDE, _LONGEST_SIDE)
-    write_bytes(path, cv2.imencode(".jpg", picture)[1].tobytes())
-    return path
+def _pixels(distance: float) -> str:
+    return f"{distance:.1f} px" if distance < 10 else f"{distance:,.0f} px"

@@ -71,7 +71,7 @@ def test_notes() -> None:
 
 def test_clear_output_removes_what_the_kit_wrote(tmp_path: Path) -> None:
     ours = ["summary.json", "keypoints.json", "pictures/worst_1.jpg", "pictures/best_12.jpg", "pictures/overview.jpg",
-            "agreement/overview.jpg", "loadgen/mlperf_log_detail.txt"]
+            "agreement/overview.jpg", "loadgen/mlperf_log_detail.txt", "skeleton.jpg"]
     for name in (*ours, "mine.txt", "pictures/mine.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()

@@ -1,0 +1,172 @@
+"""inference.py --picture: the skeleton on one photograph."""
+
+import common
+
+import dataclasses
+import json
+import shutil
+import struct
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from helpers import draw_dataset, small_config
+
+import inference
+from rtmpose.data.loader import read_photograph
+from rtmpose.engines import load_engine
+from rtmpose.engines.build import build_engine, plan_build
+from rtmpose.engines.record import read_record, write_record
+from rtmpose.evaluate import predict
+
+LEFT, RIGHT = (20, 140, 255), (255, 130, 40)
+
+
+def run_here(monkeypatch: pytest.MonkeyPatch, engine: Path, photo: Path, output: Path, *options: object) -> int:
+    """Run inference.py in this process; returns its exit code."""
+    given = ("--engine", engine, "--picture", photo, "--output", output, *options)
+    monkeypatch.setattr(sys, "argv", ["inference.py", *map(str, given)])
+    return common.exit_code(inference.main)
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    """A photograph, 320 x 240."""
+    pixels = np.random.default_rng(0).integers(90, 110, (240, 320, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "photo.png"), pixels)
+    return tmp_path / "photo.png"
+
+
+def test_keypoints_are_those_of_a_data_set_with_that_box(engine_file: Path, tmp_path: Path) -> None:
+    """Predicted for one person and drawn from the same image as among all persons of a set."""
+    content = draw_dataset(tmp_path / "set", images=1)
+    boxes = [{"image_id": 1, "category_id": 1, "bbox": [10.5, 20, 90, 130], "score": 1}]
+    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+    persons = inference.load_persons(tmp_path / "set", tmp_path / "boxes.json")
+    engine = load_engine(engine_file)
+    pixels = read_photograph(tmp_path / "set/images/val2017" / content["images"][0]["file_name"])
+    one = predict.predict_person(engine, pixels, inference.box_in_image([10.5, 20, 90, 130], *pixels.shape[1::-1]))
+    all_of_them = predict.predict(engine, persons).predictions
+    assert np.array_equal(one.keypoints, all_of_them.keypoints)
+    assert np.array_equal(one.scores, all_of_them.scores)
+
+
+def test_skeleton_is_drawn_on_the_photograph(engine_file: Path, photo: Path, tmp_path: Path,
+                                             monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+                                             ) -> None:
+    monkeypatch.setenv("DATASETS_DIR", "/nowhere")
+    assert run_here(monkeypatch, engine_file, photo, tmp_path / "out") == 0
+    printed = capsys.readouterr().out
+    assert f"Picture: {tmp_path / 'out/skeleton.jpg'}" in printed and " of 17 keypoints (coco) score above " in printed
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["skeleton.jpg"]
+    assert cv2.imread(str(tmp_path / "out/skeleton.jpg")).shape[1] == 1280
+    predictions = predict.predict_person(load_engine(engine_file), read_photograph(photo),
+                                         np.float32([0, 0, 320, 240]))
+    drawn = cv2.imread(str(tmp_path / "out/skeleton.jpg"))[-16 - 10 - 38 - 936:-16 - 10 - 38, 16:-16].astype(int)
+    zoom, inside = 1248 / 320, 0
+    for joint, (point, score) in enumerate(zip(predictions.keypoints[0], predictions.scores[0], strict=True)):
+        column, row = np.rint((point + 0.5) * zoom - 0.5).astype(int)
+        if joint and score > 0 and 8 < column < 1240 and 8 < row < 928:
+            around = drawn[row - 8:row + 9, column - 8:column + 9].reshape(-1, 3)
+            inside += 1
+            assert np.abs(around - (LEFT if joint % 2 else RIGHT)).max(axis=1).min() < 40, joint
+    assert inside >= 4
+
+
+def test_box_is_enlarged(engine_file: Path, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.full((240, 320, 3), 100, np.uint8)
+    pixels[100:200, 150:250] = (0, 0, 255)
+    cv2.imwrite(str(photo), pixels)
+    shares = []
+    for options in ((), ("--bbox", "145,95,110,110"), ("--bbox=-40,0,60,60",)):
+        assert run_here(monkeypatch, engine_file, photo, tmp_path / "out", *options) == 0
+        picture = cv2.imread(str(tmp_path / "out/skeleton.jpg")).astype(int)
+        shares.append((np.abs(picture - (0, 0, 255)).max(axis=2) < 60).mean())
+    assert shares[1] > 2 * shares[0] and shares[2] < shares[1]
+
+
+def test_other_skeletons(model_files: dict[str, Path], photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                         capsys: pytest.CaptureFixture[str]) -> None:
+    """An engine on which no AP can be measured: 26 keypoints, with their names or without."""
+    import torch
+
+    from rtmpose.model.checkpoint import load_network
+    from rtmpose.model.config import build_estimator, read_config
+    from rtmpose.model.export import export
+    config = tmp_path / "halpe.py"
+    config.write_text(small_config(26))
+    torch.manual_seed(0)
+    torch.save({"state_dict": build_estimator(read_config(config).model, config).state_dict()}, tmp_path / "halpe.pth")
+    export(load_network(config, tmp_path / "halpe.pth"), tmp_path / "halpe.onnx", {}, simplify_it=False)
+    engine = tmp_path / "halpe.engine"
+    build_engine(plan_build(tmp_path / "halpe.onnx", engine, 2, "fp32", "onnxruntime"))
+    pictures = []
+    for skeleton in ("halpe26", "unknown"):
+        assert run_here(monkeypatch, engine, photo, tmp_path / "out", "--batchsize", 2) == 0
+        assert f" of 26 keypoints ({skeleton}) score above 0.2" in capsys.readouterr().out
+        pictures.append((tmp_path / "out/skeleton.jpg").read_bytes())
+        write_record(engine, dataclasses.replace(read_record(engine), keypoints=(), skeleton="unknown"))
+    assert pictures[0] != pictures[1]
+
+
+def big_bmp() -> bytes:
+    """The header of a bitmap of 60,000 x 60,000 pixels."""
+    return b"BM" + struct.pack("<IHHI", 54, 0, 0, 54) + struct.pack("<IiiHHIIiiII", 40, 60000, 60000, 1, 24, *[0] * 6)
+
+
+def big_png() -> bytes:
+    """The header of a PNG of 60,000 x 60,000 pixels."""
+    return b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+
+
+@pytest.mark.parametrize(("content", "options", "message"), [
+    (None, (), "no_photo: can't be read (No such file or directory), expected a photograph"),
+    (b"", (), "no_photo: is no image or was cut off (0 bytes)"),
+    (b"not a picture", (), "no_photo: is no image or was cut off"),
+    (b"\xff\xd8\xff\xe0", (), "no_photo: is damaged or was cut off"),
+    (big_png(), (), "no_photo: is 60000x60000 pixels, expected at most 268435456; reduce it"),
+    (big_bmp(), (), "no_photo: is no image or was cut off"),
+    ("photo", ("--bbox", "320,0,10,10"), "--bbox: bbox [320.0, 0.0, 10.0, 10.0] lies outside its image of 320x240"),
+    ("photo", ("--bbox=-20,0,10,10",), "lies outside its image of 320x240; expected x,y,w,h in pixels of "),
+    ("photo", ("--bbox", "1,2,1e-30,4"), "is empty"),
+    ("photo", ("--bbox", "1,2,1e30,4"), "not 4 finite numbers below 1e+12"),
+    ("photo", ("--batchsize", "9"), "--batchsize says 9"),
+    ("output", (), "skeleton.jpg: is an input as well, and would be lost"),
+])
+def test_photographs_and_boxes_that_are_refused(engine_file: Path, photo: Path, tmp_path: Path, content: bytes | str,
+                                                monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
+                                                options: tuple[str, ...], message: str) -> None:
+    """In one line, and nothing is written."""
+    given, output = photo, tmp_path / "out"
+    if content == "output":
+        output.mkdir()
+        given = Path(shutil.copy(photo, output / "skeleton.jpg"))
+    elif content != "photo":
+        given = tmp_path / "no_photo"
+        if content is not None:
+            given.write_bytes(content)
+    before = given.read_bytes() if given.exists() else None
+    assert run_here(monkeypatch, engine_file, given, output, *options) == 2
+    errors = capfd.readouterr().err.splitlines()
+    assert len(errors) == 1 and message in errors[0]
+    assert (given.read_bytes() if given.exists() else None) == before
+    assert content == "output" or not (output / "skeleton.jpg").exists()
+
+
+def test_pipe_and_folder_are_refused(engine_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                     capfd: pytest.CaptureFixture[str]) -> None:
+    for given, message in (("/dev/zero", "is a pipe or a device, expected a regular file of a photograph"),
+                           (tmp_path, "can't be read (Is a directory)")):
+        assert run_here(monkeypatch, engine_file, given, tmp_path / "out") == 2
+        assert message in capfd.readouterr().err
+
+
+def test_boxes_far_larger_than_the_photograph(engine_file: Path, photo: Path, tmp_path: Path,
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    for size in ((1, 1), (3000, 10), (10, 3000)):
+        cv2.imwrite(str(photo), np.full((*size, 3), 100, np.uint8))
+        for options in ((), ("--bbox=-5e11,-5e11,9e11,9e11",), ("--bbox", "0.5,0.5,0.1,0.1")):
+            assert run_here(monkeypatch, engine_file, photo, tmp_path / "out", *options) == 0
+            assert cv2.imread(str(tmp_path / "out/skeleton.jpg")).shape[1] == 1280
