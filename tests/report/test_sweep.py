@@ -114,7 +114,7 @@ def test_page_escapes_and_draws_one_cell(swept: Path) -> None:
     """Also without FP32, so that there is nothing to compare with."""
     cell = read(swept, "fp16", 2)
     del cell.accuracy["agreement"]
-    cell.throughput["engine"]["source"]["config"] = "<i>&.py"
+    cell.accuracy["engine"]["source"]["config"] = "<i>&.py"
     failed = Cell("int8", 2, cell.folder, cell.engine, failure="<script>alert(1)</script>")
     content = draw_page([cell, failed])
     page = Page(content)

@@ -109,7 +109,7 @@ def test_missing_files_and_broken_summaries_are_user_errors(write: Callable, che
 
 def test_table_has_a_row_a_cell(write: Callable) -> None:
     folder = write(lambda accuracy, throughput: throughput.update(
-        repeats={"values": [99, 100, 102], "interval": [98, 102], "confidence": 0.95, "method": "t"}))
+        fps=100.0, repeats={"values": [99, 100, 102], "interval": [98, 102], "confidence": 0.95, "method": "t"}))
     accuracy = json.loads((folder / "cells/fp32_bs4/accuracy/summary.json").read_text())
     rows = results_table.results_table(folder.parent).splitlines()
     assert len(rows) == 3
