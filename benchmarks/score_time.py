@@ -142,8 +142,7 @@ def score_mmpose(folder: Path) -> Sample:
     metric = metrics.CocoMetric(ann_file=str(folder / ANNOTATIONS), outfile_prefix=str(folder / "mmpose"))
     metric.dataset_meta = dataset.metainfo
     module = importlib.import_module(metrics.CocoMetric.__module__)
-    logging.disable()
-    with (contextlib.redirect_stdout(io.StringIO()), patch.object(module, "oks_nms", timed(seconds, "suppress", module.oks_nms)),
+    with (patch.object(module, "oks_nms", timed(seconds, "suppress", module.oks_nms)),
           patch.object(metric, "results2json", timed(seconds, WRITE, metric.results2json)),
           patch.object(metric, "_do_python_keypoint_eval",
                        timed(seconds, "evaluate", metric._do_python_keypoint_eval))):
@@ -164,9 +163,16 @@ def in_own_process(score: Callable[[Path], Sample], folder: Path) -> Callable[[]
     """The measurement of a side in a new process, which has a peak memory of its own."""
     def measure() -> Sample:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            return pool.submit(score, folder).result()
+            return pool.submit(quietly, score, folder).result()
 
     return measure
+
+
+def quietly(score: Callable[[Path], Sample], folder: Path) -> Sample:
+    """A side's measurement without what mmpose and its evaluator print."""
+    logging.disable()
+    with contextlib.redirect_stdout(io.StringIO()):
+        return score(folder)
 
 
 def table(kit: list[Counter[str]], other: list[Counter[str]]) -> str:
