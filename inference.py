@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rtmpose.data.dataset import DataSet, PersonSet, box_in_image, find_data_set, load_persons
+from rtmpose.data.dataset import DataSet, PersonSet, find_data_set, load_persons, to_corners
 from rtmpose.data.loader import read_photograph
 from rtmpose.data.postprocess import COCO_KEYPOINTS
 from rtmpose.engines import Engine, load_engine
@@ -195,7 +195,7 @@ def draw_photograph(args: argparse.Namespace) -> int:
     pixels = read_photograph(args.picture)
     height, width = pixels.shape[:2]
     try:
-        bbox = box_in_image(args.bbox or (0, 0, width, height), width, height)
+        (bbox,) = to_corners([args.bbox or (0, 0, width, height)], [(width, height)])
     except ValueError as error:
         raise KitError(f"--bbox: {error}; expected x,y,w,h in pixels of {args.picture}") from error
     engine = load_engine(args.engine)

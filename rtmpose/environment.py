@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import datetime
+import gc
 import hashlib
 import importlib.util
 import os
@@ -10,7 +11,7 @@ import platform
 import re
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -129,6 +130,18 @@ def describe_machine() -> dict[str, Any]:
     return {"cpu": cpu_name(), "cores": count_cores(), "gpu": gpu.name if gpu else None,
             "compute_capability": gpu.compute_capability if gpu else None,
             "cuda": gpu.cuda_version if gpu else None, **describe_driver(), "os": platform.platform()}
+
+
+@contextlib.contextmanager
+def paused_gc() -> Iterator[None]:
+    """Pause the garbage collector, which walks through all records again and again while more are made."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def peak_memory_mib() -> float | None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rtmpose.errors import KitError
 from rtmpose.files import read_json
 
@@ -122,3 +124,12 @@ def check_numbers(name: str, numbers: Sequence[float], length: int) -> None:
     """Raise ValueError unless ``numbers`` are ``length`` finite numbers below 10^12."""
     if len(numbers) != length or not all(isinstance(n, (int, float)) and abs(n) < _LIMIT for n in numbers):
         raise ValueError(f"{name} is {numbers!r:.60}, not {length} finite numbers below {_LIMIT:g}")
+
+
+def to_array(name: str, rows: Sequence[Sequence[float]], length: int) -> np.ndarray:
+    """float32 (N, length). Raise ValueError, as :func:`check_numbers` does of one row, if any is no such numbers."""
+    array = np.array(rows)
+    if (array.shape != (len(rows), length) or array.dtype.kind not in "bif"
+            or not (np.abs(array, dtype=np.float64) < _LIMIT).all()):
+        raise ValueError(f"{name} is {rows[0]!r:.60}, not {length} finite numbers below {_LIMIT:g}")
+    return array.astype(np.float32)

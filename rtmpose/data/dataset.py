@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from rtmpose.data.annotations import BROKEN, Annotations, check_numbers, read_annotations, reason
+from rtmpose.data.annotations import BROKEN, Annotations, read_annotations, reason, to_array
+from rtmpose.environment import paused_gc
 from rtmpose.errors import KitError
 from rtmpose.files import file_mode, is_folder, read_json
 
@@ -66,6 +67,7 @@ class DataSet:
         return f"{self.annotations} and {self.images}"
 
 
+@paused_gc()
 def load_persons(data_set: DataSet | str | Path | None, detections: str | Path | None = None,
                  limit: int | None = None) -> PersonSet:
     """Read the persons of a data set. Raises KitError if a file is missing, broken or contradictory.
@@ -162,39 +164,45 @@ def _detected_persons(path: Path, records: dict[int, dict[str, Any]], person_id:
     detections = read_json(path, "detections in COCO result format")
     if not isinstance(detections, list):
         raise KitError(f"{path}: is no list, expected detections in COCO result format (a list of objects)")
-    persons = []
-    for index, detection in enumerate(detections):
-        try:
-            if detection["category_id"] == person_id:
-                persons.append(_detected_person(index, detection, records))
-        except BROKEN as error:
-            raise KitError(f"{path}: detection {index}: {reason(error)}; expected image_id, category_id, "
-                           "bbox [x, y, width, height] in pixels and score, for images of the annotations") from error
+    try:
+        persons = _to_persons(detections, records, person_id)
+    except BROKEN:
+        for index, detection in enumerate(detections):
+            try:
+                _to_persons([detection], records, person_id)
+            except BROKEN as error:
+                raise KitError(f"{path}: detection {index}: {reason(error)}; expected image_id, category_id, "
+                               "bbox [x, y, width, height] in pixels and score, for images of the annotations"
+                               ) from error
+        raise
     if not persons:
         raise KitError(f"{path}: holds no detection of category {person_id}, the annotations' persons; expected a "
                        "detector's boxes with that category_id")
     return persons
 
 
-def _detected_person(index: int, detection: dict[str, Any], records: dict[int, dict[str, Any]]) -> Person:
-    if detection["image_id"] not in records:
-        raise ValueError(f"unknown image {detection['image_id']!r:.60}")
-    record = records[detection["image_id"]]
-    bbox = box_in_image(detection["bbox"], record["width"], record["height"])
-    check_numbers("score", [detection["score"]], 1)
-    return Person(index, detection["image_id"], bbox, np.float32(detection["score"]))
+def _to_persons(detections: list[dict[str, Any]], records: dict[int, dict[str, Any]], person_id: int | str
+                ) -> list[Person]:
+    """The persons among detections. Raises one of :data:`BROKEN`, which says why if there is one detection only."""
+    rows = [row for row, detection in enumerate(detections) if detection["category_id"] == person_id]
+    if not rows:
+        return []
+    images, given, scores = ([detections[row][key] for row in rows] for key in ("image_id", "bbox", "score"))
+    if not all(image in records for image in images):
+        raise ValueError(f"unknown image {images[0]!r:.60}")
+    bboxes = to_corners(given, [(records[image]["width"], records[image]["height"]) for image in images])
+    return list(map(Person, rows, images, bboxes, to_array("score", [scores], len(rows))[0]))
 
 
-def box_in_image(numbers: Sequence[float], width: int, height: int) -> np.ndarray:
-    """A box given as x, y, width, height in pixels: float32 (4,), x1 y1 x2 y2.
+def to_corners(given: Sequence[Sequence[float]], sizes: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Boxes given as x, y, width, height in pixels, one in each image of width and height: float32 (N, 4), x1 y1 x2 y2.
 
-    Raises ValueError if it isn't four finite numbers, is empty, or lies outside an image of ``width`` x ``height``.
+    Raises ValueError, which names the first box, if any isn't four finite numbers, is empty, or lies outside its image.
     """
-    check_numbers("bbox", numbers, 4)
-    bbox = np.array(numbers, np.float32)
-    bbox[2:] += bbox[:2]
-    if bbox[2] <= bbox[0] or bbox[3] <= bbox[1]:
-        raise ValueError(f"bbox {numbers} is empty")
-    if bbox[0] >= width or bbox[1] >= height or bbox[2] <= 0 or bbox[3] <= 0:
-        raise ValueError(f"bbox {numbers} lies outside its image of {width}x{height}")
-    return bbox
+    bboxes = to_array("bbox", given, 4)
+    bboxes[:, 2:] += bboxes[:, :2]
+    if (bboxes[:, 2:] <= bboxes[:, :2]).any():
+        raise ValueError(f"bbox {given[0]} is empty")
+    if (bboxes[:, :2] >= np.array(sizes)).any() or (bboxes[:, 2:] <= 0).any():
+        raise ValueError(f"bbox {given[0]} lies outside its image of {'x'.join(map(str, sizes[0]))}")
+    return bboxes

@@ -12,16 +12,18 @@ from typing import Any
 
 import numpy as np
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from rtmpose.data.annotations import Annotations
 from rtmpose.data.dataset import PersonSet
 from rtmpose.data.postprocess import KEYPOINT_SCORE_THRESHOLD
+from rtmpose.environment import paused_gc
+from rtmpose.evaluate.matching import Evaluation
 from rtmpose.evaluate.predictions import Predictions
 from rtmpose.files import write_bytes
 
 METRICS = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
 OKS_NMS_THRESHOLD = 0.9
+OKS_AT_ONCE = 4096  # pairs of persons: they stay in a core's cache
 SIGMAS = np.array([.026, .025, .025, .035, .035, .079, .079, .072, .072, .062, .062, .107, .107,
                    .087, .087, .089, .089], np.float32)
 """Standard deviation of each COCO keypoint, relative to the person's size; float32 as in mmpose's OKS-NMS."""
@@ -38,15 +40,15 @@ def rescore(scores: np.ndarray, box_scores: np.ndarray) -> np.ndarray:
     return box_scores * (totals / np.maximum(counted.sum(axis=1), 1).astype(np.float32))
 
 
-def oks(keypoints: np.ndarray, area: np.float32, others: np.ndarray, areas: np.ndarray) -> np.ndarray:
-    """Object keypoint similarity of one person with N others (mmpose ``oks_iou``), float32 (N,), from 0 to 1.
+def oks(keypoints: np.ndarray, areas: np.ndarray, others: np.ndarray, other_areas: np.ndarray) -> np.ndarray:
+    """Object keypoint similarity of N persons with M others (mmpose ``oks_iou``), float32 (N, M), from 0 to 1.
 
-    Takes keypoints as float32 (17, 2) and (N, 17, 2), areas in square pixels as float32 and float32 (N,).
+    Takes keypoints as float32 (N, 17, 2) and (M, 17, 2), areas in square pixels as float32 (N,) and (M,).
     """
+    dx, dy = (others[..., axis] - keypoints[:, None, :, axis] for axis in (0, 1))
     variances = (SIGMAS * 2) ** 2
-    squared = ((others - keypoints) ** 2).sum(axis=-1)
-    mean_areas = (area + areas) / 2 + np.spacing(1)
-    return np.exp(-(squared / variances / mean_areas[:, None] / 2)).mean(axis=-1).astype(np.float32)
+    mean_areas = (areas[:, None] + other_areas) / 2 + np.spacing(1)
+    return np.exp((dx**2 + dy**2) / variances / mean_areas[..., None] / -2).mean(axis=-1).astype(np.float32)
 
 
 def oks_nms(keypoints: np.ndarray, scores: np.ndarray, areas: np.ndarray) -> list[int]:
@@ -55,14 +57,21 @@ def oks_nms(keypoints: np.ndarray, scores: np.ndarray, areas: np.ndarray) -> lis
     Takes float32 (N, 17, 2), (N,) and (N,).
     """
     order = scores.argsort()[::-1]
-    keep = []
-    while order.size:
-        best, rest = order[0], order[1:]
-        keep.append(int(best))
-        order = rest[oks(keypoints[best], areas[best], keypoints[rest], areas[rest]) <= OKS_NMS_THRESHOLD]
-    return keep
+    keypoints, areas = keypoints[order], areas[order]
+    kept: list[int] = []
+    dropped = np.zeros(len(order), bool)
+    step = 1 + OKS_AT_ONCE // (1 + len(order))
+    for start in range(0, len(order), step):
+        left = start + np.flatnonzero(~dropped[start:start + step])
+        alike = ~(oks(keypoints[left], areas[left], keypoints[start:], areas[start:]) <= OKS_NMS_THRESHOLD)
+        for row, others in zip(left.tolist(), alike, strict=True):
+            if not dropped[row]:
+                kept.append(row)
+                dropped[start:] |= others
+    return order[kept].tolist()
 
 
+@paused_gc()
 def to_results(predictions: Predictions, category_id: int | str = 1) -> list[dict[str, Any]]:
     """Rescore, apply OKS-NMS, and convert to COCO's result format.
 
@@ -77,26 +86,16 @@ def to_results(predictions: Predictions, category_id: int | str = 1) -> list[dic
     by_image: dict[int, list[int]] = {}
     for row in sorted(range(len(persons)), key=lambda row: persons[row].index):
         by_image.setdefault(persons[row].image_id, []).append(row)
-    results = []
-    for rows in by_image.values():
-        kept = [rows[i] for i in oks_nms(predictions.keypoints[rows], scores[rows], areas[rows])]
-        results += [_result(predictions, row, scores[row], category_id) for row in kept
-                    if (predictions.scores[row] > 0).any()]
-    return results
-
-
-def _result(predictions: Predictions, row: int, score: np.float32, category_id: int | str) -> dict[str, Any]:
-    person = predictions.persons[row]
-    x1, y1, x2, y2 = person.bbox
-    keypoints = np.column_stack([predictions.keypoints[row], predictions.scores[row]])
-    return {
-        "image_id": person.image_id,
-        "category_id": category_id,
-        "keypoints": keypoints.astype(np.float64).ravel(),
-        "score": float(score),
-        "bbox": np.stack([x1, y1, x2 - x1, y2 - y1]).tolist(),
-        "index": person.index,
-    }
+    positive = predictions.scores.max(axis=1) > 0
+    kept = [rows[i] for rows in by_image.values()
+            for i in oks_nms(predictions.keypoints[rows], scores[rows], areas[rows]) if positive[rows[i]]]
+    keypoints = np.concatenate([predictions.keypoints, predictions.scores[..., None]], axis=2, dtype=np.float64)
+    boxes = np.array([persons[row].bbox for row in kept], np.float32).reshape(-1, 4)
+    boxes[:, 2:] -= boxes[:, :2]
+    return [{"image_id": persons[row].image_id, "category_id": category_id, "keypoints": points, "score": score,
+             "bbox": bbox, "index": persons[row].index}
+            for row, points, score, bbox in zip(kept, keypoints.reshape(len(persons), -1)[kept],
+                                                scores[kept].tolist(), boxes.tolist(), strict=True)]
 
 
 def write_keypoints(path: Path, results: list[dict[str, Any]]) -> None:
@@ -105,10 +104,11 @@ def write_keypoints(path: Path, results: list[dict[str, Any]]) -> None:
     for result in sorted(results, key=lambda result: result["index"]):
         written = {**result, "keypoints": result["keypoints"].tolist()}
         del written["index"]
-        lines.append(json.dumps(written, allow_nan=False))
-    write_bytes(path, ("[" + ",\n ".join(lines) + "]\n").encode())
+        lines.append(json.dumps(written, allow_nan=False).encode())
+    write_bytes(path, b"[" + b",\n ".join(lines) + b"]\n")
 
 
+@paused_gc()
 def evaluate(results: list[dict[str, Any]], persons: PersonSet) -> tuple[dict[str, float], str]:
     """Compute COCO's ten keypoint numbers of results that :func:`to_results` returned.
 
@@ -128,12 +128,11 @@ def evaluate(results: list[dict[str, Any]], persons: PersonSet) -> tuple[dict[st
     return dict(zip(METRICS, map(float, evaluation.stats), strict=True)), printed.getvalue().rstrip()
 
 
-def prepare(annotations: Annotations, results: Sequence[dict[str, Any]]) -> COCOeval:
+def prepare(annotations: Annotations, results: Sequence[dict[str, Any]]) -> Evaluation:
     """pycocotools' evaluation of results, not run yet. pycocotools prints."""
-    ground_truth = _ground_truth(annotations)
-    # loadRes writes into the records and can't take an empty list.
-    detected = ground_truth.loadRes([dict(result) for result in results]) if results else _to_coco(annotations, [])
-    return COCOeval(ground_truth, detected, "keypoints")
+    detected = [{**result, "id": number, "area": result["bbox"][2] * result["bbox"][3]}
+                for number, result in enumerate(results, 1)]
+    return Evaluation(_ground_truth(annotations), _to_coco(annotations, detected), "keypoints")
 
 
 def _ground_truth(annotations: Annotations) -> COCO:

@@ -67,7 +67,10 @@ def test_other_persons_than_category_1(dataset: Callable, tmp_path: Path) -> Non
 @pytest.mark.parametrize("detection", [
     None, [], "text", 5, {"bbox": ["a", 1, 2, 3]}, {"bbox": "abcd"}, {"bbox": None}, {"bbox": [1, 2, float("inf"), 4]},
     {"bbox": [1, 2, 3]}, {"bbox": {}}, {"score": "high"}, {"score": float("inf")}, {"score": [1]}, {"score": 10**400},
-    {"image_id": [1]}, {"image_id": float("nan")}, {"image_id": "1"}, {"bbox": [1e11, 1, 1e11, 5]}], ids=repr)
+    {"image_id": [1]}, {"image_id": float("nan")}, {"image_id": "1"}, {"bbox": [1e11, 1, 1e11, 5]},
+    {"bbox": [[1, 2, 3, 4]]}, {"bbox": [[1], [2], [3], [4]]}, {"bbox": [-2**63, 1, 2, 3]}, {"bbox": [1, 2, 2**63, 3]},
+    {"bbox": [1, 2, None, 4]}, {"score": "0.5"}, {"score": -2**63}, {"score": None}, {"category_id": 1, "bbox": []}],
+    ids=repr)
 def test_broken_detections(drawn: Path, tmp_path: Path, detection: object) -> None:
     good = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 30, 40], "score": 0.5}
     path = tmp_path / "detections.json"
@@ -75,6 +78,29 @@ def test_broken_detections(drawn: Path, tmp_path: Path, detection: object) -> No
     with pytest.raises(KitError, match="detections.json: detection 1: .*; expected image_id, category_id, ") as error:
         load_persons(drawn, path)
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_the_first_broken_detection_is_named(drawn: Path, tmp_path: Path) -> None:
+    """A broken one of another category doesn't matter."""
+    good = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 30, 40], "score": 0.5}
+    path = tmp_path / "detections.json"
+    path.write_text(json.dumps([good, {"category_id": 2}, good, {**good, "bbox": [5, 5, 0, 9]}, {**good, "score": ""}]))
+    with pytest.raises(KitError, match=r"detections.json: detection 3: bbox \[5, 5, 0, 9\] is empty; expected"):
+        load_persons(drawn, path)
+
+
+def test_boxes_do_not_depend_on_the_other_detections(drawn: Path, tmp_path: Path) -> None:
+    """A file of whole numbers, truth values and fractions gives the boxes that each detection gives alone."""
+    boxes = [[1, 2, 30, 40], [1.1, 2.7, 30.3, 40], [True, 2, 30, 40], [5, 5, 0.5, 16777217], [0, 0, 10**11, 7]]
+    path = tmp_path / "detections.json"
+
+    def read(chosen: list[list[float]]) -> list[list[float]]:
+        path.write_text(json.dumps([{"image_id": 1, "category_id": 1, "bbox": bbox, "score": 1} for bbox in chosen]))
+        return [person.bbox.tolist() for person in load_persons(drawn, path)]
+
+    alone = [read([bbox])[0] for bbox in boxes]
+    assert read(boxes) == alone
+    assert alone[0] == [1, 2, 31, 42] and alone[2] == [1, 2, 31, 42]
 
 
 def test_annotations_of_another_name(dataset: Callable, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from pycocotools.cocoeval import COCOeval
 
 from rtmpose.data.annotations import read_annotations
 from rtmpose.data.dataset import ANNOTATIONS, PersonSet, load_persons
-from rtmpose.evaluate.coco_eval import METRICS, evaluate, oks_nms, rescore, to_results, write_keypoints
+from rtmpose.evaluate.coco_eval import METRICS, OKS_AT_ONCE, evaluate, oks_nms, rescore, to_results, write_keypoints
 from rtmpose.evaluate.predictions import Predictions
 
 Random = np.random.Generator
@@ -259,6 +259,17 @@ def test_oks_nms(spread: float, kind: str) -> None:
         assert kept == mmpose_oks_nms(keypoints, scores, areas)
         dropped += number - len(kept)
     assert dropped or spread > 5
+
+
+def test_oks_nms_of_more_persons_than_are_compared_at_once() -> None:
+    random = np.random.default_rng(0)
+    number = 200
+    assert number**2 > 5 * OKS_AT_ONCE
+    keypoints = random.uniform(0, 300, (60, 17, 2))[random.integers(0, 60, number)]
+    keypoints = (keypoints + random.normal(0, 3, keypoints.shape)).astype(np.float32)
+    areas, scores = random.uniform(2000, 20000, number).astype(np.float32), random.random(number).astype(np.float32)
+    kept = oks_nms(keypoints, scores, areas)
+    assert kept == mmpose_oks_nms(keypoints, scores, areas) and 60 < len(kept) < 180
 
 
 def mmpose_oks_nms(keypoints: np.ndarray, scores: np.ndarray, areas: np.ndarray) -> list[int]:

@@ -84,7 +84,8 @@ CLEAN = [100.0, 101.0, 99.0]
 
 def repeated(values: list[float], conditions: str = "clean") -> Callable[[dict[str, Any]], object]:
     return lambda summary: summary.update(
-        fps=float(np.median(values)), repeats={"values": values, "interval": [min(values), max(values)], "confidence": 0.95, "method": "t"},
+        fps=float(np.median(values)),
+        repeats={"values": values, "interval": [min(values), max(values)], "confidence": 0.95, "method": "t"},
         conditions={"verdict": conditions, "reasons": ["others took 38 % of the cores"]})
 
 

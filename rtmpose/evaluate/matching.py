@@ -1,0 +1,108 @@
+"""pycocotools' evaluation of keypoints: the same similarities and matches, to the bit, in a fraction of the time."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from pycocotools.cocoeval import COCOeval
+
+Record = dict[str, Any]
+Candidates = dict[int, list[tuple[float, int]]]  # by prediction: similarity and person
+
+
+class Evaluation(COCOeval):
+    """``COCOeval`` for keypoints, where accumulating and summarizing are pycocotools' own code."""
+
+    def _prepare(self) -> None:
+        """Sort the predictions of each image, best first, and keep those that count."""
+        super()._prepare()
+        for predictions in self._dts.values():
+            predictions.sort(key=lambda prediction: -prediction["score"])
+            del predictions[self.params.maxDets[-1]:]
+
+    def computeOks(self, imgId: int | str, catId: int | str) -> Any:
+        """Similarity of an image's D predictions with its G persons, float64 (D, G), or an empty list.
+
+        pycocotools does the same for one pair at a time.
+        """
+        persons, predictions = self._gts[imgId, catId], self._dts[imgId, catId]
+        if not persons or not predictions:
+            return []
+        points = np.array([prediction["keypoints"] for prediction in predictions], np.float64)
+        x, y = np.ascontiguousarray(points[:, 0::3]), np.ascontiguousarray(points[:, 1::3])
+        variances = (self.params.kpt_oks_sigmas * 2) ** 2
+        similarities = np.empty((len(predictions), len(persons)))
+        for column, person in enumerate(persons):
+            person_x, person_y, visibility = np.reshape(person["keypoints"], (-1, 3)).T
+            counted = np.flatnonzero(visibility > 0)
+            if len(counted):
+                dx, dy = x - person_x, y - person_y
+            else:  # distance to a box of three times the size
+                left, top, width, height = person["bbox"]
+                dx = np.maximum(0, left - width - x) + np.maximum(0, x - (left + width * 2))
+                dy = np.maximum(0, top - height - y) + np.maximum(0, y - (top + height * 2))
+                counted = np.arange(len(visibility))
+            errors = (dx**2 + dy**2) / variances / (person["area"] + np.spacing(1)) / 2
+            # NumPy adds contiguous rows, which take returns and an index may not, as pycocotools' single ones.
+            similarities[:, column] = np.exp(-errors.take(counted, axis=1)).sum(axis=1) / len(counted)
+        return similarities
+
+    def evaluateImg(self, imgId: int | str, catId: int | str, aRng: list[float], maxDet: int) -> Record | None:
+        """Match an image's predictions with its persons, of whom those outside an area range are ignored."""
+        persons, predictions = self._gts[imgId, catId], self._dts[imgId, catId]
+        if not persons and not predictions:
+            return None
+        ignored = [int(bool(person["ignore"]) or _is_outside(person, aRng)) for person in persons]
+        order = sorted(range(len(persons)), key=ignored.__getitem__)
+        persons, ignored = [persons[i] for i in order], [ignored[i] for i in order]
+        crowds = [bool(person["iscrowd"]) for person in persons]
+        thresholds, similarities = np.minimum(self.params.iouThrs, 1 - 1e-10).tolist(), self.ious[imgId, catId]
+        candidates = _list_candidates(similarities[:, order], min(thresholds)) if len(similarities) else {}
+        found = np.zeros((len(thresholds), len(persons)))
+        matches = np.zeros((len(thresholds), len(predictions)))
+        match_ignored = np.zeros(matches.shape, bool)
+        for row, threshold in enumerate(thresholds):
+            for column, match in _match(candidates, threshold, ignored, crowds):
+                matches[row, column], match_ignored[row, column] = persons[match]["id"], ignored[match]
+                found[row, match] = predictions[column]["id"]
+        outside = np.array([_is_outside(prediction, aRng) for prediction in predictions], bool)
+        return {"image_id": imgId, "category_id": catId, "aRng": aRng, "maxDet": maxDet,
+                "gtIds": [person["id"] for person in persons], "gtMatches": found, "gtIgnore": np.array(ignored),
+                "dtIds": [prediction["id"] for prediction in predictions], "dtMatches": matches,
+                "dtScores": [prediction["score"] for prediction in predictions],
+                "dtIgnore": match_ignored | ((matches == 0) & outside)}
+
+
+def _is_outside(record: Record, area_range: list[float]) -> bool:
+    return bool(record["area"] < area_range[0] or record["area"] > area_range[1])
+
+
+def _list_candidates(similarities: np.ndarray, least: float) -> Candidates:
+    """Who is at least so similar to a prediction; most predictions of a detector's boxes are to nobody."""
+    candidates: Candidates = {}
+    rows, columns = np.nonzero(similarities >= least)
+    values = similarities[rows, columns].tolist()
+    for row, column, similarity in zip(rows.tolist(), columns.tolist(), values, strict=True):
+        candidates.setdefault(row, []).append((similarity, column))
+    return candidates
+
+
+def _match(candidates: Candidates, threshold: float, ignored: list[int], crowds: list[bool]
+           ) -> Iterator[tuple[int, int]]:
+    """Each prediction's most similar person that is free, the last among equals, an ignored one if there is no other.
+
+    Ignored persons are last. A crowd stays free.
+    """
+    free = [True] * len(ignored)
+    for prediction, similar in candidates.items():
+        match, best = None, threshold
+        for similarity, person in similar:
+            if not free[person]:
+                continue
+            if match is not None and ignored[person] > ignored[match]:
+                break
+            if similarity >= best:
+                match, best = person, similarity
+        if match is not None:
+            free[match] = crowds[match]
+            yield prediction, match

@@ -1,0 +1,104 @@
+"""The kit's OKS and matches beside unmodified pycocotools, array by array, to the bit."""
+
+import contextlib
+import copy
+import io
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from rtmpose.evaluate.matching import Evaluation
+
+SEEDS = range(60)
+
+
+def draw(seed: int) -> tuple[dict, list[dict]]:
+    """A random set: crowds, twins, areas at the limits of COCO's ranges, persons without keypoints, images without
+    persons or predictions, up to 30 predictions an image, scores and similarities that are equal, two categories."""
+    random = np.random.default_rng(seed)
+    name = str if seed % 5 == 0 else int
+    images = [{"id": name(number)} for number in random.permutation(8)]
+    annotations: list[dict] = []
+    for image in images[:6]:
+        persons: list[dict] = []
+        for _ in range(random.integers(0, 7)):
+            person = copy.deepcopy(persons[-1]) if persons and random.random() < 0.3 else draw_person(random, image)
+            persons.append({**person, "id": len(annotations) + len(persons) + 1, "iscrowd": int(random.random() < 0.2),
+                            "area": float(random.choice([500, 32**2, 5000, 96**2, 20000, 1e-12]))})
+        annotations += persons
+    results = []
+    for image in images[1:]:
+        known = [a for a in annotations if a["image_id"] == image["id"]] or [draw_person(random, image)]
+        for _ in range(random.choice([0, 3, 30])):
+            person = known[random.integers(len(known))]
+            keypoints = np.array(person["keypoints"], float).reshape(17, 3)
+            keypoints[:, :2] += np.rint(random.normal(0, 1, (17, 2)) * random.choice([0, 0, 2, 5, 30]))
+            results.append({"image_id": image["id"], "category_id": person["category_id"],
+                            "bbox": random.choice([16, 32, 96, 120.5], 4).tolist(),
+                            "keypoints": keypoints.ravel().tolist(),
+                            "score": float(random.choice([0.25, 0.5, random.random()]))})
+    return {"images": images, "annotations": annotations, "categories": [{"id": 1}, {"id": 2}]}, results
+
+
+def draw_person(random: np.random.Generator, image: dict) -> dict:
+    """Some labelled keypoints, none, or coordinates with fractions."""
+    keypoints = random.integers(0, 300, (17, 3)) + random.choice([0, 0.3])
+    keypoints[:, 2] = random.integers(0, 3, 17) * (random.random() < 0.8)
+    return {"image_id": image["id"], "category_id": int(random.choice([1, 1, 1, 2])),
+            "bbox": random.integers(0, 150, 4).tolist(), "keypoints": keypoints.ravel().tolist(),
+            "num_keypoints": int((keypoints[:, 2] > 0).sum())}
+
+
+def evaluate(kind: type[COCOeval], content: dict, results: list[dict]) -> COCOeval:
+    """pycocotools' evaluation, or the kit's, of the same set."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = copy.deepcopy(content)
+        truth.createIndex()
+        evaluation = kind(truth, truth.loadRes(copy.deepcopy(results)), "keypoints")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation
+
+
+def check_same(found: object, expected: object) -> None:
+    """Same type, shape and bits."""
+    assert np.asarray(found).dtype == np.asarray(expected).dtype
+    np.testing.assert_array_equal(found, expected, strict=isinstance(expected, np.ndarray))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_arrays_are_those_of_pycocotools(seed: int) -> None:
+    content, results = draw(seed)
+    expected, found = evaluate(COCOeval, content, results), evaluate(Evaluation, content, results)
+    assert found.ious.keys() == expected.ious.keys()
+    for key, similarities in expected.ious.items():
+        check_same(found.ious[key], similarities)
+    for image, wanted in zip(found.evalImgs, expected.evalImgs, strict=True):
+        assert (image is None) == (wanted is None)
+        if wanted:
+            assert image.keys() == wanted.keys()
+            for key, value in wanted.items():
+                check_same(image[key], value)
+    for key in ("precision", "recall", "scores"):
+        check_same(found.eval[key], expected.eval[key])
+    check_same(found.stats, expected.stats)
+
+
+def test_sets_cover_their_cases() -> None:
+    crowd_twice = equal = ignored = nobody = cut = 0
+    for seed in SEEDS:
+        content, results = draw(seed)
+        evaluation = evaluate(COCOeval, content, results)
+        crowds = {a["id"] for a in content["annotations"] if a["iscrowd"]}
+        cut += sum(len(predictions) > 20 for predictions in evaluation._dts.values())
+        nobody += sum(image is None for image in evaluation.evalImgs)
+        for similarities in evaluation.ious.values():
+            equal += sum(len(set(row)) < len(row) and max(row) > 0.5 for row in np.asarray(similarities).tolist())
+        for image in filter(None, evaluation.evalImgs):
+            ignored += int((image["dtIgnore"] & (image["dtMatches"] > 0)).sum())
+            crowd_twice += sum(np.count_nonzero(image["dtMatches"] == crowd) > 10 for crowd in crowds)
+    assert min(crowd_twice, equal, ignored, nobody, cut) > 20
