@@ -3,7 +3,6 @@
 INT8 has one scale an activation, and the largest channel sets it: a channel that reaches a tenth as far has a tenth of
 the steps. So ``conv(x, w)`` becomes ``conv(x / f, w * f)`` with a factor a channel, which is the same in exact
 arithmetic. As in SmoothQuant (Xiao and others 2023) an exponent shares the loss between activations and weights.
-Runtimes fuse the division into the rounding behind it.
 """
 
 from copy import deepcopy
