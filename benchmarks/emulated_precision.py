@@ -24,6 +24,7 @@ from rtmpose.engines import backend
 from rtmpose.evaluate.accuracy import score
 from rtmpose.evaluate.predictions import Predictions, decode_batch, join
 from rtmpose.model import calibration, fp16, graph, int8
+from rtmpose.model.equalize import equalize
 
 BATCH = 8
 
@@ -34,9 +35,11 @@ def make_graphs(fp32: onnx.ModelProto, crops: calibration.CalibrationSet) -> Ite
     for power in (0, 8):
         yield f"FP16, final convolution x 2^{power}", emulate_fp16(scale_final_convolution(fp32, power))
     scheme = backend("tensorrt").INT8_SCHEME
-    ranges = calibration.find_ranges(fp32, scheme, crops.batches)
-    blocks = calibration.measure_sensitivity(fp32, ranges, scheme, crops.batches)
-    yield "INT8, the rest FP16", emulate_fp16(int8.quantize(fp32, ranges, scheme, blocks))
+    factors = calibration.find_factors(fp32, crops.batches)
+    equalized = equalize(fp32, factors)
+    ranges = calibration.find_ranges(equalized, scheme, crops.batches)
+    blocks = calibration.measure_sensitivity(equalized, ranges, scheme, crops.batches)
+    yield "INT8, the rest FP16", emulate_fp16(int8.quantize(fp32, factors, ranges, scheme, blocks))
 
 
 def emulate_fp16(model: onnx.ModelProto) -> onnx.ModelProto:

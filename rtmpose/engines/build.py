@@ -134,7 +134,7 @@ def set_precision(plan: Plan, facts: Facts, fixed: ModelProto) -> tuple[ModelPro
     scheme = BACKENDS[facts.backend].INT8_SCHEME
     cache = plan.engine_path.parent / f"rtmpose_{facts.onnx_sha256[:8]}_{facts.backend}.calibration.json"
     calibrated = calibration.calibrate(plan.model, facts.onnx_sha256, scheme, plan.crops, cache)
-    quantized = int8.quantize(fixed, calibrated.ranges, scheme, calibrated.blocks)
+    quantized = int8.quantize(fixed, calibrated.factors, calibrated.ranges, scheme, calibrated.blocks)
     mixed, kept = to_fp16(quantized) if scheme.rest_fp16 else (quantized, [])
     return mixed, kept, calibrated
 

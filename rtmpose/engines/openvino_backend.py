@@ -17,7 +17,7 @@ from rtmpose.model.int8 import Int8Scheme
 from rtmpose.timing import wall_clock
 
 # Unsigned, because OpenVINO computes signed activations wrong: the keypoints are far off those of the graph.
-INT8_SCHEME = Int8Scheme(signed=False, outputs=False, rest_fp16=False)
+INT8_SCHEME = Int8Scheme(signed=False, outputs=False, equalized=True, rest_fp16=False)
 
 # By default OpenVINO computes FP32 graphs in BF16 where the processor can.
 _CONFIG = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}

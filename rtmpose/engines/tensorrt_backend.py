@@ -29,7 +29,7 @@ from rtmpose.model.int8 import Int8Scheme
 from rtmpose.timing import wall_clock
 
 # TensorRT takes signed, symmetric INT8 only. The input of a convolution is quantized where it is made, after the SiLU.
-INT8_SCHEME = Int8Scheme(signed=True, outputs=False, rest_fp16=True)
+INT8_SCHEME = Int8Scheme(signed=True, outputs=False, equalized=True, rest_fp16=True)
 
 IN_FLIGHT = 2  # batches at a time: while one is computed, the next is uploaded and the one before is downloaded
 # Compute capabilities that TensorRT-RTX 1.7 lists.

@@ -1,11 +1,13 @@
-"""Calibration of INT8 on real crops: the range of every convolution's operands, and the effect of INT8 on the keypoints
-block by block. A JSON file beside the engine keeps both, with the facts they depend on, so that it is done once.
+"""Calibration of INT8 on real crops: the factors of channels, the range of every convolution's operands, and the effect
+of INT8 on the keypoints block by block. A JSON file beside the engine keeps them, with the facts they depend on, so
+that it is done once.
 """
 
 import contextlib
 import hashlib
 import io
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -22,13 +24,14 @@ from rtmpose.data.loader import iterate_batches
 from rtmpose.data.postprocess import decode
 from rtmpose.errors import KitError, first_line
 from rtmpose.files import read_sealed, sha256, temporary_folder, write_sealed
+from rtmpose.model.equalize import Factors, channel_factors, equalize, equalized_tensors
 from rtmpose.model.graph import OUTPUTS, count_macs, simplify
 from rtmpose.model.int8 import Block, Int8Scheme, Ranges, group_by_block, insert_quantization
 
 if TYPE_CHECKING:
     import onnxruntime
 
-RECIPE = 1  # increases when the same crops give another calibration, so that old caches are not used
+RECIPE = 2  # increases when the same crops give another calibration, so that old caches are not used
 
 # Share of a tensor's numbers that its scale covers. In the demo, 99.99 loses more AP, and 100 moves more keypoints.
 PERCENTILE = 99.999
@@ -55,7 +58,8 @@ class CalibrationSet:
 class Calibration:
     """Result of a calibration."""
 
-    ranges: Ranges
+    factors: Factors
+    ranges: Ranges  # of the equalized graph
     blocks: list[Block]
     cache: Path
     reused: bool  # whether it was read from the cache
@@ -93,7 +97,7 @@ def facts(scheme: Int8Scheme, crops: CalibrationSet) -> dict[str, Any]:
 
 def calibrate(model: onnx.ModelProto, onnx_sha256: str, scheme: Int8Scheme, crops: CalibrationSet, cache: Path
               ) -> Calibration:
-    """Find the ranges of an FP32 network with a dynamic batch, and the effect of INT8 block by block.
+    """Find factors and ranges of an FP32 network with a dynamic batch, and the effect of INT8 block by block.
 
     The result is kept in the file ``cache`` and read from there as long as the facts and the ONNX file are the same.
     """
@@ -101,10 +105,13 @@ def calibrate(model: onnx.ModelProto, onnx_sha256: str, scheme: Int8Scheme, crop
     if known := read_cache(cache, wanted):
         return known
     fixed = simplify(model, crops.batches[0].shape)
-    ranges = find_ranges(fixed, scheme, crops.batches)
-    blocks = measure_sensitivity(fixed, ranges, scheme, crops.batches)
-    write_sealed(cache, {"facts": wanted, "ranges": ranges, "blocks": [asdict(block) for block in blocks]})
-    return Calibration(ranges, blocks, cache, reused=False)
+    factors = find_factors(fixed, crops.batches) if scheme.equalized else {}
+    equalized = equalize(fixed, factors)
+    ranges = find_ranges(equalized, scheme, crops.batches)
+    blocks = measure_sensitivity(equalized, ranges, scheme, crops.batches)
+    write_sealed(cache, {"facts": wanted, "factors": factors, "ranges": ranges,
+                         "blocks": [asdict(block) for block in blocks]})
+    return Calibration(factors, ranges, blocks, cache, reused=False)
 
 
 def read_cache(cache: Path, wanted: dict[str, Any]) -> Calibration | None:
@@ -116,7 +123,18 @@ def read_cache(cache: Path, wanted: dict[str, Any]) -> Calibration | None:
     if content.get("facts") != wanted:
         return None
     ranges = {name: (low, high) for name, (low, high) in content["ranges"].items()}
-    return Calibration(ranges, [Block(**block) for block in content["blocks"]], cache, reused=True)
+    return Calibration(content["factors"], ranges, [Block(**block) for block in content["blocks"]], cache, reused=True)
+
+
+def find_factors(model: onnx.ModelProto, batches: Sequence[np.ndarray]) -> Factors:
+    """Factors that equalize the channels of all convolutions' inputs of an FP32 graph on real crops."""
+    opened, names = deepcopy(model), equalized_tensors(model)
+    opened.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names)
+    runner = session(opened)
+    reach = [[np.abs(tensor).max(axis=(0, 2, 3)) for tensor in runner.run(names, {model.graph.input[0].name: batch})]
+             for batch in batches]
+    return {name: channel_factors(np.max(of_batches, axis=0))
+            for name, of_batches in zip(names, zip(*reach, strict=True), strict=True)}
 
 
 def find_ranges(model: onnx.ModelProto, scheme: Int8Scheme, batches: Sequence[np.ndarray]) -> Ranges:

@@ -1,8 +1,9 @@
 """INT8 as Q/DQ nodes in the graph: which operators, in which scheme.
 
 Convolutions have INT8 operands: weights are signed and symmetric with one scale a channel, activations have one scale a
-tensor. A sum that reads the same tensor reads it rounded as well. Biases stay in float. So does the head behind its
-convolution: its matrix products are a few percent of the network and end in logits, which must not be rounded.
+tensor, after their channels were equalized. A sum that reads the same tensor reads it rounded as well. Biases stay in
+float. So does the head behind its convolution: its matrix products are a few percent of the network and end in logits,
+which must not be rounded.
 ONNX Runtime's quantizer writes the nodes: it is installed anyway, gives plain ONNX and lets the scheme be chosen.
 """
 
@@ -15,6 +16,7 @@ import numpy as np
 import onnx
 import onnx.version_converter
 
+from rtmpose.model.equalize import Factors, equalize
 from rtmpose.model.fp16 import scale_final_convolutions
 
 _SMALLEST_SCALE = 1e-5  # rounded to FP16, a smaller scale would be further off than INT8 itself
@@ -29,6 +31,7 @@ class Int8Scheme:
 
     signed: bool  # activations are symmetric; if not, a zero point lets SiLU's mostly positive outputs use all steps
     outputs: bool  # the outputs of convolutions are quantised as well as their inputs
+    equalized: bool  # the channels of activations are equalized first (rtmpose.model.equalize)
     rest_fp16: bool  # everything else is mixed precision (rtmpose.model.fp16.to_fp16), else FP32
 
 
@@ -44,13 +47,14 @@ class Block:
     int8: bool  # whether its convolutions are quantised
 
 
-def quantize(model: onnx.ModelProto, ranges: Ranges, scheme: Int8Scheme, blocks: Iterable[Block]) -> onnx.ModelProto:
-    """A copy in INT8 of an FP32 graph with a fixed batch size, from the ranges and blocks of a calibration.
+def quantize(model: onnx.ModelProto, factors: Factors, ranges: Ranges, scheme: Int8Scheme, blocks: Iterable[Block]
+             ) -> onnx.ModelProto:
+    """A copy in INT8 of an FP32 graph with a fixed batch size, from what a calibration found.
 
     If the scheme wants the rest in FP16, it is ready for :func:`rtmpose.model.fp16.to_fp16`.
     """
     scaled = scale_final_convolutions(model) if scheme.rest_fp16 else model
-    return insert_quantization(scaled, ranges, scheme, kept_nodes(model, blocks))
+    return insert_quantization(equalize(scaled, factors), ranges, scheme, kept_nodes(model, blocks))
 
 
 def insert_quantization(model: onnx.ModelProto, ranges: Ranges, scheme: Int8Scheme, kept: Iterable[str] = ()

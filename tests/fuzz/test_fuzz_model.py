@@ -226,13 +226,15 @@ def test_engine(work: Path, small_model: Path, data: st.DataObject) -> None:
 def test_calibration_cache(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     """A cache is used if nothing in it has changed, and else ignored."""
     facts = {"onnx_sha256": "0" * 64, "recipe": 1, "persons": 8}
-    ranges = {"input": (-2.0, 2.5), "conv": (-0.25, 8.0)}
+    factors, ranges = {"conv": [1.0, 0.25]}, {"input": (-2.0, 2.5), "conv": (-0.25, 8.0)}
     blocks = [Block("stem", 3, 0.1, 0.98, 0.99, True), Block("stage1", 7, 0.9, 0.5, 0.6, False)]
     cache = tmp_path_factory.getbasetemp() / "fuzz.calibration.json"
-    write_sealed(cache, {"facts": facts, "ranges": ranges, "blocks": [asdict(block) for block in blocks]})
+    write_sealed(cache, {"facts": facts, "factors": factors, "ranges": ranges,
+                         "blocks": [asdict(block) for block in blocks]})
     original = json.loads(cache.read_text())
     cache.write_text(changed := mutated_json(data.draw, original))
     kept = calibration.read_cache(cache, facts)
     if kept is not None:
         assert json.dumps(json.loads(changed), sort_keys=True) == json.dumps(original, sort_keys=True)
-        assert (kept.ranges, [asdict(block) for block in kept.blocks]) == (ranges, [asdict(block) for block in blocks])
+        assert (kept.factors, kept.ranges) == (factors, ranges)
+        assert [asdict(block) for block in kept.blocks] == [asdict(block) for block in blocks]
