@@ -40,7 +40,7 @@ def draw_page(report: Report, prices: dict[str, float]) -> str:
                              f"{'flip test' if run['flip_test'] else 'no flip test'}."
                              for run in runs if run["mode"] == "accuracy"),
         best=[(name, *tile) for name, tile in best.items() if tile],
-        missing=[text for name, text in _MISSING.items() if text and not best[name]],
+        missing=[text for name, text in _MISSING.items() if text and any(best.values()) and not best[name]],
         lines=table_lines(report, prices),
         below=list(lines_below(report)),
         markers=[(charts.marker(style, 8, 8), f"asked: {style}") for style in styles],

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 import inference
 from rtmpose.data import preprocess
+from rtmpose.data.dataset import ANNOTATIONS
 from rtmpose.engines import load_engine
 from rtmpose.errors import EXIT_INVALID, KitError
 from rtmpose.evaluate.coco_eval import METRICS
@@ -53,7 +54,9 @@ def plain(engine_file: Path, drawn: Path, tmp_path_factory: pytest.TempPathFacto
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_accuracy_is_that_of_inference_alone(engine_file: Path, drawn: Path, plain: Path, tmp_path: Path,
                                              scenario: str) -> None:
-    done = run_script("inference.py", "--engine", engine_file, "--datasets", drawn, "--scenario", scenario,
+    data_set = ("--datasets", drawn) if scenario != "offline" else (
+        "--annotations", drawn / ANNOTATIONS, "--images", drawn / "images/val2017")
+    done = run_script("inference.py", "--engine", engine_file, *data_set, "--scenario", scenario,
                       "--output", tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "keypoints.json").read_bytes() == (plain / "keypoints.json").read_bytes()
