@@ -18,7 +18,8 @@ from rtmpose.report.text import describe_conditions
 
 def main() -> int:
     """Run the engine, and print each run's speed and verdict, and their number."""
-    parser = Parser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0],
+                    example="python3 benchmarks/busy_verdicts.py --engine rtmpose_bs_32_fp16.engine")
     parser.add_argument("--engine", required=True, metavar="FILE", help="engine that build_engine.py wrote")
     parser.add_argument("--runs", type=positive, default=10, metavar="N", help="of each kind; default: %(default)s")
     parser.add_argument("--duration", type=amount, default=2.0, metavar="S",

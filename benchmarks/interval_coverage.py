@@ -32,7 +32,8 @@ def coverage(subsets: Iterable[np.ndarray], median: float) -> str:
 
 def main() -> int:
     """Time the engine, and print each speed and the coverage."""
-    parser = Parser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0],
+                    example="python3 benchmarks/interval_coverage.py --engine rtmpose_bs_32_fp16.engine")
     parser.add_argument("--engine", required=True, metavar="FILE", help="engine that build_engine.py wrote")
     parser.add_argument("--processes", type=positive, default=40, metavar="N", help="default: %(default)s")
     parser.add_argument("--repeats", type=positive, default=5, metavar="N",

@@ -180,10 +180,10 @@ def test_benchmark(run, work, calls):
         CODE="1")
     sweep = f"{ROOT}/sweep.py --model rtmpose_opt.onnx --datasets coco"
     assert calls() == [
-        f"{sweep} --precisions fp32 fp16 --batches 1 8 32 --backend auto --output benchmark",
-        f"{sweep} --calibration other --precisions fp32 fp16 int8 --batches 4 --backend tensorrt --output out"
-        " -- --limit 2",
-        f"{sweep} --calibration other --precisions int8 --batches 1 8 32 --backend auto --output benchmark"]
+        f"{sweep} --precisions fp32 fp16 --batches 1 8 32 --backend auto --repeats 3 --output benchmark",
+        f"{sweep} --calibration other --precisions fp32 fp16 int8 --batches 4 --backend tensorrt --repeats 3 "
+        "--output out -- --limit 2",
+        f"{sweep} --calibration other --precisions int8 --batches 1 8 32 --backend auto --repeats 3 --output benchmark"]
 
 
 def test_benchmark_refuses(run, work, calls):
