@@ -29,7 +29,7 @@ class Int8Scheme:
 
     signed: bool  # activations are symmetric; if not, a zero point lets SiLU's mostly positive outputs use all steps
     outputs: bool  # the outputs of convolutions are quantised as well as their inputs
-    rest_fp16: bool  # everything else is mixed precision (rtmpose.model.fp16.to_fp16), else FP32
+    rest_fp16: bool  # everything else is mixed precision (rtmpose.model.fp16.to_mixed_precision), else FP32
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Block:
 def quantize(model: onnx.ModelProto, ranges: Ranges, scheme: Int8Scheme, blocks: Iterable[Block]) -> onnx.ModelProto:
     """A copy in INT8 of an FP32 graph with a fixed batch size, from the ranges and blocks of a calibration.
 
-    If the scheme wants the rest in FP16, it is ready for :func:`rtmpose.model.fp16.to_fp16`.
+    If the scheme wants the rest in FP16, it is ready for :func:`rtmpose.model.fp16.to_mixed_precision`.
     """
     scaled = scale_final_convolutions(model) if scheme.rest_fp16 else model
     return insert_quantization(scaled, ranges, scheme, kept_nodes(model, blocks))
