@@ -5,7 +5,7 @@ from common import Parser, input_shape, positive, run
 import argparse
 
 from rtmpose.engines import BACKENDS
-from rtmpose.engines.build import build_engine, is_built, plan_build
+from rtmpose.engines.build import PRECISIONS, build_engine, is_built, plan_build
 from rtmpose.model.calibration import PERSONS
 from rtmpose.report import text
 
@@ -20,7 +20,7 @@ def parse_arguments() -> argparse.Namespace:
                         help="crops in a batch; the input's name, height and width are those of the graph")
     parser.add_argument("--input", type=input_shape, metavar="NAME:N,3,H,W",
                         help="instead of --batch: the input's name and shape, e.g. input:32,3,256,192")
-    parser.add_argument("--precision", choices=("fp32", "fp16", "int8"), default="fp16", help="default: %(default)s")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp16", help="default: %(default)s")
     parser.add_argument("--calibration", metavar="DIR",
                         help=f"for int8: a data set in COCO's layout, of which {PERSONS} persons are used; don't take "
                              "the one that accuracy is measured on")

@@ -11,6 +11,7 @@ from pathlib import Path
 from inference import MODES
 from rtmpose.data.dataset import load_persons
 from rtmpose.engines import BACKENDS
+from rtmpose.engines.build import PRECISIONS
 from rtmpose.errors import EXIT_OK, KitError
 from rtmpose.files import check_folder, write_json, write_text
 from rtmpose.report.page import draw_page
@@ -28,7 +29,7 @@ def parse_arguments() -> Settings:
     parser.add_argument("--model", required=True, metavar="FILE.onnx", help="graph that export.py wrote")
     parser.add_argument("--datasets", required=True, metavar="DIR", help="set that AP is measured on")
     parser.add_argument("--calibration", metavar="DIR", help="set for int8, see build_engine.py")
-    parser.add_argument("--precisions", required=True, nargs="+", choices=("fp32", "fp16", "int8"))
+    parser.add_argument("--precisions", required=True, nargs="+", choices=PRECISIONS)
     parser.add_argument("--batches", required=True, nargs="+", type=positive, metavar="N")
     parser.add_argument("--backend", choices=("auto", *BACKENDS), default="auto", help="see build_engine.py")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to write")

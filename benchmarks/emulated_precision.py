@@ -1,9 +1,9 @@
-"""Effect of TensorRT's FP16 and INT8 graphs on AP and on every keypoint, emulated without a GPU.
+"""Effect of TensorRT's FP16, BF16 and INT8 graphs on AP and on every keypoint, emulated without a GPU.
 
     python3 benchmarks/emulated_precision.py --model_path rtmpose-t.onnx --datasets unseen --calibration people
 
 The graphs are those that build_engine.py gives TensorRT. ONNX Runtime computes them on the CPU node by node in FP32,
-and every FP16 result is rounded as a GPU rounds it. A head whose final convolution is scaled by 2**8 must give the
+and every 16-bit result is rounded as a GPU rounds it. A head whose final convolution is scaled by 2**8 must give the
 same keypoints: in exact arithmetic the factor changes nothing.
 """
 
@@ -13,7 +13,7 @@ import argparse
 from collections.abc import Iterator
 
 import onnx
-from emulation import round_like_fp16
+from emulation import round_like_gpu
 from fp16_stress import scale_final_convolution
 from tqdm import tqdm
 
@@ -33,18 +33,19 @@ def make_graphs(fp32: onnx.ModelProto, crops: calibration.CalibrationSet) -> Ite
     """The FP32 graph, then those of reduced precision, with their names."""
     yield "FP32", fp32
     for power in (0, 8):
-        yield f"FP16, final convolution x 2^{power}", emulate_fp16(scale_final_convolution(fp32, power))
+        yield f"FP16, final convolution x 2^{power}", emulate(scale_final_convolution(fp32, power), "fp16")
+    yield "BF16", emulate(fp32, "bf16")
     scheme = backend("tensorrt").INT8_SCHEME
     factors = calibration.find_factors(fp32, crops.batches)
     equalized = equalize(fp32, factors)
     ranges = calibration.find_ranges(equalized, scheme, crops.batches)
     blocks = calibration.measure_sensitivity(equalized, ranges, scheme, crops.batches)
-    yield "INT8, the rest FP16", emulate_fp16(int8.quantize(fp32, factors, ranges, scheme, blocks))
+    yield "INT8, the rest FP16", emulate(int8.quantize(fp32, factors, ranges, scheme, blocks), "fp16")
 
 
-def emulate_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
+def emulate(model: onnx.ModelProto, half: str) -> onnx.ModelProto:
     """The kit's mixed-precision graph, emulated in FP32."""
-    return round_like_fp16(fp16.to_fp16(model)[0])
+    return round_like_gpu(fp16.to_mixed_precision(model, half)[0])
 
 
 def predict(model: onnx.ModelProto, batches: list[Batch], size: tuple[int, int]) -> Predictions:

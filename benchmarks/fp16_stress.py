@@ -11,7 +11,7 @@ from common import run
 
 import numpy as np
 import onnx
-from emulation import round_like_fp16
+from emulation import round_like_gpu
 from onnx import numpy_helper
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from onnxruntime.transformers.onnx_model import OnnxModel
@@ -45,7 +45,7 @@ def plain(model: onnx.ModelProto, fp32_ops: tuple[str, ...] = ()) -> onnx.ModelP
 CONVERSIONS = {
     "plain conversion": plain,
     "ReduceL2, Clip and Div in FP32": lambda model: plain(model, ("ReduceL2", "Clip", "Div")),
-    "the kit's mixed precision": lambda model: fp16.to_fp16(model)[0],
+    "the kit's mixed precision": lambda model: fp16.to_mixed_precision(model, "fp16")[0],
 }
 
 
@@ -59,7 +59,7 @@ def main() -> int:
         scaled = scale_final_convolution(model, power)
         cells = []
         for convert in CONVERSIONS.values():
-            rounded, _ = keypoints(round_like_fp16(convert(scaled)), batches)
+            rounded, _ = keypoints(round_like_gpu(convert(scaled)), batches)
             agreement = describe_agreement(np.abs(rounded - reference), scores, 0.5)
             cells.append(f"{agreement['within_bin']:.2%}, {agreement['max_px']:.1f} px")
         print(f"| {power} | {' | '.join(cells)} |", flush=True)

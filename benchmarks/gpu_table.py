@@ -27,7 +27,7 @@ from rtmpose.evaluate import predict_gpu
 from rtmpose.evaluate.throughput import throughput_input
 from rtmpose.files import make_folder
 from rtmpose.model import graph
-from rtmpose.model.fp16 import to_fp16
+from rtmpose.model.fp16 import to_mixed_precision
 from rtmpose.timing import measure
 
 HEADER = ("batch", "device ms", "persons/s", "with copies", "end to end", "images to keypoints", "roofline ms",
@@ -66,7 +66,7 @@ def row(args: argparse.Namespace, model: onnx.ModelProto, batch: int, ceilings: 
     """The table's cells for one batch size."""
     _, (*_, height, width) = graph.read_input(model)
     fixed = graph.simplify(model, (batch, 3, height, width))
-    limit = shortest_ms(count_work(to_fp16(fixed)[0]), ceilings)
+    limit = shortest_ms(count_work(to_mixed_precision(fixed, "fp16")[0]), ceilings)
     engine = load_engine(build(args, batch))
     crops, _ = throughput_input(None, engine)
     device, copies, whole = (float(np.mean(measure(timer, 20, 100, 3, name)))

@@ -112,11 +112,22 @@ def read_nvml(nvml: Any, device: Any, readings: dict[str, Callable[[Any], Any]])
     return taken
 
 
+CPUINFO = Path("/proc/cpuinfo")
+
+
 def cpu_name() -> str:
     """The processor's name as the operating system gives it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    found = re.search(r"^model name\s*:(.*)", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.is_file() else None
-    return found[1].strip() if found else platform.processor() or platform.machine()
+    return _read_cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def cpu_flags() -> list[str]:
+    """The processor's features as Linux names them, e.g. avx512_bf16; none elsewhere."""
+    return _read_cpuinfo("flags").split()
+
+
+def _read_cpuinfo(key: str) -> str:
+    found = re.search(rf"^{key}\s*:(.*)", CPUINFO.read_text(), re.MULTILINE) if CPUINFO.is_file() else None
+    return found[1].strip() if found else ""
 
 
 def count_cores() -> int:

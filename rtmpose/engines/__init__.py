@@ -45,9 +45,14 @@ class Backend(Protocol):
     def describe(self) -> dict[str, Any]:
         """``backend``, ``package``, ``version``, ``device`` and ``compute_capability`` of :class:`Facts`."""
 
-    def build(self, model: ModelProto, path: Path, engine: Path) -> tuple[dict[str, int], dict[str, int]]:
+    def find_bf16_obstacle(self) -> str | None:
+        """The reason why it can't compute in BF16 here; None if it can."""
+
+    def build(self, model: ModelProto, path: Path, engine: Path, bf16: bool = False
+              ) -> tuple[dict[str, int], dict[str, int]]:
         """Build an engine of a graph with a fixed batch size into ``path``; ``engine`` is its final name, for messages.
 
+        Types are those of the graph; with ``bf16``, which only OpenVINO takes, what is FP32 in it computes in BF16.
         Returns the number of convolutions and matrix products, and of all layers, by the type that they compute in.
         Raises KitError if the runtime refuses the graph.
         """

@@ -1,6 +1,6 @@
 """ONNX file -> engine file, with its record beside it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,14 +10,16 @@ import numpy as np
 from onnx import ModelProto
 
 from rtmpose.data import preprocess
-from rtmpose.engines import BACKENDS, Engine, choose_backends, headline_timer
+from rtmpose.engines import BACKENDS, Backend, Engine, choose_backends, headline_timer
 from rtmpose.engines.record import Facts, Record, read_record, record_path, write_record
 from rtmpose.environment import command_line, now
 from rtmpose.errors import KitError, first_line
 from rtmpose.files import check_name, put_in_place, sha256, temporary_beside
 from rtmpose.model import calibration, graph, int8
 from rtmpose.model.calibration import Calibration, CalibrationSet
-from rtmpose.model.fp16 import Kept, to_fp16
+from rtmpose.model.fp16 import HALVES, Kept, to_mixed_precision
+
+PRECISIONS = ("fp32", *HALVES, "int8")
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Built:
 
     record: Record
     macs: dict[str, int]  # multiplications of each convolution and matrix product, by the name in the FP32 graph
-    kept: list[Kept]  # operators that stay in FP32 where the rest is FP16
+    kept: list[Kept]  # operators that stay in FP32 where the rest is FP16 or BF16
     calibration: Calibration | None  # only for int8
 
 
@@ -48,7 +50,7 @@ def plan_build(model_path: str | Path, engine_path: str | Path, batch: int | Non
                declared: tuple[str, tuple[int, int, int, int]] | None = None) -> Plan:
     """Check all inputs of a build; raises KitError if a file is missing or broken, or the inputs contradict each other.
 
-    ``precision`` is ``fp32``, ``fp16`` or ``int8``; INT8 needs a ``calibration_folder``, a data set in COCO's layout.
+    ``precision`` is one of :data:`PRECISIONS`; INT8 needs a ``calibration_folder``, a data set in COCO's layout.
     ``backend`` is ``auto`` or one of :data:`rtmpose.engines.BACKENDS`. ``declared`` is the input's name and shape, if
     the user says them; without it, ``batch`` is needed.
     """
@@ -63,12 +65,23 @@ def plan_build(model_path: str | Path, engine_path: str | Path, batch: int | Non
                            "file that export.py wrote, whose batch size is dynamic")
         crops = calibration.load_calibration_set(calibration_folder, (shape[3], shape[2]))
     backends, note = choose_backends(backend)
+    if precision == "bf16":
+        backends = keep_bf16(backends)
     digest = sha256(model_path)
     candidates = [Facts(onnx_sha256=digest, recipe=graph.RECIPE, requested_precision=precision,
                         calibration=calibration.facts(module.INT8_SCHEME, crops) if crops else {},
                         requested_backend=backend, input_name=input_name, batch=shape[0],
                         input_size=(shape[3], shape[2]), **module.describe()) for module in backends]
     return Plan(model, Path(model_path), shape, Path(engine_path), candidates, crops, note)
+
+
+def keep_bf16(backends: Sequence[Backend]) -> list[Backend]:
+    """Those that can compute in BF16 here; raises KitError if none can."""
+    obstacles = [backend.find_bf16_obstacle() for backend in backends]
+    able = [backend for backend, obstacle in zip(backends, obstacles, strict=True) if obstacle is None]
+    if not able:
+        raise KitError(f"--precision bf16: {'; '.join(filter(None, obstacles))}; use --precision fp32")
+    return able
 
 
 def is_built(plan: Plan) -> bool:
@@ -83,10 +96,7 @@ def is_built(plan: Plan) -> bool:
 def build_engine(plan: Plan) -> Built:
     """Build all candidates, and keep the one that is fastest here; raises KitError if a step of it fails."""
     with ExitStack() as stack:
-        built = []
-        for facts in plan.candidates:
-            file = stack.enter_context(temporary_beside(plan.engine_path))
-            built.append((file, build_candidate(plan, facts, file)))
+        built = [one for facts in plan.candidates for one in build_candidate(plan, facts, stack)]
         file, best = choose_fastest(built) if len(built) > 1 else built[0]
         # An old record must not stand beside a new engine.
         record_path(plan.engine_path).unlink(missing_ok=True)
@@ -95,8 +105,11 @@ def build_engine(plan: Plan) -> Built:
     return best
 
 
-def build_candidate(plan: Plan, facts: Facts, file: Path) -> Built:
-    """Simplify the graph, set its precision, and build an engine into ``file``."""
+def build_candidate(plan: Plan, facts: Facts, stack: ExitStack) -> Iterator[tuple[Path, Built]]:
+    """Simplify the graph, set its precision, and build an engine, into a file that ``stack`` removes.
+
+    Beside INT8, what is FP32 is built in BF16 as well where the runtime can.
+    """
     start = perf_counter()
     graph.check_runs(plan.model, plan.model_path, plan.shape)
     fixed = graph.simplify(plan.model, plan.shape)
@@ -115,27 +128,37 @@ def build_candidate(plan: Plan, facts: Facts, file: Path) -> Built:
     except Exception as error:  # the conversions know RTMPose's graph, and another one can lack anything
         raise KitError(f"{plan.model_path}: can't be converted to {facts.requested_precision} ({type(error).__name__}: "
                        f"{first_line(error)}); expected a graph that export.py wrote") from error
-    arithmetic, layers = BACKENDS[facts.backend].build(typed, file, plan.engine_path)
-    record = Record(**asdict(facts), precision=max(arithmetic, key=lambda kind: arithmetic[kind]),
-                    arithmetic=arithmetic, layers=layers, num_keypoints=spec.num_keypoints, skeleton=skeleton.name,
-                    keypoints=skeleton.keypoints, bins=spec.bins, measured_fps={}, onnx=plan.model_path.name,
-                    source=graph.read_metadata(plan.model), built_at=now(), command=command_line(),
-                    build_seconds=round(perf_counter() - start, 3),
-                    engine_bytes=file.stat().st_size, engine_sha256=sha256(file))
-    return Built(record, macs, kept, calibrated)
+    module = BACKENDS[facts.backend]
+    both = plan.crops and not module.INT8_SCHEME.rest_fp16 and module.find_bf16_obstacle() is None
+    for bf16 in (False, True) if both else (False,):
+        file = stack.enter_context(temporary_beside(plan.engine_path))
+        arithmetic, layers = module.build(typed, file, plan.engine_path, bf16)
+        record = Record(**asdict(facts), precision=name_precision(arithmetic), arithmetic=arithmetic, layers=layers,
+                        num_keypoints=spec.num_keypoints, skeleton=skeleton.name, keypoints=skeleton.keypoints,
+                        bins=spec.bins, measured_fps={}, onnx=plan.model_path.name,
+                        source=graph.read_metadata(plan.model), built_at=now(), command=command_line(),
+                        build_seconds=round(perf_counter() - start, 3),
+                        engine_bytes=file.stat().st_size, engine_sha256=sha256(file))
+        yield file, Built(record, macs, kept, calibrated)
+
+
+def name_precision(arithmetic: Mapping[str, int]) -> str:
+    """The precision of an engine by its convolutions and matrix products."""
+    most = max(arithmetic, key=lambda kind: arithmetic[kind])
+    return "int8+bf16" if most == "int8" and "bf16" in arithmetic else most
 
 
 def set_precision(plan: Plan, facts: Facts, fixed: ModelProto) -> tuple[ModelProto, list[Kept], Calibration | None]:
-    """The graph in the requested precision, the operators that stay in FP32 beside FP16, and INT8's calibration."""
-    if facts.requested_precision == "fp16":
-        return *to_fp16(fixed), None
+    """The graph in the requested precision, the operators that stay in FP32 beside 16-bit ones, INT8's calibration."""
+    if facts.requested_precision in HALVES:
+        return *to_mixed_precision(fixed, facts.requested_precision), None
     if plan.crops is None:
         return fixed, [], None
     scheme = BACKENDS[facts.backend].INT8_SCHEME
     cache = plan.engine_path.parent / f"rtmpose_{facts.onnx_sha256[:8]}_{facts.backend}.calibration.json"
     calibrated = calibration.calibrate(plan.model, facts.onnx_sha256, scheme, plan.crops, cache)
     quantized = int8.quantize(fixed, calibrated.factors, calibrated.ranges, scheme, calibrated.blocks)
-    mixed, kept = to_fp16(quantized) if scheme.rest_fp16 else (quantized, [])
+    mixed, kept = to_mixed_precision(quantized, "fp16") if scheme.rest_fp16 else (quantized, [])
     return mixed, kept, calibrated
 
 
@@ -144,7 +167,8 @@ def choose_fastest(built: Sequence[tuple[Path, Built]]) -> tuple[Path, Built]:
     engines = [BACKENDS[one.record.backend].load(file, one.record) for file, one in built]
     fps = compare_fps(engines)
     file, best = built[fps.index(max(fps))]
-    measured = {engine.record.backend: speed for engine, speed in zip(engines, fps, strict=True)}
+    measured = {f"{engine.record.backend} {engine.record.precision}": speed
+                for engine, speed in zip(engines, fps, strict=True)}
     return file, replace(best, record=replace(best.record, measured_fps=measured))
 
 

@@ -31,7 +31,12 @@ def describe() -> dict[str, Any]:
             "device": cpu_name(), "compute_capability": None}
 
 
-def build(model: onnx.ModelProto, path: Path, engine: Path) -> tuple[dict[str, int], dict[str, int]]:
+def find_bf16_obstacle() -> str:
+    return "ONNX Runtime has no BF16 on CPUs"
+
+
+def build(model: onnx.ModelProto, path: Path, engine: Path, bf16: bool = False
+          ) -> tuple[dict[str, int], dict[str, int]]:
     """Optimize a graph. Types are counted in the result: FP16 becomes FP32, for which alone the CPU has kernels."""
     import onnxruntime
     options = onnxruntime.SessionOptions()

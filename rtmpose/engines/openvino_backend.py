@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from rtmpose.engines.record import Record, check_built_here
-from rtmpose.environment import cpu_name
+from rtmpose.environment import cpu_flags, cpu_name
 from rtmpose.errors import KitError, first_line
 from rtmpose.model.graph import OUTPUTS
 from rtmpose.model.int8 import Int8Scheme
@@ -19,8 +19,6 @@ from rtmpose.timing import wall_clock
 # Unsigned, because OpenVINO computes signed activations wrong: the keypoints are far off those of the graph.
 INT8_SCHEME = Int8Scheme(signed=False, outputs=False, equalized=True, rest_fp16=False)
 
-# By default OpenVINO computes FP32 graphs in BF16 where the processor can.
-_CONFIG = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
 _TYPES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "i8": "int8", "u8": "int8", "i32": "int32", "i64": "int64"}
 
 
@@ -34,12 +32,28 @@ def describe() -> dict[str, Any]:
             "device": cpu_name(), "compute_capability": None}
 
 
-def build(model: onnx.ModelProto, path: Path, engine: Path) -> tuple[dict[str, int], dict[str, int]]:
+def find_bf16_obstacle() -> str | None:
+    """BF16 without AVX512-BF16 or AMX would be emulated, or be FP32."""
+    flags = cpu_flags()
+    if {"avx512_bf16", "amx_bf16"}.intersection(flags):
+        return None
+    found = ", ".join(flag for flag in flags if flag.startswith(("avx", "amx"))) or "neither AVX nor AMX"
+    return f"OpenVINO needs AVX512-BF16 or AMX for it, and {cpu_name()} has {found}"
+
+
+def _config(bf16: bool) -> dict[str, str]:
+    """Settings; by default OpenVINO computes FP32 in BF16 where the processor can. It keeps a graph's BF16 with both.
+    """
+    return {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32"}
+
+
+def build(model: onnx.ModelProto, path: Path, engine: Path, bf16: bool = False
+          ) -> tuple[dict[str, int], dict[str, int]]:
     """Compile a graph; types are those of OpenVINO's kernels."""
     import openvino
     try:
         core = openvino.Core()
-        compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", _CONFIG)
+        compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", _config(bf16))
         path.write_bytes(compiled.export_model().getvalue())
     except OSError:
         raise
@@ -65,7 +79,8 @@ class OpenVINOEngine:
         check_built_here(path, record, describe(), "OpenVINO")
         self.path, self.record = str(path), record
         try:
-            compiled = openvino.Core().import_model(Path(path).read_bytes(), "CPU", _CONFIG)
+            compiled = openvino.Core().import_model(Path(path).read_bytes(), "CPU",
+                                                   _config(record.precision == "int8+bf16"))
         except Exception as error:
             raise KitError(f"{path}: OpenVINO can't load it ({_reason(error)}); build it again") from error
         self._request = compiled.create_infer_request()

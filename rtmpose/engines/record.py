@@ -15,7 +15,7 @@ class Facts:
 
     onnx_sha256: str
     recipe: int  # rtmpose.model.graph.RECIPE
-    requested_precision: str  # fp32, fp16 or int8
+    requested_precision: str  # fp32, fp16, bf16 or int8
     calibration: dict[str, Any]  # rtmpose.model.calibration.facts; empty unless int8 is requested
     requested_backend: str  # auto or a backend
     input_name: str
@@ -37,14 +37,14 @@ class Facts:
 class Record(Facts):
     """The facts of an engine, and what was built of them."""
 
-    precision: str  # of most convolutions and matrix products in the built graph
+    precision: str  # of most convolutions and matrix products in the built graph; int8+bf16 if the rest is BF16
     arithmetic: dict[str, int]  # number of convolutions and matrix products by type
     layers: dict[str, int]  # number of all layers by the type of their output
     num_keypoints: int
     skeleton: str  # mmpose's name of the keypoints' data set, e.g. coco
     keypoints: tuple[str, ...]  # their names; none if the ONNX file doesn't say
     bins: tuple[int, int]  # number of SimCC bins over x and over y
-    measured_fps: dict[str, float]  # persons a second of each backend that ``auto`` compared
+    measured_fps: dict[str, float]  # persons a second of each backend and precision that were compared
     onnx: str  # file name
     source: dict[str, str]  # origin of the ONNX file, written by export.py
     built_at: str  # UTC, ISO 8601

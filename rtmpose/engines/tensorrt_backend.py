@@ -124,7 +124,15 @@ def _make_progress_monitor(trt: Any) -> Any:
     return ProgressMonitor()
 
 
-def build(model: onnx.ModelProto, path: Path, engine: Path) -> tuple[dict[str, int], dict[str, int]]:
+def find_bf16_obstacle() -> str | None:
+    gpu = find_gpu()
+    if gpu and float(gpu.compute_capability) < 8:
+        return f"{gpu.name} has compute capability {gpu.compute_capability}, and BF16 needs 8.0"
+    return None
+
+
+def build(model: onnx.ModelProto, path: Path, engine: Path, bf16: bool = False
+          ) -> tuple[dict[str, int], dict[str, int]]:
     """Build an engine; TensorRT (not RTX) keeps a timing cache beside it."""
     name = _installed()[0]
     trt = _import(name)

@@ -1,4 +1,4 @@
-"""Mixed precision: every operator of RTMPose computes in FP16, except those that need FP32.
+"""Mixed precision: every operator of RTMPose computes in FP16 or BF16, except those that need FP32.
 
 FP16 holds magnitudes up to 65504, with 11 significant bits. Nearly all of RTMPose fits. The exceptions:
 
@@ -11,6 +11,8 @@ FP16 holds magnitudes up to 65504, with 11 significant bits. Nearly all of RTMPo
 * The final convolution feeds only ScaleNorm, which cancels any common factor: a power of two brings its longest row of
   weights to about unit length, and no checkpoint can push its outputs out of range.
 * An operator with a constant that would not fit stays in FP32.
+
+BF16 has FP32's range and 8 significant bits. The head behind the final convolution stays in FP32.
 """
 
 from collections import defaultdict
@@ -24,6 +26,8 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 LARGEST = 65504.0  # FP16's largest number
 SPARE = 4.0  # headroom that constants must leave below it, as a factor
 
+HALVES: dict[str, int] = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+
 
 @dataclass(frozen=True)
 class Kept:
@@ -33,21 +37,22 @@ class Kept:
     reason: str
 
 
-def to_fp16(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Kept]]:
-    """Convert a simplified FP32 graph to mixed precision: FP32 inputs and outputs, FP16 inside where that is safe.
+def to_mixed_precision(model: onnx.ModelProto, half: str) -> tuple[onnx.ModelProto, list[Kept]]:
+    """Convert a simplified FP32 graph: FP32 inputs and outputs, ``half`` (of :data:`HALVES`) inside where that is safe.
 
-    A strongly typed TensorRT network computes exactly in its types. Scales of Q/DQ nodes become FP16. Returns a new
+    A strongly typed TensorRT network computes exactly in its types. Scales of Q/DQ nodes become 16-bit. Returns a new
     graph, and the operators that stay in FP32.
     """
     converted = scale_final_convolutions(model)
     graph = converted.graph
-    kept = [Kept(tuple(nodes), reason) for nodes, reason in (
-        (_scale_norms(graph), "ScaleNorm: a sum of squares can leave FP16's range"),
-        (_squared_attention(graph), "attention: a squared ReLU can leave FP16's range"),
-        (_classifiers(graph), "logits: neighbouring bins differ by less than FP16's step"),
-        (_large_constants(graph), "a constant leaves FP16's range"),
-    ) if nodes]
-    _insert_casts(graph, {name for entry in kept for name in entry.nodes})
+    reasons = [(_head(graph), "head: BF16's step is too coarse for logits and what they are made of")]
+    if half == "fp16":
+        reasons = [(_scale_norms(graph), "ScaleNorm: a sum of squares can leave FP16's range"),
+                   (_squared_attention(graph), "attention: a squared ReLU can leave FP16's range"),
+                   (_classifiers(graph), "logits: neighbouring bins differ by less than FP16's step"),
+                   (_large_constants(graph), "a constant leaves FP16's range")]
+    kept = [Kept(tuple(nodes), reason) for nodes, reason in reasons if nodes]
+    _insert_casts(graph, {name for entry in kept for name in entry.nodes}, half)
     return converted, kept
 
 
@@ -100,6 +105,12 @@ def _readers(graph: onnx.GraphProto) -> defaultdict[str, list[NodeProto]]:
     return readers
 
 
+def _head(graph: onnx.GraphProto) -> list[str]:
+    """Names of the operators behind the last convolution."""
+    names = [node.name for node in graph.node]
+    return names[max(i for i, node in enumerate(graph.node) if node.op_type == "Conv") + 1:]
+
+
 def _scale_norms(graph: onnx.GraphProto) -> list[str]:
     """Names of the operators of every ScaleNorm, from the norm to the division by it."""
     names: list[str] = []
@@ -142,7 +153,7 @@ def _large_constants(graph: onnx.GraphProto) -> list[str]:
     return [node.name for node in graph.node if large.intersection(node.input)]
 
 
-def _insert_casts(graph: onnx.GraphProto, fp32_nodes: set[str]) -> None:
+def _insert_casts(graph: onnx.GraphProto, fp32_nodes: set[str], half: str) -> None:
     """Convert constants to the type of the operators that read them, and cast other tensors where types meet."""
     constants = {tensor.name: tensor for tensor in graph.initializer}
     types: dict[str, int] = {name: TensorProto.FLOAT for name, tensor in constants.items()
@@ -151,17 +162,17 @@ def _insert_casts(graph: onnx.GraphProto, fp32_nodes: set[str]) -> None:
     converted: set[str] = set()
     nodes = []
     for node in graph.node:
-        wanted = TensorProto.FLOAT if node.name in fp32_nodes else TensorProto.FLOAT16
+        wanted = TensorProto.FLOAT if node.name in fp32_nodes else HALVES[half]
         for index, name in enumerate(node.input):
             if types.get(name, wanted) == wanted:
                 continue
-            node.input[index] = cast = f"{name}_{'fp32' if wanted == TensorProto.FLOAT else 'fp16'}"
+            node.input[index] = cast = f"{name}_{'fp32' if wanted == TensorProto.FLOAT else half}"
             if cast in converted:
                 continue
             converted.add(cast)
             if name in constants:
-                half = numpy_helper.to_array(constants[name]).astype(np.float16)
-                graph.initializer.append(numpy_helper.from_array(half, cast))
+                values = numpy_helper.to_array(constants[name]).astype(helper.tensor_dtype_to_np_dtype(wanted))
+                graph.initializer.append(numpy_helper.from_array(values, cast))
             else:
                 nodes.append(helper.make_node("Cast", [name], [cast], f"{name}_cast", to=wanted))
         # Only Q/DQ nodes convert from and to INT8, so what QuantizeLinear gives has none of the two types.

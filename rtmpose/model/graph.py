@@ -20,13 +20,13 @@ INPUT = "input"
 OUTPUTS = ("simcc_x", "simcc_y")
 PRODUCTS = ("Conv", "MatMul", "Gemm")  # the operators that multiply
 
-RECIPE = 5  # increases when the kit builds another engine from the same ONNX file, so that old engines are rebuilt
+RECIPE = 6  # increases when the kit builds another engine from the same ONNX file, so that old engines are rebuilt
 
 # Type (ONNX's number) and shape of tensors, by name; a dynamic size is 0, as in all shapes here.
 Shapes = dict[str, tuple[int, tuple[int, ...]]]
 
-_TYPES: dict[int, str] = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16", TensorProto.INT64: "int64",
-                          TensorProto.INT8: "int8", TensorProto.UINT8: "int8"}
+_TYPES: dict[int, str] = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16",
+                          TensorProto.INT64: "int64", TensorProto.INT8: "int8", TensorProto.UINT8: "int8"}
 
 
 _LARGEST = 1 << 31  # of a file in bytes, which is protobuf's limit, and of an input in numbers, which is TensorRT's

@@ -32,7 +32,7 @@ class Int8Scheme:
     signed: bool  # activations are symmetric; if not, a zero point lets SiLU's mostly positive outputs use all steps
     outputs: bool  # the outputs of convolutions are quantised as well as their inputs
     equalized: bool  # the channels of activations are equalized first (rtmpose.model.equalize)
-    rest_fp16: bool  # everything else is mixed precision (rtmpose.model.fp16.to_fp16), else FP32
+    rest_fp16: bool  # everything else is mixed precision (rtmpose.model.fp16.to_mixed_precision), else FP32
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def quantize(model: onnx.ModelProto, factors: Factors, ranges: Ranges, scheme: I
              ) -> onnx.ModelProto:
     """A copy in INT8 of an FP32 graph with a fixed batch size, from what a calibration found.
 
-    If the scheme wants the rest in FP16, it is ready for :func:`rtmpose.model.fp16.to_fp16`.
+    If the scheme wants the rest in FP16, it is ready for :func:`rtmpose.model.fp16.to_mixed_precision`.
     """
     scaled = scale_final_convolutions(model) if scheme.rest_fp16 else model
     return insert_quantization(equalize(scaled, factors), ranges, scheme, kept_nodes(model, blocks))

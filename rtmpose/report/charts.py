@@ -11,8 +11,9 @@ from markupsafe import Markup
 _WIDTH, _HEIGHT, _SMALL_WIDTH, _SMALL_HEIGHT = 480, 300, 318, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 20, 30, 46
 _ROW, _BAR, _LABEL, _ROWS_TOP = 26, 16, 196, 12
-_MARKERS = {"fp32": "M-4.5 0a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0-9 0", "fp16": "M-4-4h8v8h-8z", "int8": "M0-5.5l5 9h-10z"}
-_OFFSETS = {"fp32": -5, "fp16": 0, "int8": 5}
+_MARKERS = {"fp32": "M-4.5 0a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0-9 0", "fp16": "M-4-4h8v8h-8z",
+            "bf16": "M0-5.5l5.5 5.5l-5.5 5.5l-5.5-5.5z", "int8": "M0-5.5l5 9h-10z"}
+_OFFSETS = {"fp32": -6, "fp16": -2, "bf16": 2, "int8": 6}
 
 
 @dataclass(frozen=True)

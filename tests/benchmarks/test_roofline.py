@@ -10,7 +10,7 @@ from roofline import Ceilings, Work, count_work, shortest_ms
 
 from rtmpose.model import graph
 from rtmpose.model.checkpoint import load_network
-from rtmpose.model.fp16 import to_fp16
+from rtmpose.model.fp16 import to_mixed_precision
 
 
 def test_flops_are_those_that_pytorch_counts(model_files: dict[str, Path]) -> None:
@@ -28,7 +28,7 @@ def test_flops_are_those_that_pytorch_counts(model_files: dict[str, Path]) -> No
 
 def test_fp16_moves_half_the_bytes(model_files: dict[str, Path]) -> None:
     fixed = graph.simplify(graph.load(model_files["onnx"]), (2, 3, 256, 192))
-    for single, typed in zip(count_work(fixed), count_work(to_fp16(fixed)[0]), strict=True):
+    for single, typed in zip(count_work(fixed), count_work(to_mixed_precision(fixed, "fp16")[0]), strict=True):
         assert typed.flops == single.flops
         assert typed.bytes * (2 if typed.type == "fp16" else 1) == single.bytes
 

@@ -16,7 +16,7 @@ from rtmpose.environment import Gpu, find_gpu
 from rtmpose.model import calibration, export, graph, int8
 from rtmpose.model.checkpoint import Network, _SimCC
 from rtmpose.model.config import build_estimator, read_config
-from rtmpose.model.fp16 import scale_final_convolutions, to_fp16
+from rtmpose.model.fp16 import scale_final_convolutions, to_mixed_precision
 
 tensorrt = backend("tensorrt")
 pytestmark = pytest.mark.skipif(
@@ -58,7 +58,7 @@ def test_every_published_size_exports_and_builds_in_fp32_and_fp16(name: str, tmp
     spec = graph.read_spec(fixed, "model.onnx")
     assert spec == graph.ModelSpec(2, (width, height), len(read.skeleton.keypoints), (2 * width, 2 * height))
     products = sum(Counter(n.op_type for n in fixed.graph.node)[kind] for kind in ("Conv", "MatMul"))
-    half, _ = to_fp16(fixed)
+    half, _ = to_mixed_precision(fixed, "fp16")
     for typed, expected, size in ((fixed, {"fp32": products}, 4), (half, {"fp16": products - 4, "fp32": 4}, 2)):
         engine = tmp_path / "rtmpose.engine"
         arithmetic, layers = tensorrt.build(typed, engine, engine)
@@ -80,7 +80,7 @@ def test_int8_builds_strongly_typed(name: str, tmp_path: Path) -> None:
     crops = np.random.default_rng(0).standard_normal((2, 3, 256, 192), dtype=np.float32)
     ranges = calibration.find_ranges(fixed, tensorrt.INT8_SCHEME, [crops])
     quantized = int8.insert_quantization(scale_final_convolutions(fixed), ranges, tensorrt.INT8_SCHEME)
-    typed, _ = to_fp16(quantized)
+    typed, _ = to_mixed_precision(quantized, "fp16")
     engine = tmp_path / "rtmpose.engine"
     arithmetic, layers = tensorrt.build(typed, engine, engine)
     convolutions = sum(node.op_type == "Conv" for node in fixed.graph.node)

@@ -48,14 +48,14 @@ def difference(given: list[np.ndarray], expected: list[np.ndarray]) -> float:
 
 
 def test_converted_graph_is_valid_with_fp32_inputs_and_outputs(model: onnx.ModelProto) -> None:
-    typed, _ = fp16.to_fp16(model)
+    typed, _ = fp16.to_mixed_precision(model, "fp16")
     onnx.checker.check_model(typed, full_check=True)
     values = (*typed.graph.input, *typed.graph.output)
     assert {value.type.tensor_type.elem_type for value in values} == {TensorProto.FLOAT}
 
 
 def test_operators_that_stay_in_fp32(model: onnx.ModelProto) -> None:
-    typed, kept = fp16.to_fp16(model)
+    typed, kept = fp16.to_mixed_precision(model, "fp16")
     types = {node.name: node.op_type for node in model.graph.node}
     found = {entry.reason.split(":")[0]: sorted(types[name] for name in entry.nodes) for entry in kept}
     assert found == {"ScaleNorm": sorted(2 * ["ReduceL2", "Mul", "Clip", "Div"]),
@@ -67,7 +67,7 @@ def test_operators_that_stay_in_fp32(model: onnx.ModelProto) -> None:
 
 def test_the_given_graph_is_not_changed(model: onnx.ModelProto) -> None:
     before = model.SerializeToString()
-    fp16.to_fp16(model)
+    fp16.to_mixed_precision(model, "fp16")
     assert model.SerializeToString() == before
 
 
@@ -75,15 +75,15 @@ def test_the_given_graph_is_not_changed(model: onnx.ModelProto) -> None:
 def test_rounding_to_fp16_changes_little_whatever_the_final_convolution_is_scaled_by(
         model: onnx.ModelProto, crops: np.ndarray, power: int) -> None:
     expected = run(model, crops)
-    typed, _ = fp16.to_fp16(stress(model, power))
-    assert difference(run(emulation.round_like_fp16(typed), crops), expected) < 0.02
+    typed, _ = fp16.to_mixed_precision(stress(model, power), "fp16")
+    assert difference(run(emulation.round_like_gpu(typed), crops), expected) < 0.02
 
 
 def test_plain_conversion_overflows_where_ours_does_not(model: onnx.ModelProto, crops: np.ndarray) -> None:
     scaled = stress(model, 16)
     expected = run(model, crops)
     assert difference(run(scaled, crops), expected) < 1e-4
-    rounded = emulation.round_like_fp16(plain(scaled))
+    rounded = emulation.round_like_gpu(plain(scaled))
     assert not difference(run(rounded, crops), expected) < 0.5
 
 
@@ -94,13 +94,13 @@ def test_constants_beyond_fp16_keep_their_operator_in_fp32(model: onnx.ModelProt
     for tensor in large.graph.initializer:
         if tensor.name == first.input[1]:
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1e6), tensor.name))
-    _, kept = fp16.to_fp16(large)
+    _, kept = fp16.to_mixed_precision(large, "fp16")
     assert [entry.nodes for entry in kept if entry.reason.startswith("a constant")] == [(first.name,)]
 
 
 def test_rounded_results_are_fp16_numbers(model: onnx.ModelProto, crops: np.ndarray) -> None:
-    typed, _ = fp16.to_fp16(model)
-    rounded = emulation.round_like_fp16(typed)
+    typed, _ = fp16.to_mixed_precision(model, "fp16")
+    rounded = emulation.round_like_gpu(typed)
     name = next(node for node in typed.graph.node if node.op_type == "Conv").output[0]
     rounded.graph.output.append(onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
     value = run(rounded, crops)[-1]

@@ -297,11 +297,11 @@ def test_int8_beside_fp16_is_valid_and_as_near_to_fp32_as_int8_alone(demo: onnx.
     scheme = SCHEMES["tensorrt"]
     found = calibration.find_ranges(demo, scheme, demo_crops)
     quantized = int8.insert_quantization(fp16.scale_final_convolutions(demo), found, scheme)
-    typed, _ = fp16.to_fp16(quantized)
+    typed, _ = fp16.to_mixed_precision(quantized, "fp16")
     onnx.checker.check_model(typed, full_check=True)
     assert graph.count_arithmetic(typed) == {"fp16": 41, "fp32": 4}
     steps = {node.input[1] for node in typed.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")}
     assert {constants(typed)[name].dtype for name in steps} == {np.dtype(np.float16)}
-    exact, ours, half = (run(one, demo_crops[0]) for one in (demo, quantized, emulation.round_like_fp16(typed)))
+    exact, ours, half = (run(one, demo_crops[0]) for one in (demo, quantized, emulation.round_like_gpu(typed)))
     assert 0.001 < distance(half, ours) < 1.4 * distance(ours, exact)
     assert distance(half, exact) < 1.25 * distance(ours, exact)
