@@ -66,7 +66,7 @@ def test_ap_is_that_of_fp32(built: tuple[str, Path, str], people_folder: Path, t
     done = run_script("inference.py", "--engine", engine, "--datasets", people_folder, "--output", tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Note: " not in done.stdout
-    assert [cell.strip() for cell in done.stdout.splitlines()[-1].split("|")[2:5]] == ["16", "int8", name]
+    assert [cell.strip() for cell in done.stdout.splitlines()[-1].split("|")[1:4]] == ["16", "int8", name]
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["AP"] >= BASELINE["AP"] - 0.01
     assert summary["precision"] == "int8" and summary["engine"]["calibration"] == read_record(engine).calibration
