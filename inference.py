@@ -114,10 +114,9 @@ def measure(group: ranks.Ranks | None) -> int:
     check_files(args)
     output = Path(args.output) if args.output else None
     summary = measure_repeatedly(args.repeats, output) if args.repeats > 1 else measure_once(args, output, group)
+    if group and group.rank:
+        return EXIT_OK
     if group:
-        group.finish()
-        if group.rank:
-            return EXIT_OK
         summary["command"] = group.command(summary["command"])
     print()
     print(table(summary))
@@ -150,6 +149,8 @@ def measure_once(args: argparse.Namespace, output: Path | None, group: ranks.Ran
             return {}
     if "conditions" in measured:
         print(text.conditions_line(measured["conditions"]))
+    if group:
+        group.finish()
     return summarize(engine.record, args.engine, measured, input_files(args))
 
 
@@ -190,6 +191,8 @@ def run_accuracy(args: argparse.Namespace, engine: Engine, output: Path | None, 
     if output and args.visualize:
         print(f"Pictures: {write_pictures(output / 'pictures', args.visualize, accuracy.run.predictions, persons)}")
     measured = summarize_accuracy(accuracy, persons, args.flip_test)
+    if group:
+        print(text.ranks_lines(measured["ranks"]))
     if reference:
         expected = measure_accuracy(reference, persons, args.flip_test, predict)
         measured["agreement"], worst = compare(accuracy, expected)

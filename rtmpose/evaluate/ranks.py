@@ -25,7 +25,7 @@ import numpy as np
 from rtmpose import startup, timing
 from rtmpose.conditions import worst
 from rtmpose.data.dataset import PersonSet
-from rtmpose.engines import Engine, headline_timer, monitor
+from rtmpose.engines import Engine, monitor
 from rtmpose.errors import EXIT_USER_ERROR, KitError
 from rtmpose.evaluate.accuracy import Pass, predict_all
 from rtmpose.evaluate.predict import Run
@@ -34,7 +34,8 @@ from rtmpose.evaluate.throughput import WARMUP_LIMIT, throughput_input
 
 _START = 120.0  # seconds until all ranks must have started
 _ALIKE = 1.0  # seconds in which the same error of other ranks is waited for
-_KEEPALIVE = {"TCP_KEEPIDLE": 2, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 4}  # a machine that is gone counts as dead after 6 s
+# A machine that is gone counts as dead after 6 s.
+_KEEPALIVE = {"TCP_KEEPIDLE": 2, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 4}
 _ALONE = 0.25  # of --duration, for each device alone
 
 Fail = Callable[[object], int]
@@ -69,7 +70,7 @@ def run(work: Callable[["Ranks"], int], fail: Fail) -> int:
     """
     place = Place.read()
     if place.rank:
-        sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")
+        sys.stdout = sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, share_cores(cores, place.local_rank, place.local_world_size))
     ranks = Ranks(place, cores, fail)
@@ -309,7 +310,7 @@ class Ranks:
         first rank stops.
         """
         crops, source = throughput_input(data_set, engine)
-        timer, batch = headline_timer(engine, crops), engine.record.batch
+        (name, timer), batch = next(iter(engine.timers(crops).items())), engine.record.batch
         alone = []
         for rank in range(self.world_size):
             milliseconds = None
@@ -321,7 +322,8 @@ class Ranks:
         warmed = timing.warm_up(timer, warmup, min(WARMUP_LIMIT, 2 * duration))
         slowest = max(self.gather(float(np.mean([timer() for _ in range(3)]))))
         seconds = max(duration, iterations * slowest / 1e3)
-        samples, ends = [], []
+        samples: list[float] = []
+        ends: list[float] = []
         with monitor(engine) as watched:
             self.barrier()
             start = time.perf_counter()
@@ -329,17 +331,17 @@ class Ranks:
                 samples.append(timer())
                 ends.append(time.perf_counter() - start)
         window = min(self.gather(ends[-1]))
-        counted = samples[:max(1, sum(end <= window for end in ends))]
-        costs = watched.costs(len(samples) * batch)
-        parts = self.gather((counted, warmed, watched.conditions, costs, len(samples) * batch))
-        counted, warmups, conditions, costs, numbers = zip(*parts, strict=True)
+        own = samples[:max(1, sum(end <= window for end in ends))]
+        persons = len(samples) * batch
+        counted, warmups, conditions, costs, numbers = zip(
+            *self.gather((own, warmed, watched.conditions, watched.costs(persons), persons)), strict=True)
         speeds = [batch / float(np.mean(some)) * 1e3 for some in counted]
         alone_fps = [batch / milliseconds * 1e3 for milliseconds in alone]
         together = np.concatenate(counted)
         return {
             "mode": "throughput",
             "fps": sum(speeds),
-            "fps_of": f"sum of {self.world_size} ranks at once, each: {next(iter(engine.timers(crops)))}",
+            "fps_of": f"sum of {self.world_size} ranks at once, each: {name}",
             "latency_ms": timing.describe_latency(together), "percentiles_ms": timing.percentiles(together),
             "spread": timing.spread(together), "iterations": len(together),
             "warmup": min(one["warmup"] for one in warmups), "warmup_s": max(one["warmup_s"] for one in warmups),
