@@ -39,7 +39,8 @@ MODES = {
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = Parser(description="Run an engine over COCO: keypoint AP by default, throughput with --perf_only.",
+    parser = Parser(description="Run an engine over COCO: keypoint AP by default, throughput with --perf_only. "
+                                 "torchrun --nproc-per-node N runs it on N devices at once.",
                     epilog=f"Exit codes: 0 done and targets reached, 2 user error, {EXIT_ACCURACY_MISSED} --acc_target "
                            f"missed, {EXIT_THROUGHPUT_MISSED} --fps_target missed, {EXIT_INVALID} LoadGen calls the "
                            "run INVALID, 129, 130 and 143 interrupted.",

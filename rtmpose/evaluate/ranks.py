@@ -36,6 +36,7 @@ _START = 120.0  # seconds until all ranks must have started
 _ALIKE = 1.0  # seconds in which the same error of other ranks is waited for
 # A machine that is gone counts as dead after 6 s.
 _KEEPALIVE = {"TCP_KEEPIDLE": 2, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 4}
+_PRINTING = 0.3  # seconds to print which rank died, when torchrun ends the others
 _ALONE = 0.25  # of --duration, for each device alone
 
 Fail = Callable[[object], int]
@@ -131,20 +132,21 @@ class Ranks:
             from torch.distributed.rendezvous import rendezvous
         except ImportError as error:
             raise KitError(f"torch can't be imported ({error}), which ranks need; run scripts/setup.sh") from error
+        address = os.environ["MASTER_ADDR"] if self.place.nodes > 1 else "127.0.0.1"
         try:
             store = next(rendezvous("env://", timeout=timedelta(seconds=_START)))[0]
             if self.rank == 0:
                 key = secrets.token_bytes(32)
-                with Listener(("", 0), backlog=self.world_size, authkey=key) as listener:
+                with Listener(("" if self.place.nodes > 1 else address, 0), backlog=self.world_size, authkey=key) as listener:
                     store.set("rtmpose", f"{listener.address[1]} {key.hex()}")
                     self._accept(listener)
             else:
                 port, key = store.get("rtmpose").decode().split()
-                connection = Client((os.environ["MASTER_ADDR"], int(port)), authkey=bytes.fromhex(key))
+                connection = Client((address, int(port)), authkey=bytes.fromhex(key))
                 connection.send((self.rank, self._hosts[self.rank]))
                 self._peers[0] = connection
         except (OSError, EOFError, RuntimeError) as error:
-            raise KitError(f"rank {self.rank}: can't reach rank 0 at {os.environ.get('MASTER_ADDR')} "
+            raise KitError(f"rank {self.rank}: can't reach rank 0 at {address} "
                            f"({str(error).splitlines()[0] if str(error) else type(error).__name__}); check that the "
                            "machines reach each other") from error
         for peer in self._peers.values():
@@ -211,6 +213,9 @@ class Ranks:
         os._exit(EXIT_USER_ERROR)
 
     def _say_interrupted(self) -> None:
+        """Tell the others why this rank ends, unless it is because one of them died: its name is being printed."""
+        time.sleep(_PRINTING)
+        self._finished = True
         for peer in self._peers.values():
             with contextlib.suppress(OSError):
                 peer.send(("interrupted", "was interrupted by a signal"))

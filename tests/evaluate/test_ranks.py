@@ -90,6 +90,7 @@ def kit_lines(*texts: str) -> list[str]:
     return [line for text in texts for line in text.splitlines() if line.startswith("inference.py: ")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ranks", "nodes", "backend", "options"), [
     (3, 1, "onnxruntime", ("--flip_test",)), (1, 2, "openvino", ()), (2, 1, "openvino", ("--reference",)),
 ])
@@ -113,6 +114,7 @@ def test_keypoints_are_those_of_one_process(engine_file: Path, openvino_engine: 
     check_summary(several, "summary")
 
 
+@pytest.mark.slow
 def test_throughput_is_the_sum_of_the_devices(engine_file: Path, tmp_path: Path) -> None:
     with torchrun(2, "--engine", engine_file, "--perf_only", "--warmup", 1, "--iterations", 3, "--duration", 1,
                   "--fps_target", 1e6, "--output", tmp_path) as started:
@@ -137,6 +139,7 @@ def test_throughput_is_the_sum_of_the_devices(engine_file: Path, tmp_path: Path)
     assert row(single)[3] == "engine alone, random input" == row(join_modes(summary, {**single}))[3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ranks", "nodes", "dead"), [(2, 1, 1), (2, 1, 0), (1, 2, 1)])
 def test_a_killed_rank_ends_all(engine_file: Path, tmp_path: Path, ranks: int, nodes: int, dead: int) -> None:
     with torchrun(ranks, "--engine", engine_file, "--perf_only", "--duration", 100, "--output", tmp_path / "out",
@@ -153,6 +156,7 @@ def test_a_killed_rank_ends_all(engine_file: Path, tmp_path: Path, ranks: int, n
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_an_error_is_one_line(engine_file: Path, people: Path, tmp_path: Path) -> None:
     for options, message in (
             (("--perf_only", "--repeats", 2), r"--repeats: doesn't work under torchrun: .*"),
