@@ -137,7 +137,8 @@ class Ranks:
             store = next(rendezvous("env://", timeout=timedelta(seconds=_START)))[0]
             if self.rank == 0:
                 key = secrets.token_bytes(32)
-                with Listener(("" if self.place.nodes > 1 else address, 0), backlog=self.world_size, authkey=key) as listener:
+                where = ("" if self.place.nodes > 1 else address, 0)
+                with Listener(where, backlog=self.world_size, authkey=key) as listener:
                     store.set("rtmpose", f"{listener.address[1]} {key.hex()}")
                     self._accept(listener)
             else:

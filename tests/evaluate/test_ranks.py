@@ -1,7 +1,5 @@
 """Ranks that torchrun starts: on one machine, and as two machines that are both this one."""
 
-import common
-
 import json
 import os
 import re
