@@ -218,6 +218,20 @@ def test_gpu_that_does_not_exist(run: Run, gpu_engine: Path) -> None:
     assert done.returncode == 2 and done.stderr.startswith("inference.py: error: CUDA_DEVICE: is '7', expected")
 
 
+@pytest.mark.parametrize(("gpus", "reason"), [
+    (2, "was built for Software GPU (compute capability "),  # the two have different names
+    (1, "LOCAL_RANK: is '1', expected the number of a GPU from 0 to 0; start fewer ranks")])
+def test_each_rank_takes_the_gpu_of_its_number(environment: dict[str, str], gpu_engine: Path, gpus: int, reason: str
+                                               ) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(ROOT / "inference.py"),
+         "--engine", str(gpu_engine), "--perf_only"], capture_output=True, text=True, timeout=120, check=False,
+        env={**environment, "SOFTGPU_DEVICES": str(gpus), "OMP_NUM_THREADS": "1"})
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("inference.py: ")]
+    assert line.startswith("inference.py: error: rank 1 of 2 on ") and reason in line
+    assert gpus == 1 or "but the GPU here is Software GPU 1 (" in line
+
+
 def test_auto_leaves_a_gpu_aside_that_lacks_a_package(run: Run, environment: dict[str, str],
                                                       model_files: dict[str, Path], tmp_path: Path) -> None:
     stand_in, _, root = environment["PYTHONPATH"].split(os.pathsep)
