@@ -76,7 +76,7 @@ class Parser(argparse.ArgumentParser):
         print(self.format_help(), end="", file=file)  # argparse would say nothing of an output that fails
 
     def error(self, message: str) -> NoReturn:
-        sys.exit(fail(f"{message} (see --help)"))
+        raise KitError(f"{message} (see --help)")
 
 
 def positive(text: str) -> int:

@@ -1,6 +1,6 @@
 """Engine -> keypoint AP on COCO or throughput, timed here or by MLPerf's LoadGen."""
 
-from common import Parser, amount, between, boolean, box, positive, run
+from common import Parser, amount, between, boolean, box, fail, positive, run
 
 import argparse
 import os
@@ -15,8 +15,8 @@ from rtmpose.engines import Engine, load_engine
 from rtmpose.engines.record import read_record
 from rtmpose.environment import command_line, now
 from rtmpose.errors import EXIT_ACCURACY_MISSED, EXIT_INVALID, EXIT_OK, EXIT_THROUGHPUT_MISSED, KitError, first_line
-from rtmpose.evaluate import loadgen, repeats
-from rtmpose.evaluate.accuracy import check_comparable, compare, measure_accuracy, summarize_accuracy
+from rtmpose.evaluate import loadgen, ranks, repeats
+from rtmpose.evaluate.accuracy import check_comparable, compare, measure_accuracy, predict_all, summarize_accuracy
 from rtmpose.evaluate.coco_eval import write_keypoints
 from rtmpose.evaluate.predict import predict_person
 from rtmpose.evaluate.throughput import measure_throughput
@@ -39,7 +39,8 @@ MODES = {
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = Parser(description="Run an engine over COCO: keypoint AP by default, throughput with --perf_only.",
+    parser = Parser(description="Run an engine over COCO: keypoint AP by default, throughput with --perf_only. "
+                                 "torchrun --nproc-per-node N runs it on N devices at once.",
                     epilog=f"Exit codes: 0 done and targets reached, 2 user error, {EXIT_ACCURACY_MISSED} --acc_target "
                            f"missed, {EXIT_THROUGHPUT_MISSED} --fps_target missed, {EXIT_INVALID} LoadGen calls the "
                            "run INVALID, 129, 130 and 143 interrupted.",
@@ -99,14 +100,25 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Measure, print, write."""
+    """Measure alone, or as one of the ranks that torchrun started."""
+    return ranks.run(measure, fail) if "RANK" in os.environ else measure(None)
+
+
+def measure(group: ranks.Ranks | None) -> int:
+    """Measure, print, write; with other ranks, only rank 0 prints and writes."""
     args = parse_arguments()
+    if group:
+        check_rank_options(args)
     if args.picture is not None:
         return draw_photograph(args)
     args.datasets = choose_data_set(args)
     check_files(args)
     output = Path(args.output) if args.output else None
-    summary = measure_repeatedly(args.repeats, output) if args.repeats > 1 else measure_once(args, output)
+    summary = measure_repeatedly(args.repeats, output) if args.repeats > 1 else measure_once(args, output, group)
+    if group and group.rank:
+        return EXIT_OK
+    if group:
+        summary["command"] = group.command(summary["command"])
     print()
     print(table(summary))
     code, summary["missed_targets"] = check_targets(args, summary)
@@ -115,21 +127,31 @@ def main() -> int:
     return code
 
 
-def measure_once(args: argparse.Namespace, output: Path | None) -> dict[str, Any]:
-    """Load the engine, measure in the mode that the options ask for, and print the figures. Returns the summary."""
+def measure_once(args: argparse.Namespace, output: Path | None, group: ranks.Ranks | None) -> dict[str, Any]:
+    """Load the engine, measure in the mode that the options ask for, and print the figures. Returns the summary.
+
+    Ranks other than 0 return an empty one.
+    """
     engine = load_engine(args.engine)
     check_engine(args, engine)
     if args.scenario:
         measured = run_loadgen(args, engine, Path(args.output))
     elif args.perf_only:
-        measured = measure_throughput(engine, args.datasets, args.warmup, args.iterations, args.duration)
+        timed = group.measure_throughput if group else measure_throughput
+        measured = timed(engine, args.datasets, args.warmup, args.iterations, args.duration)
+        if group and group.rank:
+            return {}
         print(text.throughput_lines(measured, engine.record.batch))
         if output:
             clear_output(output)
     else:
-        measured = run_accuracy(args, engine, output)
+        measured = run_accuracy(args, engine, output, group)
+        if not measured:
+            return {}
     if "conditions" in measured:
         print(text.conditions_line(measured["conditions"]))
+    if group:
+        group.finish()
     return summarize(engine.record, args.engine, measured, input_files(args))
 
 
@@ -147,13 +169,22 @@ def measure_repeatedly(number: int, output: Path | None) -> dict[str, Any]:
     return summary
 
 
-def run_accuracy(args: argparse.Namespace, engine: Engine, output: Path | None) -> dict[str, Any]:
-    """Accuracy mode: predict, score, print, write keypoints and pictures. Returns the result for ``summary.json``."""
+def run_accuracy(args: argparse.Namespace, engine: Engine, output: Path | None, group: ranks.Ranks | None
+                 ) -> dict[str, Any]:
+    """Accuracy mode: predict, score, print, write keypoints and pictures. Returns the result for ``summary.json``.
+
+    Ranks other than 0 only predict, and return an empty one.
+    """
     reference = load_reference(args, engine)
     persons = choose_persons(args, engine)
     if args.visualize:
         find_ground_truth(persons)
-    accuracy = measure_accuracy(engine, persons, args.flip_test)
+    if group and group.rank:
+        for each in filter(None, (engine, reference)):
+            group.predict(each, persons, args.flip_test)
+        return {}
+    predict = group.predict if group else predict_all
+    accuracy = measure_accuracy(engine, persons, args.flip_test, predict)
     print(accuracy.score.coco_lines)
     if output:
         clear_output(output)
@@ -161,8 +192,10 @@ def run_accuracy(args: argparse.Namespace, engine: Engine, output: Path | None) 
     if output and args.visualize:
         print(f"Pictures: {write_pictures(output / 'pictures', args.visualize, accuracy.run.predictions, persons)}")
     measured = summarize_accuracy(accuracy, persons, args.flip_test)
+    if group:
+        print(text.ranks_lines(measured["ranks"]))
     if reference:
-        expected = measure_accuracy(reference, persons, args.flip_test)
+        expected = measure_accuracy(reference, persons, args.flip_test, predict)
         measured["agreement"], worst = compare(accuracy, expected)
         print(text.agreement_lines(measured["agreement"]))
         if output and worst:
@@ -284,6 +317,15 @@ def check_options(args: argparse.Namespace, given: set[str]) -> None:
                        "leave it out")
     if "target_latency" in given and args.scenario != "server":
         raise KitError(f"--target_latency: has no effect on {args.scenario}, only on server; leave it out")
+
+
+def check_rank_options(args: argparse.Namespace) -> None:
+    """Raise KitError if an option makes no sense for one of several ranks."""
+    for option, given, why in (("scenario", args.scenario, "LoadGen sends its queries to one process"),
+                               ("repeats", args.repeats > 1, "fresh processes are torchrun's to start; start it again"),
+                               ("picture", args.picture is not None, "one person needs one process")):
+        if given:
+            raise KitError(f"--{option}: doesn't work under torchrun: {why}")
 
 
 def check_files(args: argparse.Namespace) -> None:

@@ -3,7 +3,7 @@
 from common import Parser, run
 
 from rtmpose.errors import KitError
-from rtmpose.report.summary import read_summary, table
+from rtmpose.report.summary import join_modes, read_summary, table
 
 
 def main() -> int:
@@ -16,7 +16,7 @@ def main() -> int:
     accuracy, throughput = read_summary(args.accuracy, "accuracy"), read_summary(args.throughput, "throughput")
     if accuracy["engine"]["sha256"] != throughput["engine"]["sha256"]:
         raise KitError(f"{args.throughput}: is of another engine than {args.accuracy}; measure both with the same one")
-    print(table({**accuracy, **throughput}))
+    print(table(join_modes(accuracy, throughput)))
     return 0
 
 

@@ -38,8 +38,8 @@ class Gpu:
 def find_gpu() -> Gpu | None:
     """The NVIDIA GPU that engines run on, or None. Asks the driver itself, so that no CUDA package is needed.
 
-    It is the one that pycuda takes: of ``CUDA_DEVICE``, of ``~/.cuda_device``, or the first. Raises KitError if one of
-    the two names none.
+    It is the one that pycuda takes: of ``CUDA_DEVICE``, of ``~/.cuda_device``, or the first; under torchrun it is that
+    of ``LOCAL_RANK``. Raises KitError if one of them names none.
     """
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
@@ -62,15 +62,17 @@ def find_gpu() -> Gpu | None:
 
 def _device_ordinal(number: int) -> int:
     file = Path.home() / ".cuda_device"
-    if "CUDA_DEVICE" in os.environ:
+    if "RANK" in os.environ and "LOCAL_RANK" in os.environ:  # torchrun's: each process has a GPU of its own
+        source, text = "LOCAL_RANK", os.environ["LOCAL_RANK"]
+    elif "CUDA_DEVICE" in os.environ:
         source, text = "CUDA_DEVICE", os.environ["CUDA_DEVICE"]
     elif file.is_file():
         source, text = str(file), file.read_text().strip()
     else:
         return 0
     if not text.isdecimal() or int(text) >= number:
-        raise KitError(f"{source}: is {text!r}, expected the number of a GPU from 0 to {number - 1}; correct or remove "
-                       "it")
+        raise KitError(f"{source}: is {text!r}, expected the number of a GPU from 0 to {number - 1}; "
+                       f"{'start fewer ranks' if source == 'LOCAL_RANK' else 'correct or remove it'}")
     return int(text)
 
 

@@ -65,7 +65,8 @@ def _exit_on_signal(pipe: int) -> None:
         _end_children()
         for clean in cleanups:
             clean()
-        if select.select([], [2], [], 0)[1]:  # a full pipe would block
+        # A full pipe would block. torchrun itself says so, and each of its ranks would.
+        if "RANK" not in os.environ and select.select([], [2], [], 0)[1]:
             name = os.path.basename(sys.argv[0])
             os.write(2, f"\n{name}: interrupted\n".encode(errors="backslashreplace"))
     finally:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from rtmpose.engines.record import Record, check_built_here
-from rtmpose.environment import cpu_name
+from rtmpose.environment import count_cores, cpu_name
 from rtmpose.errors import KitError, first_line
 from rtmpose.model.graph import OUTPUTS, count_arithmetic, count_layers
 from rtmpose.model.int8 import Int8Scheme
@@ -58,6 +58,8 @@ def _open(path: str | Path) -> Any:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
+    if count_cores() < (os.cpu_count() or 1):  # by default it takes the cores of the machine, whoever may use them
+        options.intra_op_num_threads = count_cores()
     return onnxruntime.InferenceSession(Path(path).read_bytes(), options, providers=["CPUExecutionProvider"])
 
 

@@ -1,10 +1,10 @@
 """Accuracy mode: every person through the engine, the result's AP, and its agreement with a reference engine."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from rtmpose import timing
-from rtmpose.conditions import Monitor
 from rtmpose.data.agreement import crop_distances, describe_agreement, worst_crops
 from rtmpose.data.dataset import PersonSet
 from rtmpose.engines import Engine, monitor
@@ -24,25 +24,42 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Accuracy:
+class Pass:
+    """One pass over a set, and what it was measured under."""
+
+    run: Run
+    conditions: dict[str, Any]  # of summary.json, as the next two
+    costs: dict[str, Any]
+    ranks: dict[str, Any] | None = None  # of several processes
+
+
+@dataclass(frozen=True)
+class Accuracy(Pass):
     """Result of accuracy mode."""
 
-    engine: Engine  # closed
-    run: Run
-    score: Score
-    monitor: Monitor  # of the run
+    engine: Engine = field(kw_only=True)  # closed
+    score: Score = field(kw_only=True)
 
 
-def measure_accuracy(engine: Engine, persons: PersonSet, flip_test: bool) -> Accuracy:
-    """Predict every person's keypoints as :func:`rtmpose.evaluate.predict.predict` does, and score them.
+Predict = Callable[[Engine, PersonSet, bool], Pass]
 
-    A TensorRT engine crops on the GPU. The engine is closed before scoring, which takes memory of its own.
+
+def predict_all(engine: Engine, persons: PersonSet, flip_test: bool) -> Pass:
+    """Predict every person's keypoints as :func:`rtmpose.evaluate.predict.predict` does, and close the engine.
+
+    A TensorRT engine crops on the GPU.
     """
     path = predict_gpu if engine.record.backend == "tensorrt" else predict
     with monitor(engine) as watched:
         run = path.predict(engine, persons, flip_test)
     engine.close()
-    return Accuracy(engine, run, score(run.predictions, persons), watched)
+    return Pass(run, watched.conditions, watched.costs(len(persons)))
+
+
+def measure_accuracy(engine: Engine, persons: PersonSet, flip_test: bool, predict: Predict = predict_all) -> Accuracy:
+    """Predict every person's keypoints by ``predict``, which closes the engine, and score them."""
+    done = predict(engine, persons, flip_test)
+    return Accuracy(**vars(done), engine=engine, score=score(done.run.predictions, persons))
 
 
 def score(predictions: Predictions, persons: PersonSet) -> Score:
@@ -62,8 +79,9 @@ def summarize_accuracy(accuracy: Accuracy, persons: PersonSet, flip_test: bool) 
         "fps_of": "persons a second from image files to keypoints, scoring not included",
         "latency_ms": timing.describe_latency(run.batch_ms),
         "latency_of": "one run of the engine on one batch, host to host",
-        "conditions": accuracy.monitor.conditions,
-        **accuracy.monitor.costs(len(persons)),
+        "conditions": accuracy.conditions,
+        **accuracy.costs,
+        **({"ranks": accuracy.ranks} if accuracy.ranks else {}),
     }
 
 

@@ -259,11 +259,18 @@ def incomparable(base: Run, other: Run) -> str:
         return (f"is another network ({two['engine']['onnx']}, {network(two)[0][:12]}) than the base's "
                 f"({one['engine']['onnx']}, {network(one)[0][:12]}); build both engines from one checkpoint")
     if one["mode"] == "throughput":
-        return ""
+        alike = devices(one) == devices(two)
+        return "" if alike else (f"--perf_only on {devices(two)} device{'s' * (devices(two) > 1)}, the base on "
+                                 f"{devices(one)}; measure both on as many")
     for name, key in _SCORED_ALIKE.items():
         if key(one) != key(two):
             return f"{name}: {key(two)!s:.60}, but {key(one)!s:.60} in the base; score both in the same way"
     return ""
+
+
+def devices(summary: dict[str, Any]) -> int:
+    """Number of devices that a speed is of."""
+    return int(summary.get("ranks", {}).get("world_size", 1))
 
 
 def network(summary: dict[str, Any]) -> tuple[str, ...]:
@@ -316,6 +323,7 @@ def describe_differences(base: Run, other: Run) -> dict[str, str]:
         "precision": rows.precision(run.summary), "batch": run.summary["batch"],
         "runtime": run.summary["engine"]["runtime"], "ONNX file": run.summary["engine"]["onnx_sha256"][:12],
         "kit": run.summary["versions"]["kit"], "timing": run.summary.get("fps_of"), "input": run.summary.get("input"),
+        "devices": devices(run.summary),
         **{f"version of {name}": version for name, version in run.summary["versions"].items() if name != "kit"},
         **{f"machine's {name}": run.summary["machine"].get(name) for name in _MACHINE},
     } for run in (base, other))

@@ -64,6 +64,11 @@ def read_summary(path: str | Path, mode: str) -> dict[str, Any]:
     return found
 
 
+def join_modes(accuracy: dict[str, Any], throughput: dict[str, Any]) -> dict[str, Any]:
+    """AP of one summary and FPS of the other, as one. How many devices predicted doesn't change AP."""
+    return {**accuracy, "ranks": {}, **throughput}
+
+
 def notes(summary: dict[str, Any]) -> list[str]:
     """What a reader must know beside the figures: missed targets, and INT8 calibrated on the measured set."""
     lines = [f"missed {missed}" for missed in summary["missed_targets"]]
@@ -150,8 +155,9 @@ def measurement(summary: dict[str, Any]) -> str:
 
 def settings(summary: dict[str, Any]) -> list[str]:
     """The options without which speed or AP would mean something else."""
-    limit = summary.get("limit")
+    limit, devices = summary.get("limit"), summary.get("ranks", {}).get("world_size", 1)
     return [name for name, holds in (
+        (f"{devices} devices", devices > 1),
         ("random input", summary.get("input") == "random pixels"), ("flip test", summary.get("flip_test")),
         ("detector's boxes", summary.get("boxes", GROUND_TRUTH) != GROUND_TRUTH),
         (f"first {limit} image{'s' * (limit != 1)}", limit)) if holds]

@@ -16,7 +16,7 @@ from rtmpose.errors import EXIT_ACCURACY_MISSED, EXIT_THROUGHPUT_MISSED, KitErro
 from rtmpose.files import make_folder, sha256, write_text
 from rtmpose.model import graph
 from rtmpose.report import text
-from rtmpose.report.summary import notes, read_summary
+from rtmpose.report.summary import join_modes, notes, read_summary
 
 _INFERENCE = Path(__file__).resolve().parents[2] / "inference.py"
 _PICTURES = 2  # of the worst persons, and of the best
@@ -57,7 +57,7 @@ class Cell:
     @property
     def summary(self) -> dict[str, Any]:
         """Both summaries in one; FPS is the engine's alone."""
-        return {**self.accuracy, **self.throughput}
+        return join_modes(self.accuracy, self.throughput)
 
     @property
     def notes(self) -> list[str]:

@@ -112,7 +112,24 @@ def throughput_lines(measured: dict[str, Any], batch_size: int) -> str:
     lines.append(f"  timed: {measured['iterations']} batches of {batch_size} after a warm-up of {measured['warmup']} "
                  f"({measured['warmup_s']:.1f} s, {steady}); input: {measured['input']}; reading, cropping and "
                  "decoding not included")
+    lines += [ranks_lines(measured["ranks"])] if "ranks" in measured else []
     return "\n".join(lines + _cost_lines(measured))
+
+
+def ranks_lines(ranks: dict[str, Any]) -> str:
+    """The speed of each of several devices, and what they lose by running at once; ``ranks`` is of ``summary.json``."""
+    speeds = ranks["fps"]
+    nodes = f" on {ranks['nodes']} machines" if ranks["nodes"] > 1 else ""
+    slowest, fastest = speeds.index(min(speeds)), speeds.index(max(speeds))
+    lines = [f"  {len(speeds)} devices{nodes}, {ranks['cores']} cores of their hosts: slowest {min(speeds):.2f} (rank "
+             f"{slowest} on {ranks['hosts'][slowest]}), fastest {max(speeds):.2f} (rank {fastest} on "
+             f"{ranks['hosts'][fastest]}) persons a second"]
+    if "alone_fps" in ranks:
+        lines += [f"    rank {rank} on {host}: {fps:.2f}, alone {alone:.2f}" for rank, (host, fps, alone) in
+                  enumerate(zip(ranks["hosts"], speeds, ranks["alone_fps"], strict=True))]
+        lines.append(f"  scaling efficiency: {ranks['efficiency']:.1%} of the sum of the devices alone, over "
+                     f"{ranks['window_s']:.1f} s in which all ran")
+    return "\n".join(lines)
 
 
 def _cost_lines(measured: dict[str, Any]) -> list[str]:

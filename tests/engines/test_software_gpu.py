@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -216,6 +217,35 @@ def test_gpu_that_is_described_is_the_one_that_runs(run: Run, tmp_path: Path, va
 def test_gpu_that_does_not_exist(run: Run, gpu_engine: Path) -> None:
     done = run("inference.py", "--engine", gpu_engine, "--perf_only", CUDA_DEVICE=7)
     assert done.returncode == 2 and done.stderr.startswith("inference.py: error: CUDA_DEVICE: is '7', expected")
+
+
+@pytest.mark.parametrize(("gpus", "reason"), [
+    (2, "was built for Software GPU (compute capability "),  # the two have different names
+    (1, "LOCAL_RANK: is '1', expected the number of a GPU from 0 to 0; start fewer ranks")])
+def test_each_rank_takes_the_gpu_of_its_number(environment: dict[str, str], gpu_engine: Path, gpus: int, reason: str
+                                               ) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(ROOT / "inference.py"),
+         "--engine", str(gpu_engine), "--perf_only"], capture_output=True, text=True, timeout=120, check=False,
+        env={**environment, "SOFTGPU_DEVICES": str(gpus), "OMP_NUM_THREADS": "1"})
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("inference.py: ")]
+    assert line.startswith("inference.py: error: rank 1 of 2 on ") and reason in line
+    assert gpus == 1 or "but the GPU here is Software GPU 1 (" in line
+
+
+def test_gpu_ranks_give_the_same_bytes(environment: dict[str, str], gpu_engine: Path, drawn: Path, tmp_path: Path
+                                       ) -> None:
+    inference = [str(ROOT / "inference.py"), "--engine", str(gpu_engine), "--datasets", str(drawn), "--output"]
+    env = {**environment, "OMP_NUM_THREADS": "1"}
+    assert subprocess.run([sys.executable, *inference, str(tmp_path / "one")], env=env, check=False).returncode == 0
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    # Two machines with one GPU each: the engine is for GPU 0 only.
+    launchers = [subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--node-rank", node, "--master-addr",
+         "127.0.0.1", "--master-port", port, *inference, str(tmp_path / "all")], env=env) for node in "01"]
+    assert [launcher.wait(120) for launcher in launchers] == [0, 0]
+    assert (tmp_path / "all/keypoints.json").read_bytes() == (tmp_path / "one/keypoints.json").read_bytes()
 
 
 def test_auto_leaves_a_gpu_aside_that_lacks_a_package(run: Run, environment: dict[str, str],
