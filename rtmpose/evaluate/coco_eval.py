@@ -45,10 +45,12 @@ def oks(keypoints: np.ndarray, areas: np.ndarray, others: np.ndarray, other_area
 
     Takes keypoints as float32 (N, 17, 2) and (M, 17, 2), areas in square pixels as float32 (N,) and (M,).
     """
-    dx, dy = (others[..., axis] - keypoints[:, None, :, axis] for axis in (0, 1))
+    # Contiguous coordinates take two thirds of the time.
+    (x, y), (other_x, other_y) = (np.ascontiguousarray(points.transpose(2, 0, 1)) for points in (keypoints, others))
+    squared = (other_x - x[:, None]) ** 2 + (other_y - y[:, None]) ** 2
     variances = (SIGMAS * 2) ** 2
     mean_areas = (areas[:, None] + other_areas) / 2 + np.spacing(1)
-    return np.exp((dx**2 + dy**2) / variances / mean_areas[..., None] / -2).mean(axis=-1).astype(np.float32)
+    return np.exp(squared / variances / mean_areas[..., None] / -2).mean(axis=-1).astype(np.float32)
 
 
 def oks_nms(keypoints: np.ndarray, scores: np.ndarray, areas: np.ndarray) -> list[int]:
