@@ -103,8 +103,8 @@ def write_keypoints(path: Path, results: list[dict[str, Any]]) -> None:
     for result in sorted(results, key=lambda result: result["index"]):
         written = {**result, "keypoints": result["keypoints"].tolist()}
         del written["index"]
-        lines.append(json.dumps(written, allow_nan=False).encode())
-    write_bytes(path, b"[" + b",\n ".join(lines) + b"]\n")
+        lines.append(json.dumps(written, allow_nan=False))
+    write_bytes(path, ("[" + ",\n ".join(lines) + "]\n").encode())
 
 
 @paused_gc()
