@@ -41,14 +41,14 @@ def rescore(scores: np.ndarray, box_scores: np.ndarray) -> np.ndarray:
 
 
 def oks(keypoints: np.ndarray, areas: np.ndarray, others: np.ndarray, other_areas: np.ndarray) -> np.ndarray:
-    """Object keypoint similarity of N persons with M others (mmpose ``oks_iou``), float32 (N, M), from 0 to 1.
+    """Object keypoint similarity of N pairs of persons (mmpose ``oks_iou``), float32 (N,), from 0 to 1.
 
-    Takes keypoints as float32 (N, 17, 2) and (M, 17, 2), areas in square pixels as float32 (N,) and (M,).
+    Takes both persons' keypoints as float32 (N, 17, 2) and areas in square pixels as float32 (N,).
     """
-    dx, dy = (others[..., axis] - keypoints[:, None, :, axis] for axis in (0, 1))
+    dx, dy = np.ascontiguousarray((others - keypoints).transpose(2, 0, 1))
     variances = (SIGMAS * 2) ** 2
-    mean_areas = (areas[:, None] + other_areas) / 2 + np.spacing(1)
-    return np.exp((dx**2 + dy**2) / variances / mean_areas[..., None] / -2).mean(axis=-1).astype(np.float32)
+    mean_areas = (areas + other_areas) / 2 + np.spacing(1)
+    return np.exp((dx**2 + dy**2) / variances / mean_areas[:, None] / -2).mean(axis=-1).astype(np.float32)
 
 
 def oks_nms(keypoints: np.ndarray, scores: np.ndarray, areas: np.ndarray) -> list[int]:
@@ -58,17 +58,16 @@ def oks_nms(keypoints: np.ndarray, scores: np.ndarray, areas: np.ndarray) -> lis
     """
     order = scores.argsort()[::-1]
     keypoints, areas = keypoints[order], areas[order]
-    kept: list[int] = []
     dropped = np.zeros(len(order), bool)
     step = 1 + OKS_AT_ONCE // (1 + len(order))
     for start in range(0, len(order), step):
         left = start + np.flatnonzero(~dropped[start:start + step])
-        alike = ~(oks(keypoints[left], areas[left], keypoints[start:], areas[start:]) <= OKS_NMS_THRESHOLD)
-        for row, others in zip(left.tolist(), alike, strict=True):
-            if not dropped[row]:
-                kept.append(row)
-                dropped[start:] |= others
-    return order[kept].tolist()
+        rows, worse = np.nonzero(left[:, None] < np.arange(len(order)))
+        better = left[rows]
+        alike = ~(oks(keypoints[better], areas[better], keypoints[worse], areas[worse]) <= OKS_NMS_THRESHOLD)
+        for one, other in zip(better[alike].tolist(), worse[alike].tolist(), strict=True):
+            dropped[other] |= not dropped[one]
+    return order[~dropped].tolist()
 
 
 @paused_gc()
@@ -104,8 +103,8 @@ def write_keypoints(path: Path, results: list[dict[str, Any]]) -> None:
     for result in sorted(results, key=lambda result: result["index"]):
         written = {**result, "keypoints": result["keypoints"].tolist()}
         del written["index"]
-        lines.append(json.dumps(written, allow_nan=False).encode())
-    write_bytes(path, b"[" + b",\n ".join(lines) + b"]\n")
+        lines.append(json.dumps(written, allow_nan=False))
+    write_bytes(path, ("[" + ",\n ".join(lines) + "]\n").encode())
 
 
 @paused_gc()

@@ -42,9 +42,9 @@ class Evaluation(COCOeval):
                 dx = np.maximum(0, left - width - x) + np.maximum(0, x - (left + width * 2))
                 dy = np.maximum(0, top - height - y) + np.maximum(0, y - (top + height * 2))
                 counted = np.arange(len(visibility))
-            errors = (dx**2 + dy**2) / variances / (person["area"] + np.spacing(1)) / 2
+            exponents = (dx**2 + dy**2) / variances / (person["area"] + np.spacing(1)) / -2
             # NumPy adds contiguous rows, which take returns and an index may not, as pycocotools' single ones.
-            similarities[:, column] = np.exp(-errors.take(counted, axis=1)).sum(axis=1) / len(counted)
+            similarities[:, column] = np.exp(exponents.take(counted, axis=1)).sum(axis=1) / len(counted)
         return similarities
 
     def evaluateImg(self, imgId: int | str, catId: int | str, aRng: list[float], maxDet: int) -> Record | None:
@@ -52,7 +52,7 @@ class Evaluation(COCOeval):
         persons, predictions = self._gts[imgId, catId], self._dts[imgId, catId]
         if not persons and not predictions:
             return None
-        ignored = [int(bool(person["ignore"]) or _is_outside(person, aRng)) for person in persons]
+        ignored = [int(person["ignore"] or person["area"] < aRng[0] or person["area"] > aRng[1]) for person in persons]
         order = sorted(range(len(persons)), key=ignored.__getitem__)
         persons, ignored = [persons[i] for i in order], [ignored[i] for i in order]
         crowds = [bool(person["iscrowd"]) for person in persons]
@@ -61,20 +61,17 @@ class Evaluation(COCOeval):
         found = np.zeros((len(thresholds), len(persons)))
         matches = np.zeros((len(thresholds), len(predictions)))
         match_ignored = np.zeros(matches.shape, bool)
-        for row, threshold in enumerate(thresholds):
+        for row, threshold in enumerate(thresholds if candidates else []):
             for column, match in _match(candidates, threshold, ignored, crowds):
                 matches[row, column], match_ignored[row, column] = persons[match]["id"], ignored[match]
                 found[row, match] = predictions[column]["id"]
-        outside = np.array([_is_outside(prediction, aRng) for prediction in predictions], bool)
+        areas = np.array([prediction["area"] for prediction in predictions])
+        outside = (areas < aRng[0]) | (areas > aRng[1])
         return {"image_id": imgId, "category_id": catId, "aRng": aRng, "maxDet": maxDet,
                 "gtIds": [person["id"] for person in persons], "gtMatches": found, "gtIgnore": np.array(ignored),
                 "dtIds": [prediction["id"] for prediction in predictions], "dtMatches": matches,
                 "dtScores": [prediction["score"] for prediction in predictions],
                 "dtIgnore": match_ignored | ((matches == 0) & outside)}
-
-
-def _is_outside(record: Record, area_range: list[float]) -> bool:
-    return bool(record["area"] < area_range[0] or record["area"] > area_range[1])
 
 
 def _list_candidates(similarities: np.ndarray, least: float) -> Candidates:
