@@ -172,7 +172,7 @@ def choose_fastest(built: Sequence[tuple[Path, Built]]) -> tuple[Path, Built]:
     return file, replace(best, record=replace(best.record, measured_fps=measured))
 
 
-def compare_fps(engines: Sequence[Engine], turns: int = 4) -> list[float]:
+def compare_fps(engines: Sequence[Engine], turns: int = 6) -> list[float]:
     """Persons a second of engines that take turns on the same random input, by the median batch.
 
     The first turn is a warm-up, and so is the first batch of a turn: threads of the engine before may still spin.

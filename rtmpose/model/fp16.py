@@ -21,12 +21,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
+import onnx.version_converter
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 LARGEST = 65504.0  # FP16's largest number
 SPARE = 4.0  # headroom that constants must leave below it, as a factor
 
 HALVES: dict[str, int] = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+_BF16_OPSET = 22  # the first in which convolutions can be BF16
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ def to_mixed_precision(model: onnx.ModelProto, half: str) -> tuple[onnx.ModelPro
                    (_large_constants(graph), "a constant leaves FP16's range")]
     kept = [Kept(tuple(nodes), reason) for nodes, reason in reasons if nodes]
     _insert_casts(graph, {name for entry in kept for name in entry.nodes}, half)
+    if half == "bf16":
+        converted = onnx.version_converter.convert_version(converted, _BF16_OPSET)
     return converted, kept
 
 

@@ -1,22 +1,27 @@
-"""OpenVINO: the same numbers as ONNX Runtime in FP32, the graph's numbers in INT8, and only where it was built."""
+"""OpenVINO: the same numbers as ONNX Runtime in FP32, the graph's in BF16 and INT8, and only where it was built."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from helpers import build_engine, run_script
+from helpers import ROOT, build_engine, run_script
 
+from rtmpose import environment
 from rtmpose.data import postprocess
 from rtmpose.data.agreement import describe_agreement
 from rtmpose.engines import backend, load_engine
+from rtmpose.engines.build import build_engine as build_planned
+from rtmpose.engines.build import name_precision, plan_build
 from rtmpose.engines.record import read_record, write_record
 from rtmpose.errors import KitError
 from rtmpose.model import calibration, graph, int8
 from rtmpose.model.checkpoint import load_network
 
 openvino = backend("openvino")
+needs_bf16 = pytest.mark.skipif(openvino.find_bf16_obstacle() is not None, reason="needs AVX512-BF16 or AMX")
 pytestmark = pytest.mark.skipif(not openvino.is_installed(), reason="needs OpenVINO")
 
 BATCH = 4
@@ -133,3 +138,91 @@ def test_int8_gives_the_keypoints_that_the_graph_says(demo_onnx: Path, calibrati
 
     assert within_bin(found, expected) >= 0.9
     assert within_bin(found, exact) >= within_bin(expected, exact) - 0.03
+
+
+@needs_bf16
+def test_bf16_moves_no_more_keypoints_than_pytorch_in_bf16(demo_onnx: Path, people_folder: Path, tmp_path: Path
+                                                           ) -> None:
+    """PyTorch computes the backbone and the final convolution in BF16, the head in FP32."""
+    import torch
+
+    plan = plan_build(demo_onnx, tmp_path / "bf16.engine", 8, "bf16", "openvino")
+    record = build_planned(plan).record
+    assert record.precision == "bf16" and record.arithmetic == {"bf16": 38, "fp32": 7}
+    engine = load_engine(tmp_path / "bf16.engine")
+    crops = calibration.load_calibration_set(people_folder, (192, 256)).batches[:8]
+    exact, scores = calibration.keypoints(graph.simplify(graph.load(demo_onnx), crops[0].shape), crops)
+
+    config, (checkpoint,) = ROOT / "demo/rtmpose-t_drawn-people-256x192.py", (ROOT / "demo").glob("*.pth")
+    estimator = load_network(config, checkpoint).module.estimator
+    for part in (estimator.backbone, estimator.head.final_layer):
+        part.to(torch.bfloat16)
+    estimator.head.final_layer.register_forward_hook(lambda module, given, result: result.float())
+
+    def run_pytorch(batch: np.ndarray) -> list[np.ndarray]:
+        with torch.inference_mode():
+            return [axis.numpy() for axis in estimator.head.forward(
+                estimator.backbone(torch.from_numpy(batch).to(torch.bfloat16)))]
+
+    def within_bin(run: Callable[[np.ndarray], Sequence[np.ndarray]]) -> float:
+        logits = [np.concatenate(axis) for axis in zip(*map(run, crops), strict=True)]
+        found, _ = postprocess.decode(*logits, (192, 256))
+        assert not np.array_equal(found, exact), "nothing was rounded"
+        return describe_agreement(np.abs(found.astype(np.float64) - exact), scores, 0.5)["within_bin"]
+
+    judge = within_bin(run_pytorch)
+    assert judge > 0.97 and within_bin(engine.infer) >= judge - 0.005
+
+
+@needs_bf16
+def test_int8_with_the_rest_in_bf16_is_as_near_to_fp32_as_int8(demo_onnx: Path, people_folder: Path, engine_path: Path,
+                                                              tmp_path: Path) -> None:
+    crops = calibration.load_calibration_set(people_folder, (192, 256)).batches[:8]
+    fixed = graph.simplify(graph.load(demo_onnx), crops[0].shape)
+    quantized = int8.insert_quantization(fixed, calibration.find_ranges(fixed, openvino.INT8_SCHEME, crops[:4]),
+                                         openvino.INT8_SCHEME)
+    exact, scores = calibration.keypoints(fixed, crops)
+    shares = []
+    for bf16, rest in ((False, "fp32"), (True, "bf16")):
+        path = tmp_path / f"{rest}.engine"
+        arithmetic, _ = openvino.build(quantized, path, path, bf16)
+        assert arithmetic == {"int8": 38, rest: 7}
+        engine = openvino.load(path, replace(read_record(engine_path), batch=8, precision=name_precision(arithmetic)))
+        logits = [np.concatenate(axis) for axis in zip(*map(engine.infer, crops), strict=True)]
+        found, _ = postprocess.decode(*logits, (192, 256))
+        shares.append(describe_agreement(np.abs(found.astype(np.float64) - exact), scores, 0.5)["within_bin"])
+    assert min(shares) > 0.85 and abs(shares[0] - shares[1]) < 0.02 and shares[0] != shares[1]
+
+
+@pytest.mark.parametrize(("arithmetic", "name"), [
+    ({"int8": 38, "bf16": 7}, "int8+bf16"), ({"int8": 38, "fp32": 7}, "int8"), ({"int8": 38, "fp16": 3}, "int8"),
+    ({"int8": 3, "bf16": 42}, "bf16"), ({"bf16": 38, "fp32": 7}, "bf16"), ({"fp32": 45}, "fp32")])
+def test_precision_is_named_by_what_is_computed(arithmetic: dict[str, int], name: str) -> None:
+    assert name_precision(arithmetic) == name
+
+
+@pytest.mark.parametrize(("flags", "found"), [
+    ("fpu avx avx2 avx512f avx512_vnni", "OpenVINO needs AVX512-BF16 or AMX for it, and A CPU has avx, avx2, avx512f, "
+                                         "avx512_vnni"),
+    ("fpu sse2", "and A CPU has neither AVX nor AMX"), ("avx512f avx512_bf16", None), ("amx_tile amx_bf16", None)])
+def test_bf16_needs_a_processor_that_has_it(model_files: dict[str, Path], tmp_path: Path, flags: str,
+                                            found: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nmodel name\t: A CPU\nflags\t\t: {flags}\n\nprocessor\t: 1\n")
+    monkeypatch.setattr(environment, "CPUINFO", tmp_path / "cpuinfo")
+    if found is None:
+        for name in ("openvino", "auto"):
+            plan = plan_build(model_files["onnx"], tmp_path / "bf16.engine", 1, "bf16", name)
+            assert [facts.backend for facts in plan.candidates] == ["openvino"]
+        return
+    for name in ("openvino", "auto"):
+        with pytest.raises(KitError, match="^--precision bf16: .*; use --precision fp32$") as raised:
+            plan_build(model_files["onnx"], tmp_path / "bf16.engine", 1, "bf16", name)
+        assert found in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_onnx_runtime_refuses_bf16_in_one_line(model_files: dict[str, Path], tmp_path: Path) -> None:
+    done = run_script("build_engine.py", "--model_path", model_files["onnx"], "--batch", 1, "--precision", "bf16",
+                      "--backend", "onnxruntime", "--engine_path", tmp_path / "bf16.engine")
+    assert done.returncode == 2 and done.stdout == "" and not list(tmp_path.iterdir())
+    assert done.stderr == ("build_engine.py: error: --precision bf16: ONNX Runtime has no BF16 on CPUs; "
+                           "use --precision fp32\n")

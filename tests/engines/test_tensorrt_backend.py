@@ -104,16 +104,19 @@ def test_build_engine_builds_int8(demo_onnx: Path, calibration_folder: Path, tmp
     assert again.returncode == 0 and "nothing to do" in again.stdout
 
 
-def test_build_engine_writes_an_engine_and_its_record(model_files: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_build_engine_writes_an_engine_and_its_record(model_files: dict[str, Path], tmp_path: Path, precision: str
+                                                      ) -> None:
     engine = tmp_path / "rtmpose.engine"
-    arguments = ("--model_path", model_files["onnx"], "--input", "input:2,3,256,192", "--precision", "fp16",
+    arguments = ("--model_path", model_files["onnx"], "--input", "input:2,3,256,192", "--precision", precision,
                  "--backend", "tensorrt", "--engine_path", engine)
     done = run_script("build_engine.py", *arguments)
     assert done.returncode == 0, done.stderr
     record = read_record(engine)
-    assert (record.precision, record.batch, record.input_size) == ("fp16", 2, (192, 256))
+    assert (record.precision, record.batch, record.input_size) == (precision, 2, (192, 256))
+    assert record.arithmetic == {"fp16": {"fp16": 41, "fp32": 4}, "bf16": {"bf16": 38, "fp32": 7}}[precision]
     assert record.package in tensorrt._installed()
-    assert "fp16" in done.stdout and "MiB" in done.stdout
+    assert precision in done.stdout and "MiB" in done.stdout
     again = run_script("build_engine.py", *arguments)
     assert again.returncode == 0 and "nothing to do" in again.stdout
 
@@ -137,6 +140,14 @@ def test_rtx_on_a_gpu_that_it_does_not_list(monkeypatch: pytest.MonkeyPatch, pac
     assert (obstacle or "").startswith(message or "") and bool(obstacle) == bool(message)
 
 
+@pytest.mark.parametrize(("capability", "message"), [("7.5", "has compute capability 7.5, and BF16 needs 8.0"),
+                                                    ("8.0", None), ("12.0", None)])
+def test_gpus_without_bf16_are_named(monkeypatch: pytest.MonkeyPatch, capability: str, message: str | None) -> None:
+    monkeypatch.setattr("rtmpose.engines.tensorrt_backend.find_gpu", lambda: Gpu("NVIDIA", capability, "13.0", 0))
+    obstacle = tensorrt.find_bf16_obstacle()
+    assert obstacle == (message and f"NVIDIA {message}")
+
+
 @pytest.mark.skipif(find_gpu() is not None, reason="there is a GPU")
 def test_an_engine_for_the_gpu_is_refused_without_one(model_files: dict[str, Path], tmp_path: Path) -> None:
     engine = tmp_path / "rtmpose.engine"
@@ -149,7 +160,7 @@ def test_an_engine_for_the_gpu_is_refused_without_one(model_files: dict[str, Pat
 
 @pytest.mark.gpu
 @pytest.mark.skipif(find_gpu() is None, reason="needs an NVIDIA GPU")
-@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-3), ("fp16", 2e-2)])
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-3), ("fp16", 2e-2), ("bf16", 1e-1)])
 def test_the_gpu_agrees_with_onnx_runtime(model_files: dict[str, Path], tmp_path: Path, precision: str,
                                           tolerance: float) -> None:
     crops = np.random.default_rng(0).standard_normal((2, 3, 256, 192), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Mixed precision: the operators that stay in FP32, and no checkpoint makes it overflow."""
+"""Mixed precision: the operators that stay in FP32, the rounding, and no checkpoint makes it overflow."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from fp16_stress import plain, scale_final_convolution
 from onnx import TensorProto, numpy_helper
 
@@ -47,8 +48,9 @@ def difference(given: list[np.ndarray], expected: list[np.ndarray]) -> float:
     return worst if np.isfinite(worst) else np.inf
 
 
-def test_converted_graph_is_valid_with_fp32_inputs_and_outputs(model: onnx.ModelProto) -> None:
-    typed, _ = fp16.to_mixed_precision(model, "fp16")
+@pytest.mark.parametrize("half", fp16.HALVES)
+def test_converted_graph_is_valid_with_fp32_inputs_and_outputs(model: onnx.ModelProto, half: str) -> None:
+    typed, _ = fp16.to_mixed_precision(model, half)
     onnx.checker.check_model(typed, full_check=True)
     values = (*typed.graph.input, *typed.graph.output)
     assert {value.type.tensor_type.elem_type for value in values} == {TensorProto.FLOAT}
@@ -63,6 +65,15 @@ def test_operators_that_stay_in_fp32(model: onnx.ModelProto) -> None:
                      "logits": ["MatMul", "MatMul"]}
     products = graph.count_arithmetic(typed)
     assert products["fp32"] == 4 and products["fp16"] > 40
+
+
+def test_the_head_stays_in_fp32_beside_bf16(model: onnx.ModelProto) -> None:
+    typed, (kept,) = fp16.to_mixed_precision(model, "bf16")
+    products = [node.name for node in model.graph.node if node.op_type == "MatMul"]
+    assert len(products) == 7 and set(products) <= set(kept.nodes) and kept.reason.startswith("head: ")
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    assert not set(kept.nodes).intersection(node.name for node in convolutions)
+    assert graph.count_arithmetic(typed) == {"bf16": len(convolutions), "fp32": 7}
 
 
 def test_the_given_graph_is_not_changed(model: onnx.ModelProto) -> None:
@@ -98,11 +109,21 @@ def test_constants_beyond_fp16_keep_their_operator_in_fp32(model: onnx.ModelProt
     assert [entry.nodes for entry in kept if entry.reason.startswith("a constant")] == [(first.name,)]
 
 
-def test_rounded_results_are_fp16_numbers(model: onnx.ModelProto, crops: np.ndarray) -> None:
-    typed, _ = fp16.to_mixed_precision(model, "fp16")
+@pytest.mark.parametrize(("half", "judge"), [("fp16", torch.float16), ("bf16", torch.bfloat16)])
+def test_weights_and_results_are_rounded_as_pytorch_rounds(model: onnx.ModelProto, crops: np.ndarray, half: str,
+                                                           judge: torch.dtype) -> None:
+    """PyTorch computes the first convolution from the FP32 weights."""
+    typed, _ = fp16.to_mixed_precision(model, half)
     rounded = emulation.round_like_gpu(typed)
-    name = next(node for node in typed.graph.node if node.op_type == "Conv").output[0]
-    rounded.graph.output.append(onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
-    value = run(rounded, crops)[-1]
-    assert np.array_equal(value, value.astype(np.float16).astype(np.float32))
-    assert len(np.unique(value)) > 1000
+    first = next(node for node in typed.graph.node if node.op_type == "Conv")
+    rounded.graph.output.append(onnx.helper.make_tensor_value_info(first.output[0], TensorProto.FLOAT, None))
+    value = torch.from_numpy(run(rounded, crops)[-1])
+    assert torch.equal(value, value.to(judge).float()) and len(value.unique()) > 1000
+    constants = {tensor.name: torch.tensor(numpy_helper.to_array(tensor)) for tensor in model.graph.initializer}
+    original = next(node for node in model.graph.node if node.op_type == "Conv")
+    image, weight, bias = (tensor.to(judge).float() for tensor in (
+        torch.from_numpy(crops), *(constants[name] for name in original.input[1:])))
+    expected = torch.nn.functional.conv2d(image, weight, bias, stride=2, padding=1).to(judge).float()
+    # Sums in another order now and then round to the neighbour.
+    assert (value == expected).float().mean() > 0.98
+    assert (value - expected).abs().max() <= 2 * torch.finfo(judge).eps * expected.abs().max()

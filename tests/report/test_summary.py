@@ -13,7 +13,7 @@ import pytest
 
 from rtmpose.errors import KitError
 from rtmpose.files import write_sealed
-from rtmpose.report.summary import clear_output, notes, read_summary
+from rtmpose.report.summary import clear_output, notes, precision, read_summary
 
 SUMMARY: dict[str, Any] = {
     "mode": "accuracy", "AP": 0.1 + 0.2, "AP50": 1e-300, "fps": 1.0, "batch": 4, "precision": "int8",
@@ -60,6 +60,13 @@ def test_table_of_two_engines(table_fails: Callable[..., str], tmp_path: Path) -
     write_sealed(tmp_path / "b.json", {**SUMMARY, "mode": "throughput", "engine": {"sha256": "2"}})
     assert "b.json: is of another engine than" in table_fails(tmp_path / "a.json", tmp_path / "b.json")
     assert "/dev/zero: is a pipe or a device" in table_fails("/dev/zero", tmp_path / "b.json")
+
+
+@pytest.mark.parametrize(("computed", "requested", "cell"), [
+    ("int8+bf16", "int8", "int8+bf16"), ("int8", "int8", "int8"), ("bf16", "bf16", "bf16"),
+    ("bf16", "int8", "bf16 (asked: int8)"), ("fp32", "bf16", "fp32 (asked: bf16)")])
+def test_precision_in_a_row(computed: str, requested: str, cell: str) -> None:
+    assert precision({**SUMMARY, "precision": computed, "requested_precision": requested}) == cell
 
 
 def test_notes() -> None:

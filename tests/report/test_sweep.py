@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from helpers import ROOT
 
 from rtmpose import environment
+from rtmpose.engines.build import PRECISIONS
 from rtmpose.files import write_sealed
 from rtmpose.report import charts, sweep
 from rtmpose.report.page import draw_page
@@ -121,6 +123,13 @@ def test_page_escapes_and_draws_one_cell(swept: Path) -> None:
     assert page.open == [] and "<script" not in content and "<i>" not in content
     assert "int8, batch 2 failed: " in page.text and "<script>alert(1)</script>" in page.text
     assert "RTMPose sweep: <i>&" in page.text and "Disagreement" not in page.text
+
+
+def test_page_draws_every_precision(swept: Path) -> None:
+    cells = [replace(read(swept, "fp16", 2), precision=precision) for precision in PRECISIONS]
+    content = draw_page(cells)
+    assert Page(content).open == [] and all(f'class="marker {precision}"' in content for precision in PRECISIONS)
+    assert all(f".{precision} {{ --colour" in content for precision in PRECISIONS)
 
 
 def test_rerun_measures_only_what_changed_and_reports_failures(
