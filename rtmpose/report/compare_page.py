@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from rtmpose.engines.build import PRECISIONS
 from rtmpose.report import charts, summary
 from rtmpose.report.charts import Series
 from rtmpose.report.compare import (
@@ -29,7 +30,7 @@ def draw_page(report: Report, prices: dict[str, float]) -> str:
     by_label = {label: [cell for cell in cells if cell.label == label] for label in report.labels}
     runs = [run.summary for cell in cells for run in cell.runs.values()]
     best = _best(cells, prices)
-    styles = sorted({cell.precision for cell in cells}, key=["fp32", "fp16", "int8"].index)
+    styles = sorted({cell.precision for cell in cells}, key=PRECISIONS.index)
     latencies = {label: _latencies(group) for label, group in by_label.items()}
     drawn = [series for group in latencies.values() for series in group]
     return TEMPLATES.get_template("compare.html").render(
