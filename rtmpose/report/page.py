@@ -40,7 +40,7 @@ def draw_page(cells: Sequence[Cell]) -> str:
         data_set=annotation_file(first)[0],
         headline=_headline(measured),
         rows=summary.table_rows([cell.summary for cell in measured]),
-        asked=any(cell.summary["precision"] != cell.summary["requested_precision"] for cell in measured),
+        asked=any("asked" in summary.precision(cell.summary) for cell in measured),
         label=_label,
         conditions=text.describe_conditions,
         markers=[(charts.marker(precision, 8, 8), _precision(group)) for precision, group in by_precision.items()],
