@@ -8,7 +8,7 @@
 #   --model FILE        ONNX graph (default: $MODEL, else rtmpose_opt.onnx)
 #   --datasets DIR      data set for AP (default: $DATASETS_DIR)
 #   --calibration DIR   data set for INT8 calibration; must not be the one for AP
-#   --precisions LIST   (default: "fp32 fp16", with --calibration also int8)
+#   --precisions LIST   of fp32, fp16, bf16, int8 (default: "fp32 fp16", with --calibration also int8)
 #   --batches LIST      (default: "1 8 32")
 #   --backend NAME      see build_engine.py --help (default: auto)
 #   --repeats N         fresh processes of each throughput run (default: 3)

@@ -47,14 +47,14 @@ def to_mixed_precision(model: onnx.ModelProto, half: str) -> tuple[onnx.ModelPro
     """
     converted = scale_final_convolutions(model)
     graph = converted.graph
-    reasons = [(_head(graph), "head: BF16's step is too coarse for logits and what they are made of")]
+    reasons = [(find_head(graph), "head: BF16's step is too coarse for logits and what they are made of")]
     if half == "fp16":
         reasons = [(_scale_norms(graph), "ScaleNorm: a sum of squares can leave FP16's range"),
                    (_squared_attention(graph), "attention: a squared ReLU can leave FP16's range"),
                    (_classifiers(graph), "logits: neighbouring bins differ by less than FP16's step"),
                    (_large_constants(graph), "a constant leaves FP16's range")]
     kept = [Kept(tuple(nodes), reason) for nodes, reason in reasons if nodes]
-    _insert_casts(graph, {name for entry in kept for name in entry.nodes}, half)
+    insert_casts(graph, {name for entry in kept for name in entry.nodes}, half)
     if half == "bf16":
         converted = onnx.version_converter.convert_version(converted, _BF16_OPSET)
     return converted, kept
@@ -109,7 +109,7 @@ def _readers(graph: onnx.GraphProto) -> defaultdict[str, list[NodeProto]]:
     return readers
 
 
-def _head(graph: onnx.GraphProto) -> list[str]:
+def find_head(graph: onnx.GraphProto) -> list[str]:
     """Names of the operators behind the last convolution."""
     names = [node.name for node in graph.node]
     return names[max(i for i, node in enumerate(graph.node) if node.op_type == "Conv") + 1:]
@@ -157,7 +157,7 @@ def _large_constants(graph: onnx.GraphProto) -> list[str]:
     return [node.name for node in graph.node if large.intersection(node.input)]
 
 
-def _insert_casts(graph: onnx.GraphProto, fp32_nodes: set[str], half: str) -> None:
+def insert_casts(graph: onnx.GraphProto, fp32_nodes: set[str], half: str) -> None:
     """Convert constants to the type of the operators that read them, and cast other tensors where types meet."""
     constants = {tensor.name: tensor for tensor in graph.initializer}
     types: dict[str, int] = {name: TensorProto.FLOAT for name, tensor in constants.items()

@@ -6,9 +6,10 @@ import numpy as np
 import onnx
 import pytest
 from fp16_ranges import measure
-from helpers import draw_people, run_script
+from helpers import build_engine, draw_people, run_script
 from onnx import TensorProto, helper, numpy_helper
 
+from rtmpose.engines import backend
 from rtmpose.environment import find_gpu
 
 
@@ -53,6 +54,19 @@ def test_emulated_precision_prints_a_row_a_graph(demo_onnx: Path, tmp_path: Path
     assert rows[1][1:] == rows[2][1:]
     for row, within in zip(rows[1:], (98, 98, 97, 80), strict=True):
         assert abs(float(row[2])) < 0.05 and within < float(row[3].strip("%")) < 100 + (row[0] != "INT8, the rest FP16")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(backend("openvino").find_bf16_obstacle() is not None, reason="needs AVX512-BF16 or AMX")
+def test_fewer_keypoints_move_with_more_of_the_network_in_fp32(demo_onnx: Path, people_folder: Path, tmp_path: Path
+                                                               ) -> None:
+    engine = build_engine(demo_onnx, tmp_path / "fp32.engine", 8, "fp32", "openvino")
+    done = run_script("benchmarks/bf16_parts.py", "--model_path", demo_onnx, "--engine", engine, "--datasets",
+                      people_folder, "--rounds", 1)
+    assert done.returncode == 0, done.stderr
+    rows = {row[1].strip(): row for row in (line.split("|") for line in done.stdout.splitlines()) if len(row) == 8}
+    logits, head, most = (float(rows[name][3].strip(" %")) for name in ("logits", "head (the kit)", "all but stem"))
+    assert 97 < logits <= head + 0.2 and head < most <= 100
 
 
 def test_too_few_persons_are_reported(model_files: dict[str, Path], drawn: Path) -> None:
