@@ -129,8 +129,7 @@ def build_candidate(plan: Plan, facts: Facts, stack: ExitStack) -> Iterator[tupl
         raise KitError(f"{plan.model_path}: can't be converted to {facts.requested_precision} ({type(error).__name__}: "
                        f"{first_line(error)}); expected a graph that export.py wrote") from error
     module = BACKENDS[facts.backend]
-    both = plan.crops and not module.INT8_SCHEME.rest_fp16 and module.find_bf16_obstacle() is None
-    for bf16 in (False, True) if both else (False,):
+    for bf16 in (False, True):
         file = stack.enter_context(temporary_beside(plan.engine_path))
         arithmetic, layers = module.build(typed, file, plan.engine_path, bf16)
         record = Record(**asdict(facts), precision=name_precision(arithmetic), arithmetic=arithmetic, layers=layers,
@@ -140,6 +139,8 @@ def build_candidate(plan: Plan, facts: Facts, stack: ExitStack) -> Iterator[tupl
                         build_seconds=round(perf_counter() - start, 3),
                         engine_bytes=file.stat().st_size, engine_sha256=sha256(file))
         yield file, Built(record, macs, kept, calibrated)
+        if "int8" not in arithmetic or module.INT8_SCHEME.rest_fp16 or module.find_bf16_obstacle():
+            return
 
 
 def name_precision(arithmetic: Mapping[str, int]) -> str:

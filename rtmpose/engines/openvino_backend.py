@@ -78,9 +78,9 @@ class OpenVINOEngine:
         import openvino
         check_built_here(path, record, describe(), "OpenVINO")
         self.path, self.record = str(path), record
+        beside_int8 = record.requested_precision == "int8" and "bf16" in record.arithmetic
         try:
-            compiled = openvino.Core().import_model(Path(path).read_bytes(), "CPU",
-                                                   _config(record.precision == "int8+bf16"))
+            compiled = openvino.Core().import_model(Path(path).read_bytes(), "CPU", _config(beside_int8))
         except Exception as error:
             raise KitError(f"{path}: OpenVINO can't load it ({_reason(error)}); build it again") from error
         self._request = compiled.create_infer_request()

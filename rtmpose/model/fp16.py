@@ -47,8 +47,9 @@ def to_mixed_precision(model: onnx.ModelProto, half: str) -> tuple[onnx.ModelPro
     """
     converted = scale_final_convolutions(model)
     graph = converted.graph
-    reasons = [(find_head(graph), "head: BF16's step is too coarse for logits and what they are made of")]
-    if half == "fp16":
+    if half == "bf16":
+        reasons = [(find_head(graph), "head: BF16's step is too coarse for logits and what they are made of")]
+    else:
         reasons = [(_scale_norms(graph), "ScaleNorm: a sum of squares can leave FP16's range"),
                    (_squared_attention(graph), "attention: a squared ReLU can leave FP16's range"),
                    (_classifiers(graph), "logits: neighbouring bins differ by less than FP16's step"),

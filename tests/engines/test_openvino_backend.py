@@ -14,7 +14,7 @@ from rtmpose.data import postprocess
 from rtmpose.data.agreement import describe_agreement
 from rtmpose.engines import backend, load_engine
 from rtmpose.engines.build import build_engine as build_planned
-from rtmpose.engines.build import name_precision, plan_build
+from rtmpose.engines.build import is_built, name_precision, plan_build
 from rtmpose.engines.record import read_record, write_record
 from rtmpose.errors import KitError
 from rtmpose.model import calibration, graph, int8
@@ -187,11 +187,38 @@ def test_int8_with_the_rest_in_bf16_is_as_near_to_fp32_as_int8(demo_onnx: Path, 
         path = tmp_path / f"{rest}.engine"
         arithmetic, _ = openvino.build(quantized, path, path, bf16)
         assert arithmetic == {"int8": 38, rest: 7}
-        engine = openvino.load(path, replace(read_record(engine_path), batch=8, precision=name_precision(arithmetic)))
+        engine = openvino.load(path, replace(read_record(engine_path), batch=8, requested_precision="int8",
+                                             arithmetic=arithmetic))
         logits = [np.concatenate(axis) for axis in zip(*map(engine.infer, crops), strict=True)]
         found, _ = postprocess.decode(*logits, (192, 256))
         shares.append(describe_agreement(np.abs(found.astype(np.float64) - exact), scores, 0.5)["within_bin"])
     assert min(shares) > 0.85 and abs(shares[0] - shares[1]) < 0.02 and shares[0] != shares[1]
+
+
+@pytest.mark.parametrize(("keeps", "names", "precision"), [
+    (["stem"], ["openvino int8", "openvino int8+bf16"], "int8"),
+    (["stem", "stage1", "stage2", "stage3", "stage4", "final_layer"], [], "fp32")])
+def test_rest_in_bf16_is_tried_only_beside_int8(demo_onnx: Path, people_folder: Path, tmp_path: Path, keeps: list[str],
+                                                names: list[str], precision: str, monkeypatch: pytest.MonkeyPatch
+                                                ) -> None:
+    """What calibration found is replaced: the blocks that stay in higher precision, and ranges of two batches."""
+    def calibrate(model: onnx.ModelProto, digest: str, scheme: int8.Int8Scheme, crops: calibration.CalibrationSet,
+                  cache: Path) -> calibration.Calibration:
+        fixed = graph.simplify(model, crops.batches[0].shape)
+        blocks = [int8.Block(name, 1, 0.1, 0.5, 0.5, name not in keeps) for name in int8.group_by_block(fixed)]
+        return calibration.Calibration(calibration.find_ranges(fixed, scheme, crops.batches[:2]), blocks, cache, False)
+
+    monkeypatch.setattr(calibration, "calibrate", calibrate)
+    plan = plan_build(demo_onnx, tmp_path / "int8.engine", 8, "int8", "openvino", people_folder)
+    record = build_planned(plan).record
+    able = openvino.find_bf16_obstacle() is None
+    assert set(record.measured_fps) == (set(names) if able else set())
+    assert record.precision.split("+")[0] == precision and is_built(plan)
+    engine = load_engine(plan.engine_path)  # with the precision of the rest that it was built with
+    shares = {info["runtimePrecision"].astype(str) for info in (
+        node.get_rt_info() for node in engine._request.get_compiled_model().get_runtime_model().get_ops())
+        if info["layerType"].astype(str) == "FullyConnected"}
+    assert shares == {"bf16" if "bf16" in record.arithmetic else "f32"}
 
 
 @pytest.mark.parametrize(("arithmetic", "name"), [
