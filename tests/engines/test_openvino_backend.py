@@ -206,7 +206,8 @@ def test_rest_in_bf16_is_tried_only_beside_int8(demo_onnx: Path, people_folder: 
                   cache: Path) -> calibration.Calibration:
         fixed = graph.simplify(model, crops.batches[0].shape)
         blocks = [int8.Block(name, 1, 0.1, 0.5, 0.5, name not in keeps) for name in int8.group_by_block(fixed)]
-        return calibration.Calibration(calibration.find_ranges(fixed, scheme, crops.batches[:2]), blocks, cache, False)
+        ranges = calibration.find_ranges(fixed, scheme, crops.batches[:2])
+        return calibration.Calibration({}, ranges, blocks, cache, False)
 
     monkeypatch.setattr(calibration, "calibrate", calibrate)
     plan = plan_build(demo_onnx, tmp_path / "int8.engine", 8, "int8", "openvino", people_folder)
