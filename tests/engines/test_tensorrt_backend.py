@@ -98,7 +98,7 @@ def test_build_engine_builds_int8(demo_onnx: Path, calibration_folder: Path, tmp
     record = read_record(engine)
     assert record.arithmetic == {"int8": 38, "fp16": 3, "fp32": 4}
     assert record.precision == "int8"
-    assert record.calibration["scheme"] == {"signed": True, "outputs": False, "rest_fp16": True}
+    assert record.calibration["scheme"] == {"signed": True, "outputs": False, "equalized": True, "rest_fp16": True}
     assert "| block | convolutions |" in done.stdout and "| stays in fp32, because |" in done.stdout
     again = run_script("build_engine.py", *arguments)
     assert again.returncode == 0 and "nothing to do" in again.stdout
