@@ -89,6 +89,16 @@ def test_the_first_broken_detection_is_named(drawn: Path, tmp_path: Path) -> Non
         load_persons(drawn, path)
 
 
+@pytest.mark.parametrize(("broken", "message"), [
+    ({"score": "high"}, r"score is \['high'\], not 1 finite"), ({"bbox": [1, 2, None, 4]}, "bbox is .*, not 4 finite"),
+    ({"bbox": [1, 2, 3, 10**30]}, "bbox is .*, not 4 finite"), ({"bbox": "abcd"}, "bbox is 'abcd', not 4 finite")])
+def test_what_is_no_number(drawn: Path, tmp_path: Path, broken: dict, message: str) -> None:
+    path = tmp_path / "detections.json"
+    path.write_text(json.dumps([{"image_id": 1, "category_id": 1, "bbox": [1, 2, 30, 40], "score": 0.5, **broken}]))
+    with pytest.raises(KitError, match=f"detection 0: {message} numbers below 1e\\+12; expected image_id"):
+        load_persons(drawn, path)
+
+
 def test_boxes_do_not_depend_on_the_other_detections(drawn: Path, tmp_path: Path) -> None:
     """A file of whole numbers, truth values and fractions gives the boxes that each detection gives alone."""
     boxes = [[1, 2, 30, 40], [1.1, 2.7, 30.3, 40], [True, 2, 30, 40], [5, 5, 0.5, 16777217], [0, 0, 10**11, 7]]
