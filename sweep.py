@@ -19,6 +19,7 @@ from rtmpose.report.summary import csv_text, table
 from rtmpose.report.sweep import Settings, run_sweep
 
 EXIT_CELL_FAILED = 1
+REPEATS = 3
 
 
 def parse_arguments() -> Settings:
@@ -33,13 +34,18 @@ def parse_arguments() -> Settings:
     parser.add_argument("--batches", required=True, nargs="+", type=positive, metavar="N")
     parser.add_argument("--backend", choices=("auto", *BACKENDS), default="auto", help="see build_engine.py")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to write")
-    parser.add_argument("--repeats", type=positive, default=3, metavar="N",
-                        help="fresh processes of each throughput run; default: %(default)s")
+    parser.add_argument("--repeats", type=positive, metavar="N",
+                        help=f"fresh processes of each throughput run; default: {REPEATS}, with several --devices 1")
+    parser.add_argument("--devices", type=positive, default=1, metavar="N",
+                        help="measure on N devices at once, by torchrun; default: %(default)s")
     parser.add_argument("extra", nargs="*", metavar="-- OPTION",
                         help="for inference.py; each run takes those of its mode")
     args = parser.parse_args()
     if "int8" in args.precisions and not args.calibration:
         parser.error("--precisions int8 needs --calibration DIR")
+    if args.devices > 1 and (args.repeats or 1) > 1:
+        parser.error("--repeats: doesn't work with several --devices, which torchrun starts once")
+    args.repeats = args.repeats or (REPEATS if args.devices == 1 else 1)
     args.precisions, args.batches = list(dict.fromkeys(args.precisions)), list(dict.fromkeys(args.batches))
     args.extra = split_options(args.extra)
     return Settings(**vars(args))

@@ -11,7 +11,8 @@
 #   --precisions LIST   of fp32, fp16, bf16, int8 (default: "fp32 fp16", with --calibration also int8)
 #   --batches LIST      (default: "1 8 32")
 #   --backend NAME      see build_engine.py --help (default: auto)
-#   --repeats N         fresh processes of each throughput run (default: 3)
+#   --repeats N         fresh processes of each throughput run (default: 3, with several devices 1)
+#   --devices N         measure on N devices at once, by torchrun (default: 1)
 #   --output DIR        output folder (default: benchmark)
 #
 # Exit codes: 0 done, 1 a measurement failed, 2 user error, 129, 130, 143 interrupted.
@@ -19,7 +20,7 @@ set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 model=${MODEL:-rtmpose_opt.onnx} datasets=${DATASETS_DIR:-} calibration='' precisions='' batches='1 8 32'
-backend=auto repeats=3 output=benchmark extra=()
+backend=auto repeats='' devices=1 output=benchmark extra=()
 while [ $# -gt 0 ]; do
   case $1 in
     -h | --help) usage; exit ;;
@@ -34,6 +35,7 @@ while [ $# -gt 0 ]; do
     --batches) batches=$2 ;;
     --backend) backend=$2 ;;
     --repeats) repeats=$2 ;;
+    --devices) devices=$2 ;;
     --output) output=$2 ;;
     *) die "$1: no such option (see --help); options of inference.py go after --" ;;
   esac
@@ -46,4 +48,4 @@ check_datasets
 
 exec "$python" "$root/sweep.py" --model "$model" --datasets "$datasets" \
   ${calibration:+--calibration "$calibration"} --precisions "${precisions[@]}" --batches "${batches[@]}" \
-  --backend "$backend" --repeats "$repeats" --output "$output" "${extra[@]}"
+  --backend "$backend" ${repeats:+--repeats "$repeats"} --devices "$devices" --output "$output" "${extra[@]}"

@@ -49,6 +49,10 @@ def draw_page(cells: Sequence[Cell]) -> str:
         latency_chart=charts.over_batches(series(lambda cell: (
             cell.batch, cell.throughput["latency_ms"]["median"], cell.throughput["latency_ms"]["p99"])),
             "ms a batch, logarithmic", "ms", log=True),
+        device_rows=[
+            (_label(cell), ranks["world_size"], f"{cell.throughput['fps']:.2f}", f"{min(ranks['fps']):.2f}",
+             f"{max(ranks['fps']):.2f}", f"{sum(ranks['alone_fps']):.2f}", f"{ranks['efficiency']:.1%}", ranks["cores"])
+            for cell in measured if (ranks := cell.throughput.get("ranks"))],
         distributions={batch: charts.distribution([_distribution(cell) for cell in measured if cell.batch == batch])
                        for batch in sorted({cell.batch for cell in measured})},
         ap_chart=charts.dots(series(lambda cell: (cell.batch, cell.accuracy["AP"])), "AP@0.5:0.95", _LEAST_AP_SPAN),

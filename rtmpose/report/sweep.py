@@ -33,7 +33,8 @@ class Settings:
     batches: Sequence[int]
     output: Path
     backend: str  # as build_engine.py --backend takes it
-    repeats: int  # processes of each throughput run
+    repeats: int  # processes of each throughput run, one after the other
+    devices: int  # processes that torchrun starts for each run, one a device
     extra: dict[str, list[str]]  # more options for inference.py, for "accuracy" and "throughput" runs
 
 
@@ -107,41 +108,51 @@ def run_cell(cell: Cell, settings: Settings, reference: Path | None, progress: s
     arguments = ["--engine", str(cell.engine), "--datasets", settings.datasets]
     compare = ["--reference", str(reference)] if reference else []
     cell.accuracy = run_inference(cell.folder / "accuracy", f"{progress}: accuracy",
-                                  [*settings.extra["accuracy"], *arguments, "--visualize", str(_PICTURES), *compare])
+                                  [*settings.extra["accuracy"], *arguments, "--visualize", str(_PICTURES), *compare],
+                                  settings.devices)
+    repeats = ["--repeats", str(settings.repeats)] if settings.repeats > 1 else []
     cell.throughput = run_inference(cell.folder / "throughput", f"{progress}: throughput",
-                                    [*settings.extra["throughput"], *arguments, "--perf_only", "True", "--repeats",
-                                     str(settings.repeats)])
+                                    [*settings.extra["throughput"], *arguments, "--perf_only", "True", *repeats],
+                                    settings.devices)
 
 
-def run_inference(folder: Path, progress: str, arguments: Sequence[str]) -> dict[str, Any]:
-    """Run inference.py in its own process unless ``folder/summary.json`` is up to date, and return that summary.
+def run_inference(folder: Path, progress: str, arguments: Sequence[str], devices: int) -> dict[str, Any]:
+    """Run inference.py in a process of its own for each device, unless ``folder/summary.json`` is up to date, and
+    return that summary.
 
-    Its output is appended to ``folder.txt``. Raises KitError if inference.py fails.
+    The output is appended to ``folder.txt``. Raises KitError if inference.py fails.
     """
     summary, log, arguments = folder / "summary.json", Path(f"{folder}.txt"), [*arguments, "--output", str(folder)]
-    if kept := read_current(summary, arguments):
+    if kept := read_current(summary, arguments, devices):
         print(f"{progress}: kept, nothing that it depends on has changed", flush=True)
         return kept
     print(progress, flush=True)
     summary.unlink(missing_ok=True)
     start = time.perf_counter()
-    with open(log, "a", encoding="utf-8") as output:
-        code = subprocess.run([sys.executable, os.path.relpath(_INFERENCE), *arguments], stdout=output,
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(devices)] if devices > 1 else []
+    with open(log, "ab") as output:
+        before = output.tell()
+        code = subprocess.run([sys.executable, *launcher, os.path.relpath(_INFERENCE), *arguments], stdout=output,
                               stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False).returncode
-    if code not in (0, EXIT_ACCURACY_MISSED, EXIT_THROUGHPUT_MISSED):
+    # torchrun has one code for any failure, a missed target included; only a run that is done has a summary.
+    done = summary.is_file() if devices > 1 else code in (0, EXIT_ACCURACY_MISSED, EXIT_THROUGHPUT_MISSED)
+    if not done:
         summary.unlink(missing_ok=True)  # LoadGen's INVALID writes one, too
-        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["inference.py"]
-        raise KitError(f"{lines[-1]} (exit code {code} of inference.py; its output is in {log})")
+        lines = log.read_bytes()[before:].decode(errors="replace").strip().splitlines() or ["inference.py"]
+        last = next((line for line in reversed(lines) if line.startswith("inference.py: error: ")), lines[-1])
+        raise KitError(f"{last} (exit code {code} of inference.py; its output is in {log})")
     print(f"  {time.perf_counter() - start:.0f} s; {log}", flush=True)
     return read_summary(summary, folder.name)
 
 
-def read_current(summary: Path, arguments: Sequence[str]) -> dict[str, Any] | None:
-    """A ``summary.json`` if it comes from these arguments, the same files, this machine and these versions, else None.
+def read_current(summary: Path, arguments: Sequence[str], devices: int) -> dict[str, Any] | None:
+    """A ``summary.json`` if it comes from these arguments, as many devices, the same files, this machine and these
+    versions, else None.
     """
     try:
         found = read_summary(summary, summary.parent.name)
-        current = (shlex.split(found["command"])[2:] == arguments and found["machine"] == describe_machine()
+        current = (shlex.split(found["command"])[4 if devices > 1 else 2:] == arguments
+                   and found.get("ranks", {}).get("world_size", 1) == devices and found["machine"] == describe_machine()
                    and found["versions"] == describe_versions()
                    and all(sha256(path) == digest for path, digest in found["inputs"].items()))
     except KitError:

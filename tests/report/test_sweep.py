@@ -161,15 +161,15 @@ def test_is_current(swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(swept.parent)
     found = read(swept, "fp16", 1).accuracy
     arguments = found["command"].split()[2:]
-    assert sweep.read_current(swept / "cells/fp16_bs1/accuracy/summary.json", arguments) == found
+    assert sweep.read_current(swept / "cells/fp16_bs1/accuracy/summary.json", arguments, 1) == found
     other = {"command": found["command"] + " --flip_test", "machine": {**found["machine"], "cores": 1000},
              "versions": {**found["versions"], "onnx": "0"}, "inputs": {**found["inputs"], "nowhere": "0"}}
     path = tmp_path / "accuracy/summary.json"
     path.parent.mkdir()
     write_sealed(path, found)
-    assert sweep.read_current(path, arguments)
+    assert sweep.read_current(path, arguments, 1) and not sweep.read_current(path, arguments, 2)
     write_sealed(path, {**found, key: other[key]})
-    assert not sweep.read_current(path, arguments)
+    assert not sweep.read_current(path, arguments, 1)
 
 
 @pytest.mark.parametrize("text", ["", "[" * 200_000, "{}", '{"mode": "accuracy", "command": "it\'s"}'])
@@ -177,14 +177,14 @@ def test_summaries_of_any_content_are_measured_again(tmp_path: Path, text: str) 
     path = tmp_path / "accuracy/summary.json"
     path.parent.mkdir()
     path.write_text(text)
-    assert sweep.read_current(path, []) is None
+    assert sweep.read_current(path, [], 1) is None
 
 
 def test_missed_target_is_measured_and_marked(swept: Path, model_files: dict[str, Path], drawn: Path, tmp_path: Path
                                               ) -> None:
     """And kept as such when the sweep runs again."""
     shutil.copytree(swept / "engines", tmp_path / "out/engines")
-    settings = Settings(str(model_files["onnx"]), str(drawn), None, ["fp32"], [1], tmp_path / "out", "onnxruntime", 1,
+    settings = Settings(str(model_files["onnx"]), str(drawn), None, ["fp32"], [1], tmp_path / "out", "onnxruntime", 1, 1,
                         {"accuracy": ["--acc_target", "0.999"],
                          "throughput": ["--warmup", "1", "--iterations", "3", "--duration", "0.1"]})
     for _ in range(2):
@@ -193,6 +193,26 @@ def test_missed_target_is_measured_and_marked(swept: Path, model_files: dict[str
         (note,) = cell.notes
         assert note == f"missed --acc_target 0.999 with {cell.accuracy['AP']:.4g}"
         assert note in Page(draw_page([cell])).text
+
+
+def test_several_devices(swept: Path, model_files: dict[str, Path], drawn: Path, tmp_path: Path) -> None:
+    """Speed is of all, AP is that of one, a missed target is no failure, and what is done is kept. A cell with fewer
+    batches than devices fails with inference.py's line, not with torchrun's last one."""
+    shutil.copytree(swept / "engines", tmp_path / "out/engines")
+    settings = Settings(str(model_files["onnx"]), str(drawn), None, ["fp32"], [1], tmp_path / "out", "onnxruntime", 1, 2,
+                        {"accuracy": [], "throughput": ["--warmup", "1", "--iterations", "3", "--duration", "0.1",
+                                                        "--fps_target", "1e6"]})
+    for _ in range(2):
+        (cell,) = sweep.run_sweep(settings)
+        assert not cell.failure and cell.summary["AP"] == read(swept, "fp32", 1).accuracy["AP"]
+        ranks = cell.throughput["ranks"]
+        assert cell.throughput["fps"] == pytest.approx(sum(ranks["fps"])) and len(ranks["fps"]) == 2
+        assert cell.notes == [f"missed --fps_target 1e+06 with {cell.throughput['fps']:.4g}"]
+    assert len(Path(f"{cell.folder}/throughput.txt").read_text().split("scaling efficiency")) == 2
+    assert "engine alone, 2 devices" in table(cell.summary) and f"{ranks['efficiency']:.1%}" in draw_page([cell])
+    limit = {**settings.extra, "accuracy": ["--limit", "1"]}
+    (failed,) = sweep.run_sweep(replace(settings, batches=[2], extra=limit))
+    assert failed.failure.startswith("inference.py: error: ") and "too few for 2 ranks" in failed.failure
 
 
 def test_int8_calibrated_on_the_measured_set_is_marked(swept: Path) -> None:
