@@ -2,8 +2,8 @@
 
 Convolutions have INT8 operands: weights are signed and symmetric with one scale a channel, activations have one scale a
 tensor, after their channels were equalized. A sum that reads the same tensor reads it rounded as well. Biases stay in
-float. So does the head behind its convolution: its matrix products are a few percent of the network and end in logits,
-which must not be rounded.
+float. So does the head: its convolution and its matrix products are a few percent of the network, and what they end in,
+logits, must not be rounded.
 ONNX Runtime's quantizer writes the nodes: it is installed anyway, gives plain ONNX and lets the scheme be chosen.
 """
 

@@ -47,13 +47,13 @@ def cache_of(engine: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_every_convolution_computes_in_int8(built: tuple[str, Path, str]) -> None:
+def test_all_convolutions_but_the_final_one_compute_in_int8(built: tuple[str, Path, str]) -> None:
     name, engine, message = built
     record = read_record(engine)
     assert (record.backend, record.requested_precision) == (name, "int8")
     rest = "bf16" if record.precision == "int8+bf16" else "fp32"
     assert record.precision == {"fp32": "int8", "bf16": "int8+bf16"}[rest]
-    assert record.arithmetic == {"int8": 38, rest: 7}
+    assert record.arithmetic == {"int8": 37, rest: 8}
     if backend(name).find_bf16_obstacle() is None:  # both were built, and the faster one is kept
         assert set(record.measured_fps) == {f"{name} int8", f"{name} int8+bf16"}
         assert record.measured_fps[f"{name} {record.precision}"] == max(record.measured_fps.values())
@@ -61,9 +61,11 @@ def test_every_convolution_computes_in_int8(built: tuple[str, Path, str]) -> Non
     else:
         assert record.measured_fps == {} and rest == "fp32"
     assert record.calibration["persons"] > 60 and len(record.calibration["crops_sha256"]) == 64
-    rows = [line.split(" | ") for line in message.splitlines() if line.endswith("| int8 |")]
-    assert [row[0].strip("| ") for row in rows] == ["stem", "stage1", "stage2", "stage3", "stage4", "final_layer"]
-    assert sum(int(row[1]) for row in rows) == 38
+    rows = [line.strip("| ").split(" | ") for line in message.splitlines() if "%" in line and line.startswith("| ")]
+    assert [(row[0], row[-1]) for row in rows] == [
+        *((name, "int8") for name in ("stem", "stage1", "stage2", "stage3", "stage4")),
+        ("final_layer", "higher precision")]
+    assert [int(row[1]) for row in rows] == [3, 8, 8, 8, 10, 1]
     assert "Calibration: " in message and "taken from" not in message
 
 

@@ -180,13 +180,18 @@ def test_summaries_of_any_content_are_measured_again(tmp_path: Path, text: str) 
     assert sweep.read_current(path, [], 1) is None
 
 
-def test_missed_target_is_measured_and_marked(swept: Path, model_files: dict[str, Path], drawn: Path, tmp_path: Path
-                                              ) -> None:
-    """And kept as such when the sweep runs again."""
+@pytest.fixture
+def settings(swept: Path, model_files: dict[str, Path], drawn: Path, tmp_path: Path) -> Settings:
+    """A sweep of one cell, whose engine is there already."""
     shutil.copytree(swept / "engines", tmp_path / "out/engines")
-    settings = Settings(str(model_files["onnx"]), str(drawn), None, ["fp32"], [1], tmp_path / "out", "onnxruntime", 1, 1,
-                        {"accuracy": ["--acc_target", "0.999"],
-                         "throughput": ["--warmup", "1", "--iterations", "3", "--duration", "0.1"]})
+    short = ["--warmup", "1", "--iterations", "3", "--duration", "0.1"]
+    return Settings(str(model_files["onnx"]), str(drawn), None, ["fp32"], [1], tmp_path / "out", "onnxruntime",
+                    repeats=1, devices=1, extra={"accuracy": [], "throughput": short})
+
+
+def test_missed_target_is_measured_and_marked(settings: Settings) -> None:
+    """And kept as such when the sweep runs again."""
+    settings = replace(settings, extra={**settings.extra, "accuracy": ["--acc_target", "0.999"]})
     for _ in range(2):
         (cell,) = sweep.run_sweep(settings)
         assert cell.failure == "" and cell.throughput["fps"] > 0
@@ -195,13 +200,11 @@ def test_missed_target_is_measured_and_marked(swept: Path, model_files: dict[str
         assert note in Page(draw_page([cell])).text
 
 
-def test_several_devices(swept: Path, model_files: dict[str, Path], drawn: Path, tmp_path: Path) -> None:
+def test_several_devices(swept: Path, settings: Settings) -> None:
     """Speed is of all, AP is that of one, a missed target is no failure, and what is done is kept. A cell with fewer
     batches than devices fails with inference.py's line, not with torchrun's last one."""
-    shutil.copytree(swept / "engines", tmp_path / "out/engines")
-    settings = Settings(str(model_files["onnx"]), str(drawn), None, ["fp32"], [1], tmp_path / "out", "onnxruntime", 1, 2,
-                        {"accuracy": [], "throughput": ["--warmup", "1", "--iterations", "3", "--duration", "0.1",
-                                                        "--fps_target", "1e6"]})
+    extra = {**settings.extra, "throughput": [*settings.extra["throughput"], "--fps_target", "1e6"]}
+    settings = replace(settings, devices=2, extra=extra)
     for _ in range(2):
         (cell,) = sweep.run_sweep(settings)
         assert not cell.failure and cell.summary["AP"] == read(swept, "fp32", 1).accuracy["AP"]
@@ -210,8 +213,7 @@ def test_several_devices(swept: Path, model_files: dict[str, Path], drawn: Path,
         assert cell.notes == [f"missed --fps_target 1e+06 with {cell.throughput['fps']:.4g}"]
     assert len(Path(f"{cell.folder}/throughput.txt").read_text().split("scaling efficiency")) == 2
     assert "engine alone, 2 devices" in table(cell.summary) and f"{ranks['efficiency']:.1%}" in draw_page([cell])
-    limit = {**settings.extra, "accuracy": ["--limit", "1"]}
-    (failed,) = sweep.run_sweep(replace(settings, batches=[2], extra=limit))
+    (failed,) = sweep.run_sweep(replace(settings, batches=[32], extra={**extra, "accuracy": ["--limit", "1"]}))
     assert failed.failure.startswith("inference.py: error: ") and "too few for 2 ranks" in failed.failure
 
 
