@@ -18,7 +18,8 @@ from tqdm import tqdm
 import inference
 from rtmpose.data import preprocess
 from rtmpose.data.dataset import ANNOTATIONS
-from rtmpose.engines import load_engine
+from rtmpose.engines import backend, load_engine
+from rtmpose.engines.build import build_engine, plan_build
 from rtmpose.errors import EXIT_INVALID, KitError
 from rtmpose.evaluate.coco_eval import METRICS
 from rtmpose.evaluate.loadgen import (
@@ -92,6 +93,22 @@ def test_server_is_valid(engine_file: Path, drawn: Path, tmp_path: Path) -> None
                            "--target_latency", 60000)
     summary = check_valid(done, "server", tmp_path)
     assert (summary["target_qps"], summary["target_latency_ms"], summary["late_queries"]) == (500, 60000, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_reduced_precision_is_valid_in_all_scenarios(demo_onnx: Path, calibration_folder: Path, drawn: Path,
+                                                     tmp_path: Path, precision: str) -> None:
+    if obstacle := backend("openvino").find_bf16_obstacle():
+        pytest.skip(f"BF16: {obstacle}")
+    plan = plan_build(demo_onnx, tmp_path / "demo.engine", 4, precision, "openvino",
+                      calibration_folder if precision == "int8" else None)
+    record = build_engine(plan).record
+    assert record.precision.startswith(precision)
+    for scenario in SCENARIOS:
+        options = ("--target_qps", 50, "--target_latency", 60000) if scenario == "server" else ()
+        done = run_performance(plan.engine_path, scenario, tmp_path / scenario, "--datasets", drawn, *options)
+        assert check_valid(done, scenario, tmp_path / scenario)["precision"] == record.precision
 
 
 def check_valid(done: subprocess.CompletedProcess[str], scenario: str, output: Path) -> dict:
