@@ -5,6 +5,7 @@ from common import Parser, amount, between, boolean, box, fail, positive, run
 import argparse
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from rtmpose.engines import Engine, load_engine
 from rtmpose.engines.record import read_record
 from rtmpose.environment import command_line, now
 from rtmpose.errors import EXIT_ACCURACY_MISSED, EXIT_INVALID, EXIT_OK, EXIT_THROUGHPUT_MISSED, KitError, first_line
-from rtmpose.evaluate import loadgen, ranks, repeats
+from rtmpose.evaluate import devices, loadgen, ranks, repeats
 from rtmpose.evaluate.accuracy import check_comparable, compare, measure_accuracy, predict_all, summarize_accuracy
 from rtmpose.evaluate.coco_eval import write_keypoints
 from rtmpose.evaluate.predict import predict_person
@@ -137,7 +138,7 @@ def measure_once(args: argparse.Namespace, output: Path | None, group: ranks.Ran
     if args.scenario:
         measured = run_loadgen(args, engine, Path(args.output))
     elif args.perf_only:
-        timed = group.measure_throughput if group else measure_throughput
+        timed = partial(devices.measure_throughput, group) if group else measure_throughput
         measured = timed(engine, args.datasets, args.warmup, args.iterations, args.duration)
         if group and group.rank:
             return {}
@@ -181,9 +182,9 @@ def run_accuracy(args: argparse.Namespace, engine: Engine, output: Path | None, 
         find_ground_truth(persons)
     if group and group.rank:
         for each in filter(None, (engine, reference)):
-            group.predict(each, persons, args.flip_test)
+            devices.predict(group, each, persons, args.flip_test)
         return {}
-    predict = group.predict if group else predict_all
+    predict = partial(devices.predict, group) if group else predict_all
     accuracy = measure_accuracy(engine, persons, args.flip_test, predict)
     print(accuracy.score.coco_lines)
     if output:

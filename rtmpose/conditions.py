@@ -128,9 +128,9 @@ class Monitor:
         taken = len(self._samples["cpu"])
         if taken == 2 and self.seconds > 10 * self._interval:
             findings.append(("unknown", f"the monitor took no sample in {self.seconds:.0f} s"))
-        return {"verdict": worst([verdict for verdict, _ in findings]), "reasons": [reason for _, reason in findings],
-                "seconds": self.seconds, "samples": taken, "monitor_share": self._cost / self.seconds,
-                "cpu": cpu, "gpu": gpu}
+        verdict = max((verdict for verdict, _ in findings), key=VERDICTS.index, default="clean")
+        return {"verdict": verdict, "reasons": [reason for _, reason in findings], "seconds": self.seconds,
+                "samples": taken, "monitor_share": self._cost / self.seconds, "cpu": cpu, "gpu": gpu}
 
     def _joules(self) -> float | None:
         """Energy from the first to the last sample; None if it could not be read throughout."""
@@ -148,9 +148,12 @@ class Monitor:
         return float(steps.sum()) / 1e6 if packages.size else None
 
 
-def worst(verdicts: Sequence[str]) -> str:
-    """The worst of some verdicts; ``clean`` of none."""
-    return max(verdicts, key=VERDICTS.index, default="clean")
+def combine(conditions: Sequence[dict[str, Any]], of: str, first: int = 0) -> dict[str, Any]:
+    """The worst of several conditions, with the reasons of all; each of them is ``of`` a rank, say, numbered from
+    ``first``."""
+    worst = max(conditions, key=lambda one: VERDICTS.index(one["verdict"]))
+    reasons = [f"{of} {number}: {reason}" for number, one in enumerate(conditions, first) for reason in one["reasons"]]
+    return {**worst, "reasons": reasons}
 
 
 def _describe_cpu(sensor: CpuSensor, samples: Sequence[CpuReading]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Several processes that measure together, a device each: the ranks that torchrun starts, on one machine or several.
+"""Processes that work together, one a device: the ranks that torchrun starts, on one machine or several.
 
 Rank 0 keeps a connection to every other one. All that they tell each other goes through it, and a rank that dies is
 noticed at once, because its connection ends.
@@ -12,32 +12,22 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
-import numpy as np
-
-from rtmpose import startup, timing
-from rtmpose.conditions import worst
-from rtmpose.data.dataset import PersonSet
-from rtmpose.engines import Engine, monitor
+from rtmpose import startup
 from rtmpose.errors import EXIT_USER_ERROR, KitError
-from rtmpose.evaluate.accuracy import Pass, predict_all
-from rtmpose.evaluate.predict import Run
-from rtmpose.evaluate.predictions import Predictions
-from rtmpose.evaluate.throughput import WARMUP_LIMIT, throughput_input
 
 _START = 120.0  # seconds until all ranks must have started
 _ALIKE = 1.0  # seconds in which the same error of other ranks is waited for
 # A machine that is gone counts as dead after 6 s.
 _KEEPALIVE = {"TCP_KEEPIDLE": 2, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 4}
 _PRINTING = 0.3  # seconds to print which rank died, when torchrun ends the others
-_ALONE = 0.25  # of --duration, for each device alone
 
 Fail = Callable[[object], int]
 
@@ -259,6 +249,13 @@ class Ranks:
             peer.send(("value", values))
         return values
 
+    def gather_at_0(self, value: Any) -> list[Any]:
+        """The value of every rank, in their order, on rank 0 only."""
+        if self.rank:
+            self._peers[0].send(("value", value))
+            return []
+        return [value, *(self._inbox[rank].get() for rank in range(1, self.world_size))]
+
     def barrier(self) -> None:
         """Wait for all ranks."""
         self.gather(None)
@@ -274,119 +271,3 @@ class Ranks:
         place = self.place
         nodes = f"--nnodes {place.nodes} " if place.nodes > 1 else ""
         return f"torchrun {nodes}--nproc-per-node {place.local_world_size} {command.removeprefix('python3 ')}"
-
-    def predict(self, engine: Engine, persons: PersonSet, flip_test: bool) -> Pass:
-        """Predict this rank's share of the persons; returns those of all ranks on rank 0.
-
-        A share is whole batches of the set, one after the other: each batch is the one that a single process makes, so
-        that its keypoints are the same bits. The seconds are those from a barrier to the end of the slowest rank.
-        Raises KitError if there are fewer batches than ranks.
-        """
-        mine = take_share(persons, self.rank, self.world_size, engine.record.batch)
-        self.barrier()
-        start = time.perf_counter()
-        done = predict_all(engine, mine, flip_test)
-        seconds = time.perf_counter() - start
-        found = done.run.predictions
-        arrays = (found.keypoints, found.scores, found.scales) if self.rank else None
-        parts = self.gather_at_0((arrays, done.run.batch_ms, len(mine), seconds, done.conditions, done.costs))
-        described = self.describe()
-        if self.rank:
-            return done
-        (_, batch_ms, numbers, times, conditions, costs) = zip(*parts, strict=True)
-        joined = [np.concatenate([own, *(part[0][place] for part in parts[1:])]) for place, own in
-                  enumerate((found.keypoints, found.scores, found.scales))]
-        run = Run(Predictions(list(persons), *joined), [one for some in batch_ms for one in some], max(times))
-        return Pass(run, combine_conditions(conditions), combine_costs(costs, numbers),
-                    {**described, "fps": [number / taken for number, taken in zip(numbers, times, strict=True)]})
-
-    def gather_at_0(self, value: Any) -> list[Any]:
-        """The value of every rank, in their order, on rank 0 only."""
-        if self.rank:
-            self._peers[0].send(("value", value))
-            return []
-        return [value, *(self._inbox[rank].get() for rank in range(1, self.world_size))]
-
-    def measure_throughput(self, engine: Engine, data_set: Any, warmup: int, iterations: int, duration: float
-                           ) -> dict[str, Any]:
-        """Time each device alone, one after the other, then all at once, by the engine's first timer.
-
-        Options and result are those of :func:`rtmpose.evaluate.throughput.measure_throughput`, except that alone each
-        gets a quarter of ``duration``. Together all start at a barrier, and only the batches count that end before the
-        first rank stops.
-        """
-        crops, source = throughput_input(data_set, engine)
-        (name, timer), batch = next(iter(engine.timers(crops).items())), engine.record.batch
-        alone = []
-        for rank in range(self.world_size):
-            milliseconds = None
-            if rank == self.rank:
-                timing.warm_up(timer, warmup, min(WARMUP_LIMIT, duration))
-                milliseconds = float(np.mean(timing.measure(timer, 0, iterations, _ALONE * duration, "Alone")))
-            alone.append(self.gather(milliseconds)[rank])
-        self.barrier()
-        warmed = timing.warm_up(timer, warmup, min(WARMUP_LIMIT, 2 * duration))
-        slowest = max(self.gather(float(np.mean([timer() for _ in range(3)]))))
-        seconds = max(duration, iterations * slowest / 1e3)
-        samples: list[float] = []
-        ends: list[float] = []
-        with monitor(engine) as watched:
-            self.barrier()
-            start = time.perf_counter()
-            while not ends or ends[-1] < seconds:
-                samples.append(timer())
-                ends.append(time.perf_counter() - start)
-        window = min(self.gather(ends[-1]))
-        own = samples[:max(1, sum(end <= window for end in ends))]
-        persons = len(samples) * batch
-        counted, warmups, conditions, costs, numbers = zip(
-            *self.gather((own, warmed, watched.conditions, watched.costs(persons), persons)), strict=True)
-        speeds = [batch / float(np.mean(some)) * 1e3 for some in counted]
-        alone_fps = [batch / milliseconds * 1e3 for milliseconds in alone]
-        together = np.concatenate(counted)
-        return {
-            "mode": "throughput",
-            "fps": sum(speeds),
-            "fps_of": f"sum of {self.world_size} ranks at once, each: {name}",
-            "latency_ms": timing.describe_latency(together), "percentiles_ms": timing.percentiles(together),
-            "spread": timing.spread(together), "iterations": len(together),
-            "warmup": min(one["warmup"] for one in warmups), "warmup_s": max(one["warmup_s"] for one in warmups),
-            "steady": all(one["steady"] for one in warmups),
-            "input": source, "other_timings": {}, "conditions": combine_conditions(conditions),
-            **combine_costs(costs, numbers),
-            "ranks": {**self.describe(), "fps": speeds, "alone_fps": alone_fps,
-                      "efficiency": sum(speeds) / sum(alone_fps), "window_s": window},
-        }
-
-
-def take_share(persons: PersonSet, rank: int, world_size: int, batch: int) -> PersonSet:
-    """A rank's share of a set: whole batches. An image whose persons are of two shares is in both.
-
-    Raises KitError if there are fewer batches than ranks.
-    """
-    batches = -(-len(persons) // batch)
-    if batches < world_size:
-        raise KitError(f"{len(persons)} persons are {batches} batch{'es' * (batches > 1)} of {batch}, too few for "
-                       f"{world_size} ranks; start fewer")
-    first, end = (batches * number // world_size * batch for number in (rank, rank + 1))
-    images, start = [], 0
-    for image in persons.images:
-        chosen = image.persons[max(first - start, 0):max(end - start, 0)]
-        if chosen:
-            images.append(replace(image, persons=chosen))
-        start += len(image.persons)
-    return replace(persons, images=tuple(images))
-
-
-def combine_conditions(conditions: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The worst of all ranks' conditions, with the reasons of all."""
-    verdict = worst([one["verdict"] for one in conditions])
-    return {**next(one for one in conditions if one["verdict"] == verdict),
-            "reasons": [f"rank {rank}: {reason}" for rank, one in enumerate(conditions) for reason in one["reasons"]]}
-
-
-def combine_costs(costs: Sequence[dict[str, Any]], persons: Sequence[int]) -> dict[str, Any]:
-    """Cores of all ranks for each person, if all measured them. No energy: ranks may share what it is measured of."""
-    if not all("cores_per_1000_fps" in one for one in costs):
-        return {}
-    return {"cores_per_1000_fps": float(np.average([one["cores_per_1000_fps"] for one in costs], weights=persons))}

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rtmpose.conditions import worst
+from rtmpose.conditions import combine as combine_conditions
 from rtmpose.errors import EXIT_OK, EXIT_THROUGHPUT_MISSED, KitError
 from rtmpose.files import read_sealed, temporary_folder
 
@@ -41,10 +41,7 @@ def combine(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
     median = float(np.median(values))
     nearest = min(summaries, key=lambda summary: abs(summary["fps"] - median))
     conditions = [summary["conditions"] for summary in summaries]
-    verdict = worst([one["verdict"] for one in conditions])
-    reasons = [f"process {number}: {reason}" for number, one in enumerate(conditions, 1) for reason in one["reasons"]]
-    return {**nearest, "fps": median,
-            "conditions": {**next(one for one in conditions if one["verdict"] == verdict), "reasons": reasons},
+    return {**nearest, "fps": median, "conditions": combine_conditions(conditions, "process", 1),
             "repeats": {"values": values, "interval": mean_interval(values), "confidence": CONFIDENCE,
                         "method": METHOD, "conditions": conditions}}
 

@@ -20,7 +20,8 @@ from helpers import ROOT, build_engine, draw_dataset, run_script
 from rtmpose.data.dataset import load_persons
 from rtmpose.errors import KitError
 from rtmpose.evaluate.coco_eval import METRICS
-from rtmpose.evaluate.ranks import share_cores, take_share
+from rtmpose.evaluate.devices import take_share
+from rtmpose.evaluate.ranks import share_cores
 from rtmpose.report.compare import Run, incomparable
 from rtmpose.report.schema import check_summary
 from rtmpose.report.summary import join_modes, row

@@ -250,6 +250,12 @@ def append_line(path: Path) -> None:
         file.write("\n")
 
 
+def test_several_devices_are_not_repeated(model_files: dict[str, Path], drawn: Path, tmp_path: Path) -> None:
+    done = benchmark(model_files["onnx"], drawn, tmp_path / "out", "--devices", "2")
+    assert done.returncode == 2 and done.stderr.startswith("sweep.py: error: --repeats: doesn't work with several")
+    assert len(done.stderr.splitlines()) == 1 and not (tmp_path / "out").exists()
+
+
 def test_all_cells_failed(model_files: dict[str, Path], drawn: Path, tmp_path: Path) -> None:
     done = benchmark(model_files["onnx"], drawn, tmp_path / "out", "--precisions", "int8", "--calibration", "nowhere")
     assert done.returncode == 2

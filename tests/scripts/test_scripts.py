@@ -175,15 +175,16 @@ def test_exit_code_is_that_of_the_kit(run, work, calls, stage):
 def test_benchmark(run, work, calls):
     assert run("benchmark.sh", DATASETS_DIR="coco").returncode == 0
     run("benchmark.sh", "--datasets", "coco", "--calibration", "other", "--batches", "4", "--backend", "tensorrt",
-        "--output", "out", "--", "--limit", "2")
-    run("benchmark.sh", "--datasets", "coco", "--precisions", "int8", "--calibration", "other", FAIL="sweep.py",
-        CODE="1")
+        "--devices", "8", "--output", "out", "--", "--limit", "2")
+    run("benchmark.sh", "--datasets", "coco", "--precisions", "int8", "--calibration", "other", "--repeats", "5",
+        FAIL="sweep.py", CODE="1")
     sweep = f"{ROOT}/sweep.py --model rtmpose_opt.onnx --datasets coco"
     assert calls() == [
-        f"{sweep} --precisions fp32 fp16 --batches 1 8 32 --backend auto --repeats 3 --output benchmark",
-        f"{sweep} --calibration other --precisions fp32 fp16 int8 --batches 4 --backend tensorrt --repeats 3 "
+        f"{sweep} --precisions fp32 fp16 --batches 1 8 32 --backend auto --devices 1 --output benchmark",
+        f"{sweep} --calibration other --precisions fp32 fp16 int8 --batches 4 --backend tensorrt --devices 8 "
         "--output out -- --limit 2",
-        f"{sweep} --calibration other --precisions int8 --batches 1 8 32 --backend auto --repeats 3 --output benchmark"]
+        f"{sweep} --calibration other --precisions int8 --batches 1 8 32 --backend auto --repeats 5 --devices 1 "
+        "--output benchmark"]
 
 
 def test_benchmark_refuses(run, work, calls):
