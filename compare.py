@@ -10,8 +10,9 @@ from pathlib import Path
 
 from rtmpose.errors import EXIT_ACCURACY_MISSED, EXIT_SLOWER, KitError
 from rtmpose.files import check_folder, make_folder, write_text
-from rtmpose.report import compare
+from rtmpose.report import compare, compare_text
 from rtmpose.report.compare_page import draw_page
+from rtmpose.report.results import name_arguments
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -44,11 +45,11 @@ def main() -> int:
     args = parse_arguments()
     if args.output:
         check_folder(args.output)
-    prices = compare.parse_prices(args.price, compare.name_arguments(args.results))
+    prices = compare_text.parse_prices(args.price, name_arguments(args.results))
     report = compare.compare(args.results, args.annotations)
     if report.refused and not report.compared:
         raise KitError("; ".join(report.refused))
-    text = compare.report_text(report, prices)
+    text = compare_text.report_text(report, prices)
     print(text)
     if args.output:
         write_text(make_folder(args.output) / "compare.md", f"{text}\n")

@@ -22,7 +22,7 @@ from rtmpose.errors import KitError
 from rtmpose.evaluate.bootstrap import read_results
 from rtmpose.evaluate.coco_eval import METRICS
 from rtmpose.files import read_sealed
-from rtmpose.report.compare import Cell, Run, annotation_file, find_annotations, network, read_cells
+from rtmpose.report.results import Cell, Run, annotation_file, find_annotations, network, read_cells
 
 TOLERANCE = 1e-4  # keypoints.json may order persons of equal scores differently
 FAILED = 1

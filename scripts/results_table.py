@@ -10,7 +10,7 @@ from pathlib import Path
 from rtmpose.errors import KitError
 from rtmpose.files import write_text
 from rtmpose.report import summary as rows
-from rtmpose.report.compare import describe_speed, read_cells
+from rtmpose.report.results import describe_speed, read_cells
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/results.md"

@@ -5,18 +5,10 @@ from collections.abc import Callable
 from rtmpose.engines.build import PRECISIONS
 from rtmpose.report import charts, summary
 from rtmpose.report.charts import Series
-from rtmpose.report.compare import (
-    Cell,
-    Report,
-    Run,
-    describe_speed,
-    incomparable,
-    lines_below,
-    network,
-    persons_a_dollar,
-    table_lines,
-)
+from rtmpose.report.compare import Report, incomparable
+from rtmpose.report.compare_text import lines_below, persons_a_dollar, table_lines
 from rtmpose.report.page import TEMPLATES
+from rtmpose.report.results import Cell, Run, describe_speed, network
 
 _LONGEST_NAME = 12  # characters of a machine's name beside a bar
 _MACHINE = {"cpu": "CPU", "cores": "cores", "gpu": "GPU", "driver": "driver", "power_limit_w": "power limit, W",

@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from rtmpose.report import charts, summary, text
 from rtmpose.report.charts import Series
-from rtmpose.report.compare import annotation_file
+from rtmpose.report.results import annotation_file
 from rtmpose.report.sweep import Cell
 
 TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,

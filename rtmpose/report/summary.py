@@ -153,11 +153,16 @@ def measurement(summary: dict[str, Any]) -> str:
     return {"throughput": "engine alone", "accuracy": "files to keypoints"}[summary["mode"]]
 
 
+def devices(summary: dict[str, Any]) -> int:
+    """Number of devices that a speed is of."""
+    return int(summary.get("ranks", {}).get("world_size", 1))
+
+
 def settings(summary: dict[str, Any]) -> list[str]:
     """The options without which speed or AP would mean something else."""
-    limit, devices = summary.get("limit"), summary.get("ranks", {}).get("world_size", 1)
+    limit, number = summary.get("limit"), devices(summary)
     return [name for name, holds in (
-        (f"{devices} devices", devices > 1),
+        (f"{number} devices", number > 1),
         ("random input", summary.get("input") == "random pixels"), ("flip test", summary.get("flip_test")),
         ("detector's boxes", summary.get("boxes", GROUND_TRUTH) != GROUND_TRUTH),
         (f"first {limit} image{'s' * (limit != 1)}", limit)) if holds]

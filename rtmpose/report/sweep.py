@@ -16,6 +16,7 @@ from rtmpose.errors import EXIT_ACCURACY_MISSED, EXIT_THROUGHPUT_MISSED, KitErro
 from rtmpose.files import make_folder, sha256, write_text
 from rtmpose.model import graph
 from rtmpose.report import text
+from rtmpose.report.summary import devices as count_devices
 from rtmpose.report.summary import join_modes, notes, read_summary
 
 _INFERENCE = Path(__file__).resolve().parents[2] / "inference.py"
@@ -152,7 +153,7 @@ def read_current(summary: Path, arguments: Sequence[str], devices: int) -> dict[
     try:
         found = read_summary(summary, summary.parent.name)
         current = (shlex.split(found["command"])[4 if devices > 1 else 2:] == arguments
-                   and found.get("ranks", {}).get("world_size", 1) == devices and found["machine"] == describe_machine()
+                   and count_devices(found) == devices and found["machine"] == describe_machine()
                    and found["versions"] == describe_versions()
                    and all(sha256(path) == digest for path, digest in found["inputs"].items()))
     except KitError:

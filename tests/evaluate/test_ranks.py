@@ -22,7 +22,8 @@ from rtmpose.errors import KitError
 from rtmpose.evaluate.coco_eval import METRICS
 from rtmpose.evaluate.devices import take_share
 from rtmpose.evaluate.ranks import share_cores
-from rtmpose.report.compare import Run, incomparable
+from rtmpose.report.compare import incomparable
+from rtmpose.report.results import Run
 from rtmpose.report.schema import check_summary
 from rtmpose.report.summary import join_modes, row
 
