@@ -28,7 +28,7 @@ from rtmpose.data.dataset import load_persons
 from rtmpose.engines import backend, cuda_kernels, load_engine
 from rtmpose.engines.build import build_engine, plan_build
 from rtmpose.engines.cuda_graph import Graph
-from rtmpose.engines.tensorrt_backend import TensorRTEngine
+from rtmpose.engines.tensorrt_engine import TensorRTEngine
 from rtmpose.environment import describe_machine, describe_versions, find_gpu, now
 from rtmpose.errors import KitError
 from rtmpose.evaluate.accuracy import compare, measure_accuracy

@@ -13,7 +13,7 @@ import numpy as np
 
 from rtmpose.data import postprocess
 from rtmpose.engines import cuda_kernels
-from rtmpose.engines.tensorrt_backend import IN_FLIGHT, Slot, TensorRTEngine
+from rtmpose.engines.tensorrt_engine import IN_FLIGHT, Slot, TensorRTEngine
 from rtmpose.model.graph import OUTPUTS
 
 

@@ -26,7 +26,7 @@ from rtmpose.data.dataset import PersonSet
 from rtmpose.data.loader import Crop, cut_image
 from rtmpose.engines import Engine, monitor
 from rtmpose.engines.gpu_stream import CropRunner
-from rtmpose.engines.tensorrt_backend import TensorRTEngine
+from rtmpose.engines.tensorrt_engine import TensorRTEngine
 from rtmpose.errors import KitError
 from rtmpose.evaluate import loadgen_logs
 from rtmpose.evaluate.accuracy import Score, describe_persons, score

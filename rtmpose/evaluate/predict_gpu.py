@@ -21,7 +21,7 @@ from rtmpose.data.dataset import Image, PersonSet
 from rtmpose.data.loader import read_image
 from rtmpose.engines import cuda_kernels
 from rtmpose.engines.gpu_stream import GpuStream, ImageBatch
-from rtmpose.engines.tensorrt_backend import IN_FLIGHT, TensorRTEngine
+from rtmpose.engines.tensorrt_engine import IN_FLIGHT, TensorRTEngine
 from rtmpose.environment import count_cores
 from rtmpose.evaluate.predict import Run
 from rtmpose.evaluate.predictions import Predictions, check_finite

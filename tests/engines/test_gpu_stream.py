@@ -11,7 +11,7 @@ from helpers import build_engine
 from rtmpose.data import postprocess, preprocess
 from rtmpose.data.dataset import load_persons
 from rtmpose.engines import backend, cuda_kernels, load_engine
-from rtmpose.engines.tensorrt_backend import TensorRTEngine
+from rtmpose.engines.tensorrt_engine import TensorRTEngine
 from rtmpose.environment import find_gpu
 from rtmpose.evaluate import predict, predict_gpu
 

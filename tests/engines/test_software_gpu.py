@@ -311,9 +311,9 @@ def test_rtx(run: Run, environment: dict[str, str], log: Path, model_files: dict
 # What stands in the code, and what it is replaced with: each a mistake that a GPU may hide for years.
 FAULTS = {
     "compute does not wait for the upload": (
-        "engines/tensorrt_backend.py", 'self.runs.wait_for_event(slot.events["uploaded"])', "pass"),
+        "engines/tensorrt_engine.py", 'self.runs.wait_for_event(slot.events["uploaded"])', "pass"),
     "download does not wait for the computation": (
-        "engines/tensorrt_backend.py", 'self.downloads.wait_for_event(slot.events["computed"])', "pass"),
+        "engines/tensorrt_engine.py", 'self.downloads.wait_for_event(slot.events["computed"])', "pass"),
     "host does not wait for the download of keypoints": (
         "engines/gpu_stream.py", 'slot.events["downloaded"].synchronize()\n        keypoints', "keypoints"),
     "host does not wait for the upload of a table": (
