@@ -364,7 +364,7 @@ CHECKS = ["-m ruff check .", "-m mypy", "lint-imports ", "-m codespell_lib"]
 def test_test_runs_every_check(run, calls):
     assert run("test.sh", "-k", "crop").returncode == 0
     made = calls()
-    assert made[-5:] == [*CHECKS, "-m pytest -q -n 2 --dist loadfile -m not slow -k crop"]
+    assert made[-5:] == [*CHECKS, "-m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m not slow -k crop"]
     assert [Path(call.split()[-1]).name for call in made if "pip install" in call] == [
         "torch==2.13.0", "requirements.txt", "requirements-mmpose.txt", ROOT.name, "requirements-test.txt",
         "requirements-compare.txt"]
@@ -372,7 +372,7 @@ def test_test_runs_every_check(run, calls):
 
 def test_test_all(run, calls):
     assert run("test.sh", "--all", "-k", "crop").returncode == 0
-    assert calls()[-5:] == [*CHECKS, "-m pytest -q -n 2 --dist loadfile -k crop"]
+    assert calls()[-5:] == [*CHECKS, "-m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -k crop"]
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -392,7 +392,7 @@ def test_test_continues_without_xtcocotools(run, calls):
     result = run("test.sh", FAIL="xtcocotools")
     assert result.returncode == 0
     assert "xtcocotools: could not be built" in result.stdout
-    assert calls()[-1] == "-m pytest -q -n 2 --dist loadfile -m not slow"
+    assert calls()[-1] == "-m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m not slow"
 
 
 def test_test_all_needs_xtcocotools(run, calls):
@@ -402,7 +402,7 @@ def test_test_all_needs_xtcocotools(run, calls):
 
 def test_ci_runs_all_tests(run, calls):
     assert run("../.ci/run").returncode == 0
-    assert calls()[-1] == "-m pytest -q -n 2 --dist loadfile"
+    assert calls()[-1] == "-m pytest -q -n 2 --dist loadfile --no-loadscope-reorder"
 
 
 def test_quickstart(run, calls):
