@@ -1,6 +1,7 @@
 """Results as text for the terminal."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from rtmpose.evaluate.loadgen_logs import SUMMARY
 from rtmpose.evaluate.predictions import Predictions
 from rtmpose.model import calibration
 
+_MOST_NAMES = 12  # of operators in a cell of a table
 _WHY_OTHER_PRECISION = {
     "fp16": "weights are rounded to fp16, results are not those of fp16 hardware and no faster",
     "bf16": "it has no faster kernels in bf16 for this processor",
@@ -56,10 +58,17 @@ def _calibration_lines(found: calibration.Calibration, crops: calibration.Calibr
     source = (f"taken from {found.cache}" if found.reused else
               f"{crops.persons} crops of {crops.folder}, seed {calibration.SEED}; kept in {found.cache}")
     rows = [f"| {block.name} | {block.convolutions} | {block.macs:.1%} | {block.within_bin:.2%} | "
-            f"{block.within_4px:.2%} | {'int8' if block.int8 else 'higher precision'} |" for block in found.blocks]
+            f"{block.within_4px:.2%} | {_computes_in(block)} |" for block in found.blocks]
     return [f"Calibration: {source}",
             "| block | convolutions | multiplications | int8 in this block only: at most one bin off | at most "
             "4 px off | computes in |", "|---|---|---|---|---|---|", *rows]
+
+
+def _computes_in(block: calibration.Block) -> str:
+    if block.int8:
+        return "int8"
+    always = block.name == calibration.ALWAYS_KEPT
+    return f"higher precision, {'always' if always else f'below {calibration.LEAST_WITHIN_BIN:.0%}'}"
 
 
 def _kept_lines(built: Built) -> list[str]:
@@ -67,9 +76,14 @@ def _kept_lines(built: Built) -> list[str]:
     macs = built.macs
     prefix = os.path.commonprefix([name for kept in built.kept for name in kept.nodes])
     prefix = prefix[:prefix.rfind("/") + 1]
-    rows = [f"| {kept.reason} | {', '.join(name.removeprefix(prefix) for name in kept.nodes)} | "
+    rows = [f"| {kept.reason} | {_join([name.removeprefix(prefix) for name in kept.nodes])} | "
             f"{sum(macs.get(name, 0) for name in kept.nodes) / sum(macs.values()):.3%} |" for kept in built.kept]
     return ["| stays in fp32, because | operators | multiplications |", "|---|---|---|", *rows]
+
+
+def _join(names: Sequence[str]) -> str:
+    """All names, or how many and which are the first and the last."""
+    return ", ".join(names) if len(names) <= _MOST_NAMES else f"{len(names)} from {names[0]} to {names[-1]}"
 
 
 def persons_line(persons: PersonSet, mode: str, flip_test: bool) -> str:

@@ -19,6 +19,7 @@ from rtmpose.engines.record import read_record, write_record
 from rtmpose.errors import KitError
 from rtmpose.model import calibration, graph, int8
 from rtmpose.model.checkpoint import load_network
+from rtmpose.report.text import build_lines
 
 openvino = backend("openvino")
 needs_bf16 = pytest.mark.skipif(openvino.find_bf16_obstacle() is not None, reason="needs AVX512-BF16 or AMX")
@@ -147,8 +148,9 @@ def test_bf16_moves_no_more_keypoints_than_pytorch_in_bf16(demo_onnx: Path, peop
     import torch
 
     plan = plan_build(demo_onnx, tmp_path / "bf16.engine", 8, "bf16", "openvino")
-    record = build_planned(plan).record
-    assert record.precision == "bf16" and record.arithmetic == {"bf16": 38, "fp32": 7}
+    built = build_planned(plan)
+    assert built.record.precision == "bf16" and built.record.arithmetic == {"bf16": 38, "fp32": 7}
+    assert "| 34 from Reshape to cls_y/MatMul |" in build_lines(plan, built)
     engine = load_engine(tmp_path / "bf16.engine")
     crops = calibration.load_calibration_set(people_folder, (192, 256)).batches[:8]
     exact, scores = calibration.keypoints(graph.simplify(graph.load(demo_onnx), crops[0].shape), crops)

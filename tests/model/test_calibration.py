@@ -64,7 +64,7 @@ def test_all_convolutions_but_the_final_one_compute_in_int8(built: tuple[str, Pa
     rows = [line.strip("| ").split(" | ") for line in message.splitlines() if "%" in line and line.startswith("| ")]
     assert [(row[0], row[-1]) for row in rows] == [
         *((name, "int8") for name in ("stem", "stage1", "stage2", "stage3", "stage4")),
-        ("final_layer", "higher precision")]
+        ("final_layer", "higher precision, always")]
     assert [int(row[1]) for row in rows] == [3, 8, 8, 8, 10, 1]
     assert "Calibration: " in message and "taken from" not in message
 
