@@ -14,6 +14,7 @@ from rtmpose.evaluate import loadgen
 from rtmpose.evaluate.loadgen_logs import SUMMARY
 from rtmpose.evaluate.predictions import Predictions
 from rtmpose.model import calibration
+from rtmpose.model.int8 import Block
 
 _MOST_NAMES = 12  # of operators in a cell of a table
 _WHY_OTHER_PRECISION = {
@@ -64,7 +65,7 @@ def _calibration_lines(found: calibration.Calibration, crops: calibration.Calibr
             "4 px off | computes in |", "|---|---|---|---|---|---|", *rows]
 
 
-def _computes_in(block: calibration.Block) -> str:
+def _computes_in(block: Block) -> str:
     if block.int8:
         return "int8"
     always = block.name == calibration.ALWAYS_KEPT
