@@ -19,7 +19,7 @@ from side_by_side import batch_timer
 
 from rtmpose.data.agreement import describe_agreement
 from rtmpose.data.dataset import load_persons
-from rtmpose.data.loader import iterate_batches
+from rtmpose.data.loader import Batch, iterate_batches
 from rtmpose.data.postprocess import decode
 from rtmpose.engines import Engine, installed_backend, load_engine
 from rtmpose.errors import KitError
@@ -44,10 +44,11 @@ def find_parts(model: onnx.ModelProto) -> Iterator[tuple[str, set[str]]]:
     yield "all but stem", {node.name for node in model.graph.node} - blocks("stem")
 
 
-def keypoints(engine: Engine, batches: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def keypoints(engine: Engine, batches: Iterable[Batch]) -> tuple[np.ndarray, np.ndarray]:
     """Keypoints in the crop, and scores."""
-    logits = [np.concatenate(axis) for axis in zip(*map(engine.infer, batches), strict=True)]
-    return decode(*logits, engine.record.input_size)
+    logits = [[axis[:len(batch.crops)] for axis in engine.infer(batch.pixels)] for batch in batches]
+    simcc_x, simcc_y = (np.concatenate(axis) for axis in zip(*logits, strict=True))
+    return decode(simcc_x, simcc_y, engine.record.input_size)
 
 
 def main() -> int:
@@ -63,11 +64,10 @@ def main() -> int:
     if obstacle := openvino.find_bf16_obstacle():
         raise KitError(f"BF16: {obstacle}; run it on another machine")
     width, height = size = reference.record.input_size
-    batches = [batch.pixels for batch in iterate_batches(load_persons(args.datasets).images, size,
-                                                         reference.record.batch)
-               if len(batch.crops) == reference.record.batch]
+    batch = reference.record.batch
+    batches = list(iterate_batches(load_persons(args.datasets).images, size, batch))
     expected, scores = keypoints(reference, batches)
-    model = scale_final_convolutions(graph.simplify(graph.load(args.model_path), (len(batches[0]), 3, height, width)))
+    model = scale_final_convolutions(graph.simplify(graph.load(args.model_path), (batch, 3, height, width)))
     macs = graph.count_macs(model)
     engines, rows = {"": reference}, []
     with tempfile.TemporaryDirectory() as folder:
