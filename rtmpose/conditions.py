@@ -148,7 +148,7 @@ class Monitor:
         return float(steps.sum()) / 1e6 if packages.size else None
 
 
-def combine(conditions: Sequence[dict[str, Any]], of: str, first: int = 0) -> dict[str, Any]:
+def combine_conditions(conditions: Sequence[dict[str, Any]], of: str, first: int = 0) -> dict[str, Any]:
     """The worst of several conditions, with the reasons of all; each of them is ``of`` a rank, say, numbered from
     ``first``."""
     worst = max(conditions, key=lambda one: VERDICTS.index(one["verdict"]))

@@ -44,8 +44,8 @@ if $all; then
   export COVERAGE_FILE=$coverage/gpu_path COVERAGE_RCFILE=$root/pyproject.toml
 fi
 code=0
-# Two processes, and each file's tests in one of them, because they share fixtures. In the order of their names, files
-# of few slow tests don't come last.
+# Two processes, and each file's tests in one of them, because they share fixtures. In the order of their names:
+# xdist would take the files of most tests first, and end with few slow ones in one process.
 "$venv/bin/python" -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder "${selection[@]}" "$@" || code=$?
 [ "$code" != 5 ] || die "pytest selected no test; expected options that select some of tests/" 1
 if [ "$code" = 0 ] && $all && [ -n "$(ls "$coverage")" ]; then  # nothing ran where the driver can't be built

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from rtmpose import timing
-from rtmpose.conditions import Monitor, combine
+from rtmpose.conditions import Monitor, combine_conditions
 from rtmpose.data.dataset import PersonSet
 from rtmpose.engines import Engine, monitor
 from rtmpose.errors import KitError
@@ -43,7 +43,7 @@ def predict(ranks: Ranks, engine: Engine, persons: PersonSet, flip_test: bool) -
     joined = [np.concatenate([own, *(part[0][place] for part in parts[1:])]) for place, own in
               enumerate((found.keypoints, found.scores, found.scales))]
     run = Run(Predictions(list(persons), *joined), [one for some in batch_ms for one in some], max(times))
-    return Pass(run, combine(verdicts, "rank"), combine_costs(costs, numbers),
+    return Pass(run, combine_conditions(verdicts, "rank"), combine_costs(costs, numbers),
                 {**described, "fps": [number / taken for number, taken in zip(numbers, times, strict=True)]})
 
 
@@ -95,7 +95,7 @@ def measure_throughput(ranks: Ranks, engine: Engine, data_set: Any, warmup: int,
         "spread": timing.spread(together), "iterations": len(together),
         "warmup": min(one["warmup"] for one in warmups), "warmup_s": max(one["warmup_s"] for one in warmups),
         "steady": all(one["steady"] for one in warmups),
-        "input": source, "other_timings": {}, "conditions": combine(verdicts, "rank"),
+        "input": source, "other_timings": {}, "conditions": combine_conditions(verdicts, "rank"),
         **combine_costs(costs, numbers),
         "ranks": {**ranks.describe(), "fps": fps, "alone_fps": alone_fps,
                   "efficiency": sum(fps) / sum(alone_fps), "window_s": window},

@@ -240,13 +240,12 @@ class Ranks:
 
     def gather(self, value: Any) -> list[Any]:
         """The value of every rank, in their order, on every rank; all have to call it."""
+        values = self.gather_at_0(value)
         if self.rank:
-            self._peers[0].send(("value", value))
-            values: list[Any] = self._inbox[0].get()
-            return values
-        values = [value, *(self._inbox[rank].get() for rank in range(1, self.world_size))]
-        for peer in self._peers.values():
-            peer.send(("value", values))
+            values = self._inbox[0].get()
+        else:
+            for peer in self._peers.values():
+                peer.send(("value", values))
         return values
 
     def gather_at_0(self, value: Any) -> list[Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rtmpose.conditions import combine as combine_conditions
+from rtmpose.conditions import combine_conditions
 from rtmpose.errors import EXIT_OK, EXIT_THROUGHPUT_MISSED, KitError
 from rtmpose.files import read_sealed, temporary_folder
 

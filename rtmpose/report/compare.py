@@ -148,7 +148,7 @@ def incomparable(base: Run, other: Run) -> str:
         return (f"is another network ({two['engine']['onnx']}, {network(two)[0][:12]}) than the base's "
                 f"({one['engine']['onnx']}, {network(one)[0][:12]}); build both engines from one checkpoint")
     if one["mode"] == "throughput":
-        base_devices, devices = rows.devices(one), rows.devices(two)
+        base_devices, devices = rows.count_devices(one), rows.count_devices(two)
         return "" if base_devices == devices else (f"--perf_only on {devices} device{'s' * (devices > 1)}, the base on "
                                                    f"{base_devices}; measure both on as many")
     for name, key in _SCORED_ALIKE.items():
@@ -188,7 +188,7 @@ def describe_differences(base: Run, other: Run) -> dict[str, str]:
         "precision": rows.precision(run.summary), "batch": run.summary["batch"],
         "runtime": run.summary["engine"]["runtime"], "ONNX file": run.summary["engine"]["onnx_sha256"][:12],
         "kit": run.summary["versions"]["kit"], "timing": run.summary.get("fps_of"), "input": run.summary.get("input"),
-        "devices": rows.devices(run.summary),
+        "devices": rows.count_devices(run.summary),
         **{f"version of {name}": version for name, version in run.summary["versions"].items() if name != "kit"},
         **{f"machine's {name}": run.summary["machine"].get(name) for name in _MACHINE},
     } for run in (base, other))

@@ -153,14 +153,14 @@ def measurement(summary: dict[str, Any]) -> str:
     return {"throughput": "engine alone", "accuracy": "files to keypoints"}[summary["mode"]]
 
 
-def devices(summary: dict[str, Any]) -> int:
+def count_devices(summary: dict[str, Any]) -> int:
     """Number of devices that a speed is of."""
     return int(summary.get("ranks", {}).get("world_size", 1))
 
 
 def settings(summary: dict[str, Any]) -> list[str]:
     """The options without which speed or AP would mean something else."""
-    limit, number = summary.get("limit"), devices(summary)
+    limit, number = summary.get("limit"), count_devices(summary)
     return [name for name, holds in (
         (f"{number} devices", number > 1),
         ("random input", summary.get("input") == "random pixels"), ("flip test", summary.get("flip_test")),

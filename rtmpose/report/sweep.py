@@ -16,8 +16,7 @@ from rtmpose.errors import EXIT_ACCURACY_MISSED, EXIT_THROUGHPUT_MISSED, KitErro
 from rtmpose.files import make_folder, sha256, write_text
 from rtmpose.model import graph
 from rtmpose.report import text
-from rtmpose.report.summary import devices as count_devices
-from rtmpose.report.summary import join_modes, notes, read_summary
+from rtmpose.report.summary import count_devices, join_modes, notes, read_summary
 
 _INFERENCE = Path(__file__).resolve().parents[2] / "inference.py"
 _PICTURES = 2  # of the worst persons, and of the best

@@ -211,8 +211,9 @@ class _Engine:
         graph = model.graph
         if any(tensor.data_type == TensorProto.BFLOAT16 for tensor in graph.initializer):
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-            content = _round_like_gpu(model).SerializeToString()
-        self.session = onnxruntime.InferenceSession(_quantize_in_fp32(content), options,
+            model = _round_like_gpu(model)
+        _quantize_in_fp32(model)
+        self.session = onnxruntime.InferenceSession(model.SerializeToString(), options,
                                                     providers=["CPUExecutionProvider"])
         self.inputs, self.outputs = ({value.name: self._describe(value) for value in values}
                                      for values in (graph.input, graph.output))
@@ -243,9 +244,8 @@ def _round_like_gpu(model: onnx.ModelProto) -> onnx.ModelProto:
     return runpy.run_path(str(path))["round_like_gpu"](model)
 
 
-def _quantize_in_fp32(content: bytes) -> bytes:
+def _quantize_in_fp32(model: onnx.ModelProto) -> None:
     """ONNX Runtime's QuantizeLinear truncates FP16 input on the CPU, where TensorRT rounds: give it FP32 input."""
-    model = onnx.load_from_string(content)
     nodes = []
     for node in model.graph.node:
         copy = onnx.NodeProto()
@@ -257,7 +257,6 @@ def _quantize_in_fp32(content: bytes) -> bytes:
         nodes.append(copy)
     model.graph.ClearField("node")
     model.graph.node.extend(nodes)
-    return model.SerializeToString()
 
 
 _jobs: list[tuple[_Engine, dict[str, int]]] = []
