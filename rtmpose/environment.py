@@ -25,6 +25,23 @@ _PACKAGES = ("torch", "mmpose", "mmengine", "mmcv-lite", "onnx", "onnxsim", "onn
              "simplejpeg", "opencv-python-headless", "opencv-python")
 
 
+RTX_CAPABILITIES = ("8.0", "8.6", "8.9", "12.0", "12.1")
+"""Compute capabilities of TensorRT-RTX 1.7: it lists 7.5 as well, and then refuses FP32 matrix products on it."""
+
+# What to do about the errors of cuInit that users meet; the driver itself says what they mean.
+_DRIVER_REMEDIES = {
+    304: "in a container, start it with --gpus all",  # OPERATING_SYSTEM: no /dev/nvidia*
+    802: "start NVLink's fabric manager (systemctl start nvidia-fabricmanager)",  # SYSTEM_NOT_READY: HGX
+    803: "libcuda.so.1 and the kernel module are of different releases: restart after an update of the driver",
+    999: "look for NVRM or Xid in dmesg, and restart",  # UNKNOWN
+}
+_NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
+
+
+class DriverError(KitError):
+    """The NVIDIA driver is installed and doesn't work."""
+
+
 @dataclass(frozen=True)
 class Gpu:
     """An NVIDIA GPU."""
@@ -39,14 +56,17 @@ def find_gpu() -> Gpu | None:
     """The NVIDIA GPU that engines run on, or None. Asks the driver itself, so that no CUDA package is needed.
 
     It is the one that pycuda takes: of ``CUDA_DEVICE``, of ``~/.cuda_device``, or the first; under torchrun it is that
-    of ``LOCAL_RANK``. Raises KitError if one of them names none.
+    of ``LOCAL_RANK``. Raises KitError if one of them names none, and DriverError if the driver doesn't work.
     """
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:
         return None
     number = ctypes.c_int()
-    if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(number)) or not number.value:
+    error = cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(number))
+    if error not in (0, _NO_DEVICE):
+        raise DriverError(_describe_driver_error(cuda, error))
+    if not number.value:
         return None
     ordinal = _device_ordinal(number.value)
     device, version, name = ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(256)
@@ -58,6 +78,15 @@ def find_gpu() -> Gpu | None:
               or cuda.cuDeviceGetAttribute(ctypes.byref(minor), 76, device))
     return None if failed else Gpu(name.value.decode(), f"{major.value}.{minor.value}",
                                    f"{version.value // 1000}.{version.value % 1000 // 10}", ordinal)
+
+
+def _describe_driver_error(cuda: ctypes.CDLL, error: int) -> str:
+    name, meaning = ctypes.c_char_p(), ctypes.c_char_p()
+    cuda.cuGetErrorName(error, ctypes.byref(name))
+    cuda.cuGetErrorString(error, ctypes.byref(meaning))
+    text = ", ".join(one.value.decode() for one in (name, meaning) if one.value)
+    return (f"the NVIDIA driver doesn't work, it answers with error {error} ({text or 'unknown'}): "
+            f"{_DRIVER_REMEDIES.get(error, 'check it with nvidia-smi')}")
 
 
 def _device_ordinal(number: int) -> int:
@@ -76,10 +105,9 @@ def _device_ordinal(number: int) -> int:
     return int(text)
 
 
-def describe_driver() -> dict[str, Any]:
-    """Driver and settings of the GPU that change its speed, through NVML; None where NVML can't say."""
+def describe_driver(gpu: Gpu | None) -> dict[str, Any]:
+    """Driver and settings of a GPU that change its speed, through NVML; None where NVML can't say."""
     described: dict[str, Any] = dict.fromkeys(("driver", "power_limit_w", "persistence_mode", "mig_mode"))
-    gpu = find_gpu()
     if gpu is None or importlib.util.find_spec("pynvml") is None:
         return described
     import pynvml
@@ -124,7 +152,19 @@ def cpu_name() -> str:
 
 def cpu_flags() -> list[str]:
     """The processor's features as Linux names them, e.g. avx512_bf16; none elsewhere."""
-    return _read_cpuinfo("flags").split()
+    return (_read_cpuinfo("flags") or _read_cpuinfo("Features")).split()
+
+
+_INSTRUCTION_SETS = {
+    "AVX2": "avx2", "AVX-512": "avx512f", "VNNI": "avx512_vnni avx_vnni", "BF16": "avx512_bf16 bf16",
+    "FP16": "avx512_fp16 asimdhp", "AMX": "amx_tile", "NEON": "asimd", "dot product": "asimddp", "I8MM": "i8mm",
+    "SVE": "sve"}
+
+
+def cpu_instruction_sets() -> str:
+    """The processor's instruction sets that decide how fast a network runs, e.g. ``AVX2, AVX-512, VNNI``."""
+    flags = set(cpu_flags())
+    return ", ".join(name for name, ones in _INSTRUCTION_SETS.items() if flags.intersection(ones.split()))
 
 
 def _read_cpuinfo(key: str) -> str:
@@ -138,11 +178,14 @@ def count_cores() -> int:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor, cores that this process may use, GPU with its driver and settings, and operating system."""
-    gpu = find_gpu()
-    return {"cpu": cpu_name(), "cores": count_cores(), "gpu": gpu.name if gpu else None,
-            "compute_capability": gpu.compute_capability if gpu else None,
-            "cuda": gpu.cuda_version if gpu else None, **describe_driver(), "os": platform.platform()}
+    """Processor, its instruction sets, cores that this process may use, GPU with its driver and settings, and operating
+    system. A GPU whose driver doesn't work counts as none."""
+    gpu = None
+    with contextlib.suppress(DriverError):
+        gpu = find_gpu()
+    return {"cpu": cpu_name(), "instruction_sets": cpu_instruction_sets(), "cores": count_cores(),
+            "gpu": gpu.name if gpu else None, "compute_capability": gpu.compute_capability if gpu else None,
+            "cuda": gpu.cuda_version if gpu else None, **describe_driver(gpu), "os": platform.platform()}
 
 
 @contextlib.contextmanager
@@ -176,7 +219,7 @@ def kit_digest() -> str:
 
 def now() -> str:
     """The time, UTC, ISO 8601 to the second."""
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def command_line() -> str:

@@ -39,13 +39,12 @@ CUDADRV_LIBNAME = ["cuda"]
 CXXFLAGS = ["-O1"]
 LDFLAGS = []
 """
-# pycuda includes cudaProfiler.h, which the wheels lack. The kit doesn't use the profiler.
+# pycuda includes cudaProfiler.h, which the wheels lack. The kit doesn't use the profiler. pycuda names the type
+# CUoutput_mode even for CUDA 13, which has dropped it.
 PROFILER_HEADER = """#include <cuda.h>
 extern "C" {
-#if CUDA_VERSION < 13000
 typedef enum { CU_OUT_KEY_VALUE_PAIR = 0, CU_OUT_CSV = 1 } CUoutput_mode;
 CUresult CUDAAPI cuProfilerInitialize(const char* config, const char* output, CUoutput_mode mode);
-#endif
 CUresult CUDAAPI cuProfilerStart(void);
 CUresult CUDAAPI cuProfilerStop(void);
 }

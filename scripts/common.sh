@@ -5,6 +5,7 @@
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 script=$(basename "$0")
 venv=$(realpath -m "${VENV:-$root/.venv}")
+log=$venv/setup.log
 python=python3
 if [ -x "$venv/bin/python" ]; then python=$venv/bin/python; fi
 
@@ -52,33 +53,55 @@ usage() { sed -n '2,/^set /s/^# \{0,1\}//p' "$0"; }
 
 # -I wherever Python gets no script: the modules of the current folder, say a zipfile.py, must not replace the library's.
 
-# pip_install FILE [PIP_OPTION...]: FILE is named in the error message. pip would warn about the dependencies of mmpose
-# that requirements-mmpose.txt leaves out.
-pip_install() {
-  "$venv/bin/python" -I -m pip install --disable-pip-version-check --no-input --no-warn-conflicts "${@:2}" ||
-    die "$1: pip could not install it (see above); fix that and re-run" 1
-}
-
-# once NAME STATE MESSAGE COMMAND...: runs the command unless it has succeeded with the same state and Python.
-once() {
-  local name=$1 message=$3 stamp=$venv/.installed-$1 state
-  state=$({ "$venv/bin/python" --version && echo "$2"; } | sha256sum)
-  if [ "$(cat "$stamp" 2>/dev/null)" = "$state" ]; then
-    say "$name: already installed"
-    return
+# step TITLE COMMAND...: runs a command, and says in one line what it took. What it prints goes to $log, and with -v also
+# to the screen. Returns its exit code.
+step() {
+  local start=${EPOCHREALTIME//[!0-9]/} before added code=0
+  printf '%s: %s: ' "$script" "$1"
+  before=$(du -sm "$venv" | cut -f 1)
+  if [ -n "${KIT_VERBOSE:-}" ]; then
+    echo
+    "${@:2}" 2>&1 </dev/null | tee "$venv/step.log" || code=$?
+  else
+    "${@:2}" >"$venv/step.log" 2>&1 </dev/null || code=$?
   fi
-  say "$name: $message"
-  "${@:4}" || return
-  echo "$state" >"$stamp"
+  { echo "== $1" && cat "$venv/step.log"; } >>"$log"
+  added=$(($(du -sm "$venv" | cut -f 1) - before))
+  if [ "$code" != 0 ]; then
+    echo "failed"
+  elif grep -qE '^(Audited|Checked) ' "$venv/step.log"; then  # uv found nothing to do
+    echo "already installed"
+  elif [ "$added" -gt 0 ]; then
+    echo "$added MB, $(seconds_since "$start") s"
+  else
+    echo "$(seconds_since "$start") s"
+  fi
+  return "$code"
 }
 
-# install_once FILE [PIP_OPTION...]: installs a requirements file, of the repository or with its full path, unless this
-# version of it is already installed.
-install_once() {
-  local path=$1 name
-  name=$(basename "$path")
-  if [ "$name" = "$path" ]; then path=$root/$path; fi
-  once "$name" "$(cat "$path")" "installing: $(sed -n '1s/^# //p' "$path")" pip_install "$name" "${@:2}" -r "$path"
+# failed MESSAGE [EXIT_CODE]: ends the script with the last lines of the step before, and a message.
+failed() {
+  tail -n 10 "$venv/step.log" | sed 's/^/  /' >&2
+  die "$1 (all output: $log)" "${2:-1}"
+}
+
+# seconds_since TIME: as 1.2; TIME is in microseconds.
+seconds_since() {
+  local tenths=$(((${EPOCHREALTIME//[!0-9]/} - $1) / 100000))
+  echo "$((tenths / 10)).$((tenths % 10))"
+}
+
+# install TITLE OPTION...: a step that installs packages by uv. A file of pins names all that its packages need.
+install() {
+  step "$1" "$uv" pip install --python "$venv/bin/python" --no-deps "${@:2}"
+}
+
+# find_uv: sets uv to one that works, the environment's or an installed one, or returns 1.
+find_uv() {
+  for uv in "$venv/bin/uv" uv; do
+    if printf '0.5.0\n%s\n' "$("$uv" --version 2>/dev/null | cut -d ' ' -f 2)" | sort -VC; then return; fi
+  done
+  return 1
 }
 
 check_model() {

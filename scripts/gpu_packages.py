@@ -1,6 +1,7 @@
 """The packages that this machine's NVIDIA driver and GPU need, for setup.sh. Needs no package.
 
-    python3 scripts/gpu_packages.py            prints "cu12 rtx", "cu12 -", "cu13 rtx" or "cu13 -", then why
+    python3 scripts/gpu_packages.py            prints cu12 or cu13, and jetpack (TensorRT is JetPack's), rtx
+                                               (TensorRT-RTX supports the GPU) or -; in a second line why
     python3 scripts/gpu_packages.py --hint     prints how to set up for the GPU if there is one and that was not done
 """
 
@@ -10,10 +11,10 @@ from pathlib import Path
 
 sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
 
-from rtmpose.environment import Gpu, find_gpu
+from rtmpose.environment import RTX_CAPABILITIES, Gpu, find_gpu
 from rtmpose.errors import EXIT_USER_ERROR, KitError
 
-RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")  # those that TensorRT-RTX lists
+JETSON = Path("/etc/nv_tegra_release")  # JetPack's mark
 OLDEST_CAPABILITY = (7, 5)  # of TensorRT 10.16
 
 
@@ -46,10 +47,22 @@ def choose(gpu: Gpu | None) -> tuple[str, str]:
         raise KitError(f"--gpu: the driver of {gpu.name} speaks CUDA {gpu.cuda_version}, expected 12 or later; install "
                        "driver 525 or later")
     cuda = "cu13" if version >= 13 else "cu12"
+    if JETSON.exists():
+        return f"{cuda} jetpack", f"{gpu.name} of a Jetson: {find_jetpack_tensorrt()}"
     rtx = gpu.compute_capability in RTX_CAPABILITIES
     return (f"{cuda} {'rtx' if rtx else '-'}",
             f"{gpu.name}, compute capability {gpu.compute_capability}, driver for CUDA {gpu.cuda_version}: installing "
             f"TensorRT for CUDA {cuda[2:]}" + (", or else TensorRT-RTX" if rtx else ""))
+
+
+def find_jetpack_tensorrt() -> str:
+    """What is installed for a Jetson, whose TensorRT comes with JetPack. Raises KitError if this Python has none."""
+    if importlib.util.find_spec("tensorrt") is None:
+        raise KitError("--gpu: a Jetson's TensorRT comes with JetPack, for the system's Python, and not from PyPI; "
+                       f"Python {sys.version_info.major}.{sys.version_info.minor} of {sys.prefix} has none: sudo "
+                       "apt-get install python3-libnvinfer, remove the environment, and re-run with "
+                       "PYTHON=/usr/bin/python3")
+    return "installing what the kit needs besides JetPack's TensorRT"
 
 
 if __name__ == "__main__":

@@ -1,13 +1,17 @@
 #!/usr/bin/env bash
 # Creates a virtual environment with the kit and everything it needs. A re-run installs only what has changed.
 #
-#   bash scripts/setup.sh [--gpu]
+#   bash scripts/setup.sh [--gpu] [-v]
 #
 #   --gpu    also install TensorRT and pycuda for this machine's NVIDIA driver: CUDA 12 or 13. Needs g++ and Python's
 #            headers to build pycuda, but no CUDA toolkit
+#   -v       show what uv and the compiler print; without it, only setup.log in the environment has it
 #   VENV     environment variable: its folder (default: .venv in the repository)
-#   PYTHON   environment variable: a Python 3.10, 3.11 or 3.12 (default: the first one found)
+#   PYTHON   environment variable: a Python 3.11 or later (default: the first one found, or else one that uv fetches)
 #   TORCH_INDEX   environment variable: package index with PyTorch's CPU wheels (default: PyTorch's own)
+#
+# Packages are installed by uv: the environment's, an installed one, or one from PyPI. Besides uv's own settings,
+# PIP_INDEX_URL, PIP_FIND_LINKS and PIP_CERT name another index.
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -16,90 +20,109 @@ gpu=false
 for option in "$@"; do
   case $option in
     --gpu) gpu=true ;;
+    -v) export KIT_VERBOSE=1 ;;
     -h | --help) usage; exit ;;
-    *) die "$option: no such option, expected --gpu" ;;
+    *) die "$option: no such option, expected --gpu or -v" ;;
   esac
 done
 
+oldest=3.11 newest=3.14  # of the Pythons that the tests ran with
 cpu_index=${TORCH_INDEX:-https://download.pytorch.org/whl/cpu}
-supported='import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))'
+start=${EPOCHREALTIME//[!0-9]/}
+export UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX:-${PIP_INDEX_URL:-}} UV_FIND_LINKS=${UV_FIND_LINKS:-${PIP_FIND_LINKS:-}}
+export SSL_CERT_FILE=${SSL_CERT_FILE:-${PIP_CERT:-}}
+other_python="install one, or set PYTHON: PYTHON=/path/to/python$newest bash scripts/setup.sh"
+
+# is_python PYTHON: whether it runs, and is not too old.
+is_python() { "$1" -I -c "import sys; sys.exit(sys.version_info < (${oldest/./, }))" >/dev/null 2>&1; }
+
+# fetch_uv FOLDER: from PyPI, by a Python of any version that has pip or can make an environment with it.
+fetch_uv() {
+  local by=${PYTHON:-python3} pin pip=(-I -m pip install --quiet --disable-pip-version-check --only-binary :all:)
+  pin=$(grep '^uv==' "$root/requirements/test.txt")
+  "$by" "${pip[@]}" --target "$1" "$pin" || { "$by" -I -m venv "$1" && "$1/bin/python" "${pip[@]}" "$pin"; }
+}
 
 make_venv() {
-  local candidates=(python3 python3.11 python3.12 python3.10) candidate found=
-  if [ -n "${PYTHON:-}" ]; then candidates=("$PYTHON"); fi
-  for candidate in "${candidates[@]}"; do
-    if "$candidate" -I -c "$supported" >/dev/null 2>&1; then found=$candidate && break; fi
-  done
-  [ -n "$found" ] || die "no Python 3.10, 3.11 or 3.12 found (tried ${candidates[*]}); install one, or set PYTHON: PYTHON=/path/to/python3.11 bash scripts/setup.sh"
-  "$found" -I -c 'import ensurepip, venv' 2>/dev/null || die "$found: its venv module is missing; install it (Debian, Ubuntu: apt-get install python3-venv) and re-run"
-  { mkdir -p "$venv" && [ -w "$venv" ]; } 2>/dev/null || die "$venv: can't be written; set VENV to a folder that can: VENV=~/rtmpose-venv bash scripts/setup.sh"
-  say "$venv: creating it with $("$found" --version)"
-  "$found" -I -m venv "$venv"
+  local found=${PYTHON:-} options=()
+  if [ -z "$found" ]; then
+    found=$("$uv" python find --system --no-python-downloads ">=$oldest,<=$newest.99" 2>/dev/null ||
+      "$uv" python find --system --no-python-downloads ">=$oldest" 2>/dev/null || echo "$newest")
+  fi
+  if [ -e /etc/nv_tegra_release ]; then options+=(--system-site-packages); fi  # JetPack's TensorRT
+  step "$venv, by Python $found" "$uv" venv --allow-existing "${options[@]}" --python "$found" "$venv" ||
+    failed "no Python $oldest or later could be found or fetched; $other_python"
 }
 
-"$venv/bin/python" -I -m pip --version >/dev/null 2>&1 || make_venv
-"$venv/bin/python" -I -c "$supported" || die "$venv: has $("$venv/bin/python" --version), expected 3.10, 3.11 or 3.12; remove it and re-run"
-
-# The environment may have the kit of another checkout.
-installed='import common, rtmpose, importlib.util; print(common.__file__, *rtmpose.__path__, bool(importlib.util.find_spec("check_gpu")))'
-install_kit() {
-  if [ "$("$venv/bin/python" -I -c "$installed" 2>/dev/null)" = "$root/common.py $root/rtmpose True" ]; then
-    say "the kit: already installed"
-    return
-  fi
-  say "the kit: installing it from $root"
-  if [ ! -w "$root" ]; then  # pip would write there
-    echo "$root" >"$("$venv/bin/python" -I -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/rtmpose-kit.pth"
-    return
-  fi
-  pip_install "$root" --quiet --no-deps --no-build-isolation --editable "$root"
-}
-
-# PyTorch's own index has wheels without CUDA's libraries. What is installed from there satisfies requirements.txt.
-install_requirements() {
-  if ! $gpu && ! "$venv/bin/python" -I -m pip install --disable-pip-version-check --no-input --quiet --retries 1 \
-    --timeout 10 --only-binary :all: --no-deps --index-url "$cpu_index" "$(grep '^torch==' "$root/requirements.txt")" \
-    >"$venv/torch.log" 2>&1; then
-    say "no CPU wheel of PyTorch from $cpu_index (see $venv/torch.log); the default one may bring CUDA's libraries"
-  fi
-  pip_install requirements.txt --only-binary :all: -r "$root/requirements.txt"
-}
-
-# Packages for the GPU: TensorRT, or TensorRT-RTX where TensorRT can't be installed and the GPU is one of RTX's.
-install_gpu() {
-  local cuda=$1 rtx=$2 file=requirements-gpu-$1.txt rtx_file=$venv/requirements-gpu-rtx-$1.txt other=cu12
-  if [ "$cuda" = cu12 ]; then other=cu13; fi
-  if compgen -G "$venv/.installed-requirements-gpu-*$other.txt" >/dev/null; then  # the two write the same files
-    say "the driver was another one: removing TensorRT for CUDA ${other#cu}"
-    "$venv/bin/python" -I -m pip uninstall -qq --yes tensorrt-{,rtx-}"$other"{,-libs,-bindings}
-    rm -f "$venv"/.installed-requirements-gpu-*"$other.txt"
-  fi
-  if [ -f "$rtx_file" ] || ! (install_once "$file"); then
-    [ "$rtx" = rtx ] || exit 1
-    say "TensorRT could not be installed; taking TensorRT-RTX instead (to try TensorRT again, remove $rtx_file)"
-    sed -e 's/^tensorrt-/# &/' -e 's/^# \(tensorrt-rtx-\)/\1/' "$root/$file" >"$rtx_file"
-    install_once "$rtx_file"
-  fi
-  once pycuda "$cuda $(cat "$root/scripts/build_pycuda.py")" "building it with the headers of CUDA ${cuda#cu}" \
-    "$venv/bin/python" "$root/scripts/build_pycuda.py" "$cuda" ||
-    die "pycuda could not be built (see above); fix that and re-run" 1
-}
-
-if $gpu; then
-  choice=$("$venv/bin/python" "$root/scripts/gpu_packages.py") || exit
-  say "$(sed -n 2p <<<"$choice")"
-  read -r cuda rtx <<<"$choice"
+if [ -n "${PYTHON:-}" ]; then is_python "$PYTHON" || die "$PYTHON: is no Python $oldest or later; $other_python"; fi
+{ mkdir -p "$venv" && [ -w "$venv" ]; } 2>/dev/null || die "$venv: can't be written; set VENV to a folder that can: VENV=~/rtmpose-venv bash scripts/setup.sh"
+echo "setup.sh of $(date)" >"$log"
+if ! find_uv; then
+  fetched=$(mktemp -d)
+  trap 'rm -rf "$fetched"' EXIT
+  step "uv, which installs packages" fetch_uv "$fetched" ||
+    failed "uv could not be fetched; install it, or python3's venv module (Debian, Ubuntu: apt-get install python3-venv), and re-run"
+  uv=$fetched/bin/uv
 fi
-once requirements.txt "$(cat "$root/requirements.txt")" "installing: $(sed -n '1s/^# //p' "$root/requirements.txt")" \
-  install_requirements
-install_once requirements-mmpose.txt --only-binary :all: --no-deps
-install_kit
+[ -x "$venv/bin/python" ] || make_venv
+is_python "$venv/bin/python" || die "$venv: has $("$venv/bin/python" --version 2>&1), expected $oldest or later; remove it and re-run"
+version=$("$venv/bin/python" -I -c 'import platform; print(platform.python_version())')
+if [ "$(printf '%s\n' "$newest.99" "$version" | sort -V | tail -1)" = "$version" ]; then
+  say "Python $version is newer than $newest, the newest that the tests ran with; packages may lack wheels for it"
+fi
+if [ -n "${fetched:-}" ]; then
+  cp "$uv" "$venv/bin/uv"
+  uv=$venv/bin/uv
+fi
+
 if $gpu; then
-  install_gpu "$cuda" "$rtx"
+  answer=$("$venv/bin/python" "$root/scripts/gpu_packages.py") || exit
+  say "$(sed -n 2p <<<"$answer")"
+  read -ra choice < <(head -1 <<<"$answer")
+fi
+
+# PyTorch's own index has wheels without CUDA's libraries. The kit uses PyTorch on the CPU only.
+torch=$(grep '^torch==' "$root/requirements.txt")
+if ! UV_HTTP_RETRIES=1 UV_HTTP_TIMEOUT=10 install "$torch from $cpu_index" --default-index "$cpu_index" "$torch"; then
+  say "taking the default wheel of PyTorch instead; on Linux it may bring CUDA's libraries, several GB"
+  step "$torch" "$uv" pip install --python "$venv/bin/python" "$torch" ||
+    failed "$torch could not be installed; fix that and re-run"
+fi
+install "packages of the kit" --only-binary :all: -r "$root/requirements.txt" -r "$root/requirements/mmpose.txt" ||
+  failed "requirements.txt could not be installed; fix that and re-run"
+# The scripts in demo/ and benchmarks/ import the kit. The environment may have had that of another checkout.
+echo "$root" >"$("$venv/bin/python" -I -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/rtmpose-kit.pth"
+
+# install_gpu cu12|cu13 jetpack|rtx|-: TensorRT, or TensorRT-RTX where TensorRT can't be installed and the GPU is one of
+# RTX's; and pycuda.
+install_gpu() {
+  local cuda=$1 kind=$2 other=cu12 state
+  if [ "$cuda" = cu12 ]; then other=cu13; fi
+  # After another driver: those for the other CUDA write the same files.
+  "$uv" pip uninstall --quiet --python "$venv/bin/python" tensorrt-{,rtx-}"$other"{,-libs,-bindings} 2>/dev/null
+  if [ "$kind" = jetpack ]; then
+    install "packages for JetPack's TensorRT" -r <(grep -v '^tensorrt-' "$root/requirements/tensorrt-$cuda.txt") ||
+      failed "requirements/tensorrt-$cuda.txt could not be installed; fix that and re-run"
+  elif [ -e "$venv/.tensorrt-rtx" ] ||
+    ! install "TensorRT for CUDA ${cuda#cu}" -r "$root/requirements/tensorrt-$cuda.txt"; then
+    [ "$kind" = rtx ] || failed "TensorRT could not be installed; its libraries come from pypi.nvidia.com: fix that and re-run"
+    touch "$venv/.tensorrt-rtx"
+    install "TensorRT-RTX instead (to try TensorRT again, remove $venv/.tensorrt-rtx)" \
+      -r "$root/requirements/tensorrt-rtx-$cuda.txt" || failed "TensorRT-RTX could not be installed; fix that and re-run"
+  fi
+  state="$version $(cat "$root/requirements/tensorrt-$cuda.txt" "$root/scripts/build_pycuda.py" | sha256sum)"
+  if [ "$(cat "$venv/.pycuda" 2>/dev/null)" != "$state" ]; then
+    step "pycuda, built with the headers of CUDA ${cuda#cu}" "$venv/bin/python" "$root/scripts/build_pycuda.py" "$cuda" ||
+      failed "pycuda could not be built; fix that and re-run"
+    echo "$state" >"$venv/.pycuda"
+  fi
+}
+
+if $gpu; then
+  install_gpu "${choice[@]}"
   say "for the GPU: ready; check it with: bash scripts/check_gpu.sh"
 else
   hint=$("$venv/bin/python" "$root/scripts/gpu_packages.py" --hint) || true
   if [ -n "$hint" ]; then say "$hint"; fi
 fi
-
-say "ready. Next: source $venv/bin/activate, then: bash scripts/download.sh (see README.md)"
+say "ready: $(du -sh "$venv" | cut -f 1), $(seconds_since "$start") s. Next: source $venv/bin/activate, then: bash scripts/download.sh (see README.md)"

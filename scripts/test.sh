@@ -17,18 +17,18 @@ fi
 export VENV=$venv
 
 bash "$root/scripts/setup.sh"
-install_once requirements-test.txt
-install_once requirements-compare.txt --no-deps
+find_uv
+install "packages of the tests" -r "$root/requirements/test.txt" -r "$root/requirements/compare.txt" ||
+  failed "requirements/test.txt could not be installed; fix that and re-run"
 
 # Built from source, because its wheels need NumPy 1.
 xtcocotools_works() { "$venv/bin/python" -I -c 'import xtcocotools._mask' 2>/dev/null; }
 if ! xtcocotools_works; then
-  say "xtcocotools: building it, for the tests against mmpose's CocoDataset and CocoMetric"
-  "$venv/bin/python" -I -m pip install --disable-pip-version-check --no-input --no-deps --no-build-isolation \
-    --no-binary xtcocotools xtcocotools==1.14.3 >"$venv/xtcocotools.log" 2>&1 || true
+  install "xtcocotools, for the tests against mmpose's CocoDataset and CocoMetric" --no-build-isolation \
+    --no-binary xtcocotools xtcocotools==1.14.3 || true
 fi
 if ! xtcocotools_works; then
-  failure="xtcocotools: could not be built (it needs a C compiler and Python's headers; see $venv/xtcocotools.log)"
+  failure="xtcocotools: could not be built (it needs a C compiler and Python's headers; see $log)"
   if $all; then die "$failure" 1; fi
   say "$failure; the tests that need it are skipped"
 fi

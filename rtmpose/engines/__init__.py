@@ -10,7 +10,7 @@ from onnx import ModelProto
 from rtmpose.conditions import Monitor
 from rtmpose.engines import onnxruntime_backend, openvino_backend, tensorrt_backend
 from rtmpose.engines.record import Record, read_record
-from rtmpose.environment import find_gpu
+from rtmpose.environment import DriverError, find_gpu
 from rtmpose.errors import KitError
 from rtmpose.model.int8 import Int8Scheme
 
@@ -87,8 +87,11 @@ def choose_backends(name: str) -> tuple[list[Backend], str | None]:
     """
     if name != "auto":
         return [installed_backend(name)], None
-    gpu = find_gpu()
-    note = None
+    gpu, note = None, None
+    try:
+        gpu = find_gpu()
+    except DriverError as error:
+        note = f"a GPU is not used: {error}"
     if gpu:
         obstacle = tensorrt_backend.find_obstacle(gpu)
         if obstacle is None:

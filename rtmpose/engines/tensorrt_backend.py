@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from rtmpose.engines.record import Record
 from rtmpose.engines.tensorrt_engine import TensorRTEngine
-from rtmpose.environment import Gpu, find_gpu
+from rtmpose.environment import RTX_CAPABILITIES, Gpu, find_gpu
 from rtmpose.errors import KitError, first_line
 from rtmpose.files import write_bytes
 from rtmpose.model.int8 import Int8Scheme
@@ -21,8 +21,6 @@ from rtmpose.model.int8 import Int8Scheme
 # TensorRT takes signed, symmetric INT8 only. The input of a convolution is quantized where it is made, after the SiLU.
 INT8_SCHEME = Int8Scheme(signed=True, outputs=False, equalized=True, rest_fp16=True)
 
-# Compute capabilities that TensorRT-RTX 1.7 lists.
-_RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 _TYPES = {"HALF": "fp16", "BF16": "bf16", "INT8": "int8", "INT32": "int32", "INT64": "int64"}
 
 
@@ -56,7 +54,7 @@ def _is_importable(package: str) -> bool:
 
 
 def _find_rtx_obstacle(package: str | None, gpu: Gpu | None) -> str | None:
-    if package == "tensorrt_rtx" and gpu and gpu.compute_capability not in _RTX_CAPABILITIES:
+    if package == "tensorrt_rtx" and gpu and gpu.compute_capability not in RTX_CAPABILITIES:
         return (f"TensorRT-RTX does not support compute capability {gpu.compute_capability}; install tensorrt "
                 "(scripts/setup.sh --gpu)")
     return None

@@ -28,7 +28,7 @@ from rtmpose.report.results import (
 )
 
 _AP_TOLERANCE = 1e-4  # keypoints.json may order persons of equal scores differently
-_MACHINE = ("cpu", "cores", "gpu", "driver", "power_limit_w", "persistence_mode", "mig_mode", "os")
+_MACHINE = ("cpu", "instruction_sets", "cores", "gpu", "driver", "power_limit_w", "persistence_mode", "mig_mode", "os")
 
 
 @dataclass

@@ -11,8 +11,8 @@ from rtmpose.report.page import TEMPLATES
 from rtmpose.report.results import Cell, Run, describe_speed, network
 
 _LONGEST_NAME = 12  # characters of a machine's name beside a bar
-_MACHINE = {"cpu": "CPU", "cores": "cores", "gpu": "GPU", "driver": "driver", "power_limit_w": "power limit, W",
-            "os": "system"}
+_MACHINE = {"cpu": "CPU", "instruction_sets": "instruction sets", "cores": "cores", "gpu": "GPU", "driver": "driver",
+            "power_limit_w": "power limit, W", "os": "system"}
 
 
 def draw_page(report: Report, prices: dict[str, float]) -> str:

@@ -91,8 +91,8 @@ def clear_output(folder: Path) -> None:
 
 
 def table(*summaries: dict[str, Any]) -> str:
-    """A Markdown table in the shape of the published results, one row per summary, under the model's name."""
-    return f"{model_name(summaries[0])}\n\n{markdown(table_rows(summaries))}"
+    """A Markdown table in the shape of the published results, one row per summary, under model and machine."""
+    return f"{model_name(summaries[0])} on {machine_name(summaries[0])}\n\n{markdown(table_rows(summaries))}"
 
 
 def markdown(lines: Sequence[Sequence[str]]) -> str:
@@ -144,6 +144,15 @@ def row(summary: dict[str, Any]) -> tuple[str, ...]:
 def model_name(summary: dict[str, Any]) -> str:
     """Name of the config, or of the ONNX file if that doesn't name one."""
     return Path(summary["engine"]["source"].get("config", summary["engine"]["onnx"])).stem
+
+
+def machine_name(summary: dict[str, Any]) -> str:
+    """What a summary's speed belongs to: the GPU, or cores and instruction sets of the processor."""
+    machine = summary["machine"]
+    if summary["backend"] == "tensorrt":
+        return str(machine["gpu"])
+    sets, cores = machine["instruction_sets"], machine["cores"]
+    return f"{cores} core{'s' * (cores != 1)} of {machine['cpu']}" + f" ({sets})" * bool(sets)
 
 
 def measurement(summary: dict[str, Any]) -> str:

@@ -1,8 +1,6 @@
 """The packages for a GPU: the choice by its driver, the pins, and pycuda's build."""
 
-import json
 import os
-import re
 import subprocess
 import sys
 import zipfile
@@ -12,7 +10,6 @@ from types import SimpleNamespace
 import pytest
 from helpers import ROOT
 
-from rtmpose.engines import tensorrt_backend
 from rtmpose.errors import KitError
 
 sys.path.insert(1, str(ROOT / "scripts"))
@@ -28,8 +25,8 @@ def gpu(cuda_version: str, compute_capability: str) -> SimpleNamespace:
 
 
 @pytest.mark.parametrize(("cuda_version", "compute_capability", "choice"), [
-    ("12.0", "7.5", "cu12 rtx"), ("12.9", "9.0", "cu12 -"), ("13.0", "8.9", "cu13 rtx"), ("13.2", "10.0", "cu13 -"),
-    ("14.0", "12.0", "cu13 rtx"),
+    ("12.0", "7.5", "cu12 -"), ("12.4", "8.6", "cu12 rtx"), ("12.9", "9.0", "cu12 -"), ("13.0", "8.9", "cu13 rtx"),
+    ("13.2", "10.0", "cu13 -"), ("14.0", "12.0", "cu13 rtx"),
 ])
 def test_packages_for_the_drivers_cuda(cuda_version: str, compute_capability: str, choice: str) -> None:
     given, reason = gpu_packages.choose(gpu(cuda_version, compute_capability))
@@ -47,8 +44,13 @@ def test_machines_that_no_packages_fit(found: SimpleNamespace | None, message: s
         gpu_packages.choose(found)
 
 
-def test_gpus_of_tensorrt_rtx_are_those_of_the_backend() -> None:
-    assert gpu_packages.RTX_CAPABILITIES == tensorrt_backend._RTX_CAPABILITIES
+def test_jetson_takes_the_tensorrt_of_jetpack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_packages, "JETSON", tmp_path)
+    monkeypatch.setattr(gpu_packages.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(KitError, match="comes with JetPack.* has none: sudo apt-get install python3-libnv"):
+        gpu_packages.choose(gpu("13.0", "11.0"))
+    monkeypatch.setattr(gpu_packages.importlib.util, "find_spec", lambda name: name)
+    assert gpu_packages.choose(gpu("13.0", "11.0"))[0] == "cu13 jetpack"
 
 
 def test_choice_and_hint_by_a_driver() -> None:
@@ -67,28 +69,14 @@ def test_choice_and_hint_by_a_driver() -> None:
     assert (first, "driver for CUDA 12.4" in reason) == ("cu12 rtx", True)
     assert run("--hint").stdout == ""  # pycuda is there
     assert run("--hint", PYTHONPATH="").stdout == "Software GPU found; to run on it: bash scripts/setup.sh --gpu\n"
-    refused = run(SOFTGPU_CUDA_VERSION="11080")
-    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
-    assert "setup.sh: --gpu: the driver of Software GPU speaks CUDA 11.8" in refused.stderr
-
-
-def pins(cuda: str) -> list[str]:
-    """All pins of a requirements file, that of TensorRT-RTX in its comment as well."""
-    text = (ROOT / f"requirements-gpu-{cuda}.txt").read_text()
-    return re.findall(r"^(?:# (?=tensorrt-rtx-))?([\w-]+==\S+)$", text, re.MULTILINE)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("cuda", ["cu12", "cu13"])
-def test_the_package_index_has_every_pin(cuda: str) -> None:
-    """TensorRT's own libraries come from NVIDIA's index, so dependencies are left out."""
-    wanted = pins(cuda)
-    assert len([pin for pin in wanted if pin.startswith("tensorrt-")]) == 2
-    done = subprocess.run([sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--no-deps",
-                           "--quiet", "--report", "-", *wanted], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found = (one["metadata"] for one in json.loads(done.stdout)["install"])
-    assert {f"{one['name'].lower().replace('_', '-')}=={one['version']}" for one in found} == set(wanted)
+    for variable, value, message in (
+            ("CUDA_VERSION", "11080", "setup.sh: --gpu: the driver of Software GPU speaks CUDA 11.8"),
+            ("FAIL_INIT", "802", "answers with error 802 (CUDA error 802, CUDA error 802): start NVLink's fabric"),
+            ("FAIL_INIT", "5", "answers with error 5 (CUDA error 5, CUDA error 5): check it with nvidia-smi"),
+            ("FAIL_INIT", "100", "no NVIDIA driver answers (libcuda.so.1), or it finds no GPU")):
+        refused = run(**{f"SOFTGPU_{variable}": value})
+        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+        assert message in refused.stderr
 
 
 def test_headers_of_the_other_cuda_are_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,17 +98,25 @@ def test_pycuda_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.slow
-def test_pycuda_is_built_with_the_wheels_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a toolkit. Python can only load it if the driver has every function, so the oldest CUDA 12 must do."""
-    (pin,) = (pin for pin in pins("cu12") if "runtime" in pin)
+@pytest.mark.parametrize("cuda", ["cu12", "cu13"])
+def test_pycuda_is_built_with_the_wheels_headers(cuda: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a toolkit. Python can only load it if the driver has every function, so the oldest one must do."""
+    pins = (ROOT / f"requirements/tensorrt-{cuda}.txt").read_text().splitlines()
+    (pin,) = (pin for pin in pins if "runtime" in pin)
     build_pycuda.run([sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", tmp_path, pin])
     (wheel,) = tmp_path.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(tmp_path / "wheel")
     monkeypatch.setenv("PATH", os.pathsep.join(["/usr/bin", "/bin"]))  # no nvcc
-    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "wheel/nvidia/cuda_runtime"))
+    for name in ("CPATH", "CPLUS_INCLUDE_PATH", "C_INCLUDE_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    (include,) = (tmp_path / "wheel").glob("nvidia/*/include")
+    monkeypatch.setenv("CUDA_HOME", str(include.parent))
     monkeypatch.setattr(build_pycuda.importlib.util, "find_spec", lambda name: None)
-    build_pycuda.build(tmp_path / "build", build_pycuda.find_headers("cu12", tmp_path / "extra"), tmp_path / "site")
+    headers = build_pycuda.find_headers(cuda, tmp_path / "extra")
+    assert headers == [str(include), str(tmp_path / "extra")]
+    build_pycuda.build(tmp_path / "build", headers, tmp_path / "site")
     (library,) = (tmp_path / "site/pycuda").glob("_driver*.so")
     symbols = build_pycuda.run(["nm", "-D", "--undefined-only", library])
-    assert "cuCtxCreate_v2" in symbols and "cuCtxCreate_v4" not in symbols and "cuEventElapsedTime_v2" not in symbols
+    newer = {"cu12": ("cuCtxCreate_v4", "cuEventElapsedTime_v2"), "cu13": ("cuCtxCreate_v5",)}[cuda]
+    assert "cuCtxCreate_v" in symbols and not [symbol for symbol in newer if symbol in symbols]
     assert "libcuda.so.1" in build_pycuda.run(["readelf", "--dynamic", library])

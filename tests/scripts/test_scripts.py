@@ -21,15 +21,20 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 STAND_IN = """#!/bin/bash
 command=$*
 if [ "${0##*/}" != python ]; then command="${0##*/} $*"; fi
-if [ "$command" = --version ]; then echo Python 3.11.0; exit; fi
+case $command in
+  --version) echo Python 3.11.0; exit ;;
+  "uv --version") echo uv 0.13.9; exit ;;
+esac
 echo "$command" >>"$CALLS"
-if [[ -n ${FAIL:-} && $command = *$FAIL* ]]; then exit "${CODE:-1}"; fi
+if [[ -n ${FAIL:-} && $command = *$FAIL* ]]; then echo "its own last line"; exit "${CODE:-1}"; fi
 if [[ -n ${WAIT:-} && $command = *$WAIT* ]]; then echo $$ >"$VENV/waits"; sleep 60; echo "went on" >>"$CALLS"; fi
-if [[ $command = *gpu_packages.py ]]; then cat "$VENV/gpu"; fi
-if [[ $command = *--hint && -f $VENV/hint ]]; then cat "$VENV/hint"; fi
-if [[ $command = *"import common, rtmpose"* ]]; then cat "$VENV/kit"; fi
-if [[ $command = *sysconfig* ]]; then echo "${SITE:-}"; fi
-if [[ $command = *"pip install"*"--editable"* ]]; then echo "${*: -1}/common.py ${*: -1}/rtmpose True" >"$VENV/kit"; fi
+case $command in
+  *platform*) echo "${VERSION:-3.11.0}" ;;
+  *gpu_packages.py) cat "$VENV/gpu" ;;
+  *--hint) cat "$VENV/hint" ;;
+  *sysconfig*) echo "$VENV" ;;
+  "uv pip"*) echo "${UV_SAYS:-Installed 1 package}" ;;
+esac
 """
 
 
@@ -38,10 +43,10 @@ def venv(tmp_path: Path) -> Path:
     """An environment whose commands record their arguments in ``calls``, and fail if $FAIL is among them."""
     folder = tmp_path / "venv"
     (folder / "bin").mkdir(parents=True)
-    for name in ("python", "lint-imports"):
+    for name in ("python", "uv", "lint-imports"):
         (folder / "bin" / name).write_text(STAND_IN)
         (folder / "bin" / name).chmod(0o755)
-    (folder / "kit").touch()
+    (folder / "hint").touch()
     (folder / "gpu").write_text("cu13 -\nMade-up GPU: installing TensorRT for CUDA 13\n")
     return folder
 
@@ -99,7 +104,7 @@ def test_is_bash(script):
 
 
 @pytest.mark.parametrize("script", ["setup.sh", "download.sh", "benchmark.sh", "quickstart.sh", "test.sh",
-                                    "check_gpu.sh", "compare.sh", ACCURACY, PERFORMANCE])
+                                    "check_gpu.sh", "compare.sh", "lock.sh", "test_pythons.sh", ACCURACY, PERFORMANCE])
 def test_help(run, calls, script):
     result = run(script, "--help")
     assert result.returncode == 0
@@ -195,20 +200,44 @@ def test_benchmark_refuses(run, work, calls):
     assert calls() == []
 
 
+@pytest.mark.parametrize("python", ["/bin/false", "/nowhere/python3.11"])
+def test_setup_with_another_python_that_does_not_run(run, python):
+    message = refusal(run("setup.sh", PYTHON=python))
+    assert message.startswith(f"setup.sh: {python}: is no Python 3.11 or later; install one, or set PYTHON: PYTHON=")
+
+
 def test_setup_without_a_python(run, venv):
+    """uv finds none, and can't fetch one."""
     (venv / "bin/python").unlink()
-    message = refusal(run("setup.sh", PYTHON="/bin/false"))
-    assert "no Python 3.10, 3.11 or 3.12 found (tried /bin/false)" in message and "PYTHON=" in message
+    result = run("setup.sh", FAIL="uv venv")
+    assert result.returncode == 1
+    *lines, message = result.stderr.splitlines()
+    assert lines == ["  its own last line"]
+    assert message.startswith("setup.sh: no Python 3.11 or later could be found or fetched; install one, or set PYTHON")
+    assert f"(all output: {venv}/setup.log)" in message
 
 
-def test_setup_without_the_venv_module(run, venv, tmp_path, calls):
+def test_setup_without_uv_and_without_pip(run, venv, tmp_path, calls):
     (venv / "bin/python").rename(tmp_path / "python")
-    message = refusal(run("setup.sh", PYTHON=str(tmp_path / "python"), FAIL="ensurepip"))
-    assert "python3-venv" in message
+    (venv / "bin/uv").unlink()
+    for name in ("basename", "dirname", "realpath", "sed", "bash", "grep", "mktemp", "rm", "mkdir", "date", "du", "cut",
+                 "tail", "sort", "cat", "tee", "sleep"):
+        (tmp_path / name).symlink_to(shutil.which(name))  # and no uv
+    result = run("setup.sh", PYTHON=str(tmp_path / "python"), PATH=str(tmp_path), FAIL="-I -m")
+    assert result.returncode == 1
+    assert "apt-get install python3-venv" in result.stderr.splitlines()[-1]
+    assert [call.split()[2] for call in calls() if call.startswith("-I -m")] == ["pip", "venv"]
 
 
 def test_setup_refuses_an_environment_of_another_python(run, venv, calls):
-    assert f"{venv}: has Python 3.11.0" in refusal(run("setup.sh", FAIL="version_info"))
+    assert f"{venv}: has Python 3.11.0, expected 3.11 or later" in refusal(run("setup.sh", FAIL="version_info"))
+
+
+@pytest.mark.parametrize(("version", "is_newer"), [("3.14.10", False), ("3.15.0", True), ("4.0.1", True)])
+def test_setup_tries_a_newer_python(run, version, is_newer):
+    result = run("setup.sh", VERSION=version)
+    assert result.returncode == 0
+    assert (f"Python {version} is newer than 3.14, the newest that the tests ran with" in result.stdout) == is_newer
 
 
 def names(calls: list[str]) -> list[str]:
@@ -217,39 +246,60 @@ def names(calls: list[str]) -> list[str]:
     return [" ".join(Path(word).name for word in (call if len(call) == 2 else call[-1:])) for call in words]
 
 
-def test_setup_installs_once(run, calls):
-    def installed() -> list[str]:
-        return names(calls())
+TORCH = next(line for line in (ROOT / "requirements.txt").read_text().splitlines() if line.startswith("torch=="))
 
+
+def test_setup_installs(run, venv, calls):
     first = run("setup.sh")
     assert first.returncode == 0
     assert "download.sh" in first.stdout and "bin/activate" in first.stdout
-    assert installed() == ["torch==2.13.0", "requirements.txt", "requirements-mmpose.txt", ROOT.name]
-    assert run("setup.sh").returncode == 0
-    assert installed() == []
-    assert run("setup.sh", "--gpu").returncode == 0
-    assert installed() == ["requirements-gpu-cu13.txt", "build_pycuda.py cu13"]
-    assert run("setup.sh", "--gpu").returncode == 0
-    assert installed() == []
+    assert "Installed 1 package" not in first.stdout and "Installed 1 package" in (venv / "setup.log").read_text()
+    assert (venv / "rtmpose-kit.pth").read_text() == f"{ROOT}\n"
+    torch, packages = [call for call in calls() if "pip install" in call]
+    assert torch.endswith(f" --no-deps --default-index https://download.pytorch.org/whl/cpu {TORCH}")
+    assert packages.endswith(f" -r {ROOT}/requirements.txt -r {ROOT}/requirements/mmpose.txt")
+    assert "--no-deps" in packages and "index" not in packages
 
 
-def test_setup_takes_pytorch_from_its_own_index(run, calls):
-    assert "no CPU wheel" not in run("setup.sh").stdout
-    torch, requirements, *_ = [call for call in calls() if "pip install" in call]
-    assert " --no-deps --index-url https://download.pytorch.org/whl/cpu torch==" in torch
-    assert "--index-url" not in requirements
+@pytest.mark.parametrize("word", ["Audited", "Checked"])
+def test_setup_says_what_is_there_already(run, word):
+    """As uv says it, before 0.9 and since."""
+    assert run("setup.sh", UV_SAYS=f"{word} 47 packages in 8ms").stdout.count(": already installed") == 2
 
 
-def test_setup_where_that_index_does_not_answer(run, calls):
-    result = run("setup.sh", FAIL="--index-url")
+def test_setup_shows_everything(run):
+    assert run("setup.sh", "-v").stdout.count("Installed 1 package") == 2
+
+
+def test_setup_where_the_index_of_pytorch_does_not_answer(run, calls):
+    result = run("setup.sh", FAIL="--default-index")
     assert result.returncode == 0
-    assert "setup.sh: no CPU wheel of PyTorch from https://download.pytorch.org" in result.stdout
-    assert names(calls())[1:] == ["requirements.txt", "requirements-mmpose.txt", ROOT.name]
+    assert "taking the default wheel of PyTorch instead; on Linux it may bring CUDA's libraries" in result.stdout
+    torch = [call for call in calls() if "pip install" in call][1]
+    assert torch.endswith(TORCH) and "--no-deps" not in torch  # CUDA's libraries
 
 
-def test_setup_for_a_gpu_takes_the_default_pytorch(run, calls):
+@pytest.mark.parametrize(("given", "expected"), [
+    ({}, ""), ({"PIP_INDEX_URL": "http://a", "PIP_FIND_LINKS": "/b", "PIP_CERT": "/c"}, "http://a /b /c"),
+    ({"PIP_INDEX_URL": "http://a", "UV_DEFAULT_INDEX": "http://d"}, "http://d")])
+def test_settings_of_pip_hold_for_uv(run, venv, given, expected):
+    unset = {name: "" for name in ("PIP_INDEX_URL", "PIP_FIND_LINKS", "PIP_CERT", "SSL_CERT_FILE", "UV_DEFAULT_INDEX")}
+    (venv / "bin/uv").write_text("#!/bin/bash\necho uv 0.13.9 $UV_DEFAULT_INDEX $UV_FIND_LINKS $SSL_CERT_FILE\n")
+    run("setup.sh", **unset | given)
+    assert (venv / "setup.log").read_text().splitlines()[-1] == f"uv 0.13.9 {expected}".strip()
+
+
+def test_setup_for_a_gpu(run, venv, calls):
+    def installed() -> list[str]:
+        return names(calls())
+
+    result = run("setup.sh", "--gpu")
+    assert result.returncode == 0
+    assert result.stdout.splitlines()[0] == "setup.sh: Made-up GPU: installing TensorRT for CUDA 13"
+    kit = [TORCH, "mmpose.txt"]
+    assert installed() == [*kit, "tensorrt-cu13.txt", "build_pycuda.py cu13"]
     assert run("setup.sh", "--gpu").returncode == 0
-    assert not any("--index-url" in call for call in calls())
+    assert installed() == [*kit, "tensorrt-cu13.txt"]  # pycuda is there; uv knows of the others
 
 
 @pytest.mark.parametrize("venv", ["/proc/kit", "/dev/null/kit"])
@@ -259,56 +309,54 @@ def test_setup_where_the_environment_cannot_be_written(run, venv):
     assert message.startswith(f"setup.sh: {venv}: can't be written; set VENV to")
 
 
-def test_setup_of_a_read_only_clone(clean, tmp_path, run, calls):
+def test_setup_of_a_read_only_clone(clean, tmp_path, venv):
     """With VENV elsewhere: nothing is written into the clone."""
     clone = tmp_path / "clone"
-    shutil.copytree(SCRIPTS, clone / "scripts")
+    for name in ("scripts", "requirements"):
+        shutil.copytree(ROOT / name, clone / name)
     shutil.copy(ROOT / "requirements.txt", clone)
-    shutil.copy(ROOT / "requirements-mmpose.txt", clone)
     unshare = ["unshare", "--map-root-user", "--mount"]
     if subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode:
         pytest.skip("needs user namespaces")
     mounts = f"mount --bind {clone} {clone} && mount -o remount,bind,ro {clone} && exec bash {clone}/scripts/setup.sh"
-    command = [*unshare, "bash", "-c", mounts]
-    (tmp_path / "site").mkdir()
-    result = subprocess.run(command, env=clean | {"SITE": str(tmp_path / "site")}, capture_output=True, text=True)
+    result = subprocess.run([*unshare, "bash", "-c", mounts], env=clean, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert (tmp_path / "site/rtmpose-kit.pth").read_text() == f"{clone}\n"
-    assert not any("--editable" in call for call in calls())
+    assert (venv / "rtmpose-kit.pth").read_text() == f"{clone}\n"
 
 
 def test_setup_for_another_driver(run, venv, calls):
     run("setup.sh", "--gpu")
     calls()
     (venv / "gpu").write_text("cu12 rtx\nthe reason\n")
-    result = run("setup.sh", "--gpu")
-    assert result.returncode == 0
-    assert result.stdout.splitlines()[0] == "setup.sh: the reason"
+    assert run("setup.sh", "--gpu").returncode == 0
     made = calls()
-    assert names(made) == ["requirements-gpu-cu12.txt", "build_pycuda.py cu12"]
+    assert names(made)[2:] == ["tensorrt-cu12.txt", "build_pycuda.py cu12"]
     (removed,) = [call for call in made if "pip uninstall" in call]
     assert " tensorrt-cu13 tensorrt-cu13-libs tensorrt-cu13-bindings tensorrt-rtx-cu13 " in removed
-    (venv / "gpu").write_text("cu13 -\nthe reason\n")
-    run("setup.sh", "--gpu")
-    assert "requirements-gpu-cu13.txt" in names(calls())
 
 
 def test_setup_takes_tensorrt_rtx_where_tensorrt_cannot_be_installed(run, venv, calls):
     (venv / "gpu").write_text("cu12 rtx\nthe reason\n")
-    for _ in range(2):
-        result = run("setup.sh", "--gpu", FAIL="requirements-gpu-cu12.txt")
-        assert result.returncode == 0
-        assert "taking TensorRT-RTX instead" in result.stdout
-    assert names(calls())[-3:] == ["requirements-gpu-cu12.txt", "requirements-gpu-rtx-cu12.txt", "build_pycuda.py cu12"]
-    wanted, given = ({line for line in path.read_text().splitlines() if line and line[0] != "#"}
-                     for path in (ROOT / "requirements-gpu-cu12.txt", venv / "requirements-gpu-rtx-cu12.txt"))
-    assert (wanted - given, given - wanted) == ({"tensorrt-cu12==10.16.1.11"}, {"tensorrt-rtx-cu12==1.7.1.116"})
+    result = run("setup.sh", "--gpu", FAIL="tensorrt-cu12.txt")
+    assert result.returncode == 0
+    assert f"TensorRT-RTX instead (to try TensorRT again, remove {venv}/.tensorrt-rtx)" in result.stdout
+    assert names(calls())[2:] == ["tensorrt-cu12.txt", "tensorrt-rtx-cu12.txt", "build_pycuda.py cu12"]
+    assert run("setup.sh", "--gpu").returncode == 0
+    assert names(calls())[2:] == ["tensorrt-rtx-cu12.txt"]
 
 
 def test_setup_without_tensorrt_for_this_gpu(run, calls):
-    message = refusal(run("setup.sh", "--gpu", FAIL="requirements-gpu-cu13.txt"), code=1)
-    assert "requirements-gpu-cu13.txt: pip could not install it" in message
-    assert not any("rtx" in call or "build_pycuda" in call for call in calls())
+    result = run("setup.sh", "--gpu", FAIL="tensorrt-cu13.txt")
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[0] == "  its own last line"
+    assert "TensorRT could not be installed; its libraries come from pypi.nvidia.com" in result.stderr
+    assert not any("rtx" in call or "build_pycuda" in call for call in calls() if "install" in call.split()[:3])
+
+
+def test_setup_on_a_jetson(run, venv, calls):
+    (venv / "gpu").write_text("cu13 jetpack\nthe reason\n")
+    assert run("setup.sh", "--gpu").returncode == 0
+    assert not any("tensorrt" in name for name in names(calls()))
 
 
 def test_setup_without_a_gpu(run, calls):
@@ -317,11 +365,12 @@ def test_setup_without_a_gpu(run, calls):
 
 
 def test_setup_where_pycuda_cannot_be_built(run, calls):
-    message = refusal(run("setup.sh", "--gpu", FAIL="build_pycuda.py"), code=1)
-    assert "pycuda could not be built" in message
+    result = run("setup.sh", "--gpu", FAIL="build_pycuda.py")
+    assert result.returncode == 1
+    assert "pycuda could not be built" in result.stderr.splitlines()[-1]
     calls()
     assert run("setup.sh", "--gpu").returncode == 0
-    assert names(calls()) == ["build_pycuda.py cu13"]
+    assert names(calls())[-1] == "build_pycuda.py cu13"
 
 
 @pytest.mark.parametrize("script", ["setup.sh", "quickstart.sh"])
@@ -336,21 +385,20 @@ def test_check_gpu(run, calls):
     assert calls() == [f"{ROOT}/check_gpu.py --output checked.json", f"{ROOT}/check_gpu.py"]
 
 
-def test_setup_replaces_the_kit_of_another_checkout(run, venv, calls):
+def test_setup_replaces_the_kit_of_another_checkout(run, venv):
+    (venv / "rtmpose-kit.pth").write_text("/elsewhere\n")
     run("setup.sh")
-    calls()
-    (venv / "kit").write_text("/elsewhere/common.py /elsewhere/rtmpose True\n")
-    assert run("setup.sh").returncode == 0
-    (install,) = [call for call in calls() if "pip install" in call]
-    assert install.endswith(f"--no-deps --no-build-isolation --editable {ROOT}")
+    assert (venv / "rtmpose-kit.pth").read_text() == f"{ROOT}\n"
 
 
 def test_setup_retries_after_a_failure(run, calls):
-    message = refusal(run("setup.sh", FAIL="requirements-mmpose.txt"), code=1)
-    assert "requirements-mmpose.txt: pip could not install it" in message
+    result = run("setup.sh", FAIL="mmpose.txt")
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[0] == "  its own last line"
+    assert "setup.sh: requirements.txt could not be installed; fix that and re-run" in result.stderr.splitlines()[1]
     calls()
     assert run("setup.sh").returncode == 0
-    assert [call for call in calls() if "requirements-mmpose.txt" in call]
+    assert [call for call in calls() if "mmpose.txt" in call]
 
 
 def test_setup_with_an_unknown_option(run, calls):
@@ -365,9 +413,7 @@ def test_test_runs_every_check(run, calls):
     assert run("test.sh", "-k", "crop").returncode == 0
     made = calls()
     assert made[-5:] == [*CHECKS, "-m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m not slow -k crop"]
-    assert [Path(call.split()[-1]).name for call in made if "pip install" in call] == [
-        "torch==2.13.0", "requirements.txt", "requirements-mmpose.txt", ROOT.name, "requirements-test.txt",
-        "requirements-compare.txt"]
+    assert names(made) == [TORCH, "mmpose.txt", "compare.txt"]
 
 
 def test_test_all(run, calls):
@@ -397,12 +443,27 @@ def test_test_continues_without_xtcocotools(run, calls):
 
 def test_test_all_needs_xtcocotools(run, calls):
     assert "xtcocotools: could not be built" in refusal(run("test.sh", "--all", FAIL="xtcocotools"), code=1)
-    assert not any("pytest" in call for call in calls())
+    assert not any("-m pytest" in call for call in calls())
 
 
 def test_ci_runs_all_tests(run, calls):
     assert run("../.ci/run").returncode == 0
     assert calls()[-1] == "-m pytest -q -n 2 --dist loadfile --no-loadscope-reorder"
+
+
+def test_lock_without_uv(run, venv):
+    (venv / "bin/uv").unlink()
+    assert "uv is not installed; run scripts/setup.sh" in refusal(run("lock.sh", PATH="/usr/bin:/bin"))
+
+
+@pytest.mark.slow
+def test_compiled_requirements_are_those_of_pyproject():
+    """Compiles them again, with the package index; shows what differs."""
+    done = subprocess.run(["bash", str(SCRIPTS / "lock.sh"), "--check"], capture_output=True, text=True, check=False,
+                          env=os.environ | {"VENV": sys.prefix})
+    if done.returncode == 2:
+        pytest.skip(f"no package index: {done.stderr.splitlines()[-1]}")
+    assert done.returncode == 0, done.stdout
 
 
 def test_quickstart(run, calls):
@@ -412,7 +473,15 @@ def test_quickstart(run, calls):
     assert [call.split()[0] for call in calls()[-6:]] == [f"{ROOT}/{script}" for script in scripts]
     assert [line.split()[1] for line in result.stdout.splitlines() if line.startswith("quickstart.sh: ")] == [
         f"{step}/6" for step in range(1, 7)]
-    assert result.stdout.splitlines()[-1].endswith("out/accuracy/pictures/overview.jpg")
+    assert "out/accuracy/pictures/overview.jpg" in result.stdout
+
+
+def test_quickstart_says_why_a_step_failed(run, work):
+    result = run("quickstart.sh", FAIL="export.py", CODE="2")
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[0] == "  its own last line"
+    assert result.stderr.splitlines()[1].startswith("quickstart.sh: 3/6 Export the demo's RTMPose-t")
+    assert "its own last line" in (work / "quickstart/quickstart.log").read_text()
 
 
 def test_python_ignores_the_current_folder(run, work, calls):
@@ -420,7 +489,7 @@ def test_python_ignores_the_current_folder(run, work, calls):
     for script in ("setup.sh", "quickstart.sh"):
         run(script)
     made = calls()
-    assert made and not [call for call in made if not call.startswith(("-I ", str(ROOT)))]
+    assert made and not [call for call in made if not call.startswith(("-I ", str(ROOT), "uv "))]
 
 
 @pytest.mark.slow
@@ -428,10 +497,10 @@ def test_modules_in_the_current_folder_do_not_run(run, tmp_path):
     """With a real Python, and a package index that does not answer."""
     for name in ("json", "zipfile", "pip", "venv", "ensurepip", "sysconfig", "common", "rtmpose"):
         (tmp_path / "work" / f"{name}.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w').write({name!r})")
-    result = run("setup.sh", VENV=str(tmp_path / "new"), PYTHON=sys.executable, PIP_NO_INDEX="1", PIP_FIND_LINKS="",
-                 TORCH_INDEX="http://127.0.0.1:9")
+    result = run("setup.sh", VENV=str(tmp_path / "new"), PYTHON=sys.executable, UV_OFFLINE="1", PIP_FIND_LINKS="",
+                 UV_CACHE_DIR=str(tmp_path / "cache"), TORCH_INDEX="http://127.0.0.1:9")
     assert result.returncode == 1
-    assert "requirements.txt: pip could not install it" in result.stderr.splitlines()[-1]
+    assert f"setup.sh: {TORCH} could not be installed" in result.stderr.splitlines()[-1]
     assert not (tmp_path / "executed").exists()
 
 
@@ -446,7 +515,7 @@ def test_dataset_that_is_a_file(run, work):
 
 
 STEPS = [(ACCURACY, "build_engine.py"), (ACCURACY, "inference.py"), (PERFORMANCE, "build_engine.py"),
-         ("benchmark.sh", "sweep.py"), ("setup.sh", "requirements-mmpose.txt"), ("quickstart.sh", "requirements.txt"),
+         ("benchmark.sh", "sweep.py"), ("setup.sh", "mmpose.txt"), ("quickstart.sh", "mmpose.txt"),
          ("quickstart.sh", "export.py"), ("test.sh", "pytest"), ("check_gpu.sh", "check_gpu.py")]
 
 

@@ -23,6 +23,7 @@ extern "C" {
 
 CUresult cuInit(unsigned)
 {
+    if (int error = setting("SOFTGPU_FAIL_INIT", 0)) return (CUresult)error;
     std::lock_guard<std::recursive_mutex> lock(driver_mutex);
     if (!initialized) {
         make_stream();  // the null stream
