@@ -73,6 +73,16 @@ def export_fails(fails: Run, model_files: dict[str, Path]) -> Run:
     return run
 
 
+@pytest.mark.filterwarnings("error:invalid value")
+def test_checkpoint_of_zeros(export_fails: Run, model_files: dict[str, Path], tmp_path: Path) -> None:
+    import torch
+
+    state = torch.load(model_files["checkpoint"], weights_only=True)["state_dict"]
+    torch.save({"state_dict": {name: tensor * 0 for name, tensor in state.items()}}, tmp_path / "zeros.pth")
+    assert "check the checkpoint for NaN and for weights that are all zero" in export_fails(
+        checkpoint=tmp_path / "zeros.pth")
+
+
 def test_checkpoint_missing(export_fails: Run) -> None:
     assert "nowhere.pth: no such checkpoint" in export_fails(checkpoint=Path("/nowhere.pth"))
 

@@ -4,6 +4,7 @@ import contextlib
 import os
 import struct
 import threading
+import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +25,7 @@ from rtmpose.files import open_regular
 _JPEG, _JPEG_END, _PNG, _EXIF = b"\xff\xd8", b"\xff\xd9", b"\x89PNG\r\n\x1a\n", b"Exif\0\0"
 # libjpeg's warnings that say nothing about the pixels.
 _HARMLESS = ("Invalid SOS parameters", "Corrupt JPEG data: bad ICC marker", "Unknown Adobe color", "Warning: ")
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what is wrong with an image is told in one line
 _MOST_PIXELS = 2**28  # of a photograph: 800 MB decoded
 T = TypeVar("T")
 
@@ -112,12 +114,29 @@ def _decode(content: bytes) -> np.ndarray | None:
         except ValueError as error:
             if not str(error).startswith(_HARMLESS):
                 raise
-    # OpenCV fills up a JPEG that was cut off with grey.
-    whole = not content.startswith(_JPEG) or _JPEG_END in content[-4096:]
+        whole = _JPEG_END in content[-4096:]  # OpenCV fills up one that was cut off with grey
+    else:
+        whole = not content.startswith(_PNG) or _is_whole_png(content)
     try:
         return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content and whole else None
     except cv2.error:  # a size that OpenCV refuses
         return None
+
+
+def _is_whole_png(content: bytes) -> bool:
+    """Whether a PNG has all chunks that hold pixels, undamaged. Of others libpng says on standard error what is wrong,
+    and gives no pixels."""
+    start = len(_PNG)
+    while start + 12 <= len(content):
+        length, kind = struct.unpack_from(">I4s", content, start)
+        if kind == b"IEND":
+            return True
+        end = start + 8 + length
+        is_critical = not kind[0] & 32
+        if is_critical and content[end:end + 4] != zlib.crc32(content[start + 4:end]).to_bytes(4, "big"):
+            return False
+        start = end + 4
+    return False
 
 
 def cut_image(image: Image, input_size: tuple[int, int]) -> list[Crop]:

@@ -203,8 +203,8 @@ def plan_run(engine: Engine, config: LoadGenConfig, persons: PersonSet | None) -
     run can't be VALID.
     """
     if importlib.util.find_spec("mlperf_loadgen") is None:
-        raise KitError(f"--scenario: MLPerf's LoadGen is not installed for {sys.executable}; "
-                       "pip install -r requirements.txt, or at least mlcommons-loadgen")
+        raise KitError(f"--scenario: MLPerf's LoadGen is not installed for {sys.executable}; scripts/setup.sh installs "
+                       "it for Python 3.11 to 3.13 on x86-64, the only ones that it has wheels for")
     size = engine.record.input_size
     crops = cut_crops(persons, size) if persons else []
     pixels = [crop.pixels for crop in crops] if persons else random_crops(LOADED_SAMPLES, size)

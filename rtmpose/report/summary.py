@@ -151,8 +151,8 @@ def machine_name(summary: dict[str, Any]) -> str:
     machine = summary["machine"]
     if summary["backend"] == "tensorrt":
         return str(machine["gpu"])
-    sets, cores = machine["instruction_sets"], machine["cores"]
-    return f"{cores} core{'s' * (cores != 1)} of {machine['cpu']}" + f" ({sets})" * bool(sets)
+    sets, cores = machine.get("instruction_sets"), machine["cores"]
+    return f"{cores} core{'s' * (cores != 1)} of {machine['cpu']}" + (f" ({sets})" if sets else "")
 
 
 def measurement(summary: dict[str, Any]) -> str:

@@ -68,6 +68,8 @@ KINDS: dict[str, Callable[[PIL.Image.Image], bytes]] = {
     "PNG, turned": lambda p: encode(p, "PNG", exif=EXIF),
     "PNG, 16 bits": lambda p: cv2.imencode(".png", np.asarray(p).astype(np.uint16) * 257)[1].tobytes(),
     "PNG, transparent": lambda p: encode(p.convert("RGBA"), "PNG"),
+    "PNG, with a wrong checksum at its end": lambda p: encode(p, "PNG")[:-1] + b"?",
+    "PNG, bytes after the end": lambda p: encode(p, "PNG") + b"more",
     "BMP": lambda p: encode(p, "BMP"),
     "WebP": lambda p: encode(p, "WEBP"),
 }
@@ -104,6 +106,29 @@ def test_jpeg_with_a_broken_middle(picture: PIL.Image.Image, tmp_path: Path, cap
     image = save(tmp_path / "image.jpg", content)
     image.path.write_bytes(DAMAGE[damage](content, len(content) // 2))
     with pytest.raises(KitError, match=r"image.jpg: is damaged or was cut off \(.*\); fetch it again"):
+        read_image(image)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "GIF", "JPEG2000", "WEBP", "PPM"])
+@pytest.mark.parametrize("part", [0.02, 0.3, 0.95])
+def test_other_kinds_cut_off(picture: PIL.Image.Image, tmp_path: Path, capfd: pytest.CaptureFixture[str], kind: str,
+                             part: float) -> None:
+    """OpenCV and its libraries print nothing beside the one line."""
+    content = encode(picture, kind)
+    image = save(tmp_path / "image", content)
+    image.path.write_bytes(content[:int(len(content) * part)])
+    with pytest.raises(KitError, match="image: is no image or was cut off"):
+        read_image(image)
+    assert capfd.readouterr().err == ""
+
+
+def test_png_with_a_wrong_checksum(picture: PIL.Image.Image, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    content = bytearray(encode(picture, "PNG"))
+    image = save(tmp_path / "image", bytes(content))
+    content[len(content) // 2] ^= 1
+    image.path.write_bytes(content)
+    with pytest.raises(KitError, match="image: is no image or was cut off"):
         read_image(image)
     assert capfd.readouterr().err == ""
 
