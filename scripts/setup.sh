@@ -47,7 +47,7 @@ make_venv() {
   local found=${PYTHON:-} options=()
   if [ -z "$found" ]; then
     found=$("$uv" python find --system --no-python-downloads ">=$oldest,<=$newest.99" 2>/dev/null ||
-      "$uv" python find --system --no-python-downloads ">=$oldest" 2>/dev/null || echo "$newest")
+      "$uv" python find --system --no-python-downloads ">=$oldest" 2>/dev/null || echo 3.13)  # fetched; all packages have wheels for it
   fi
   if [ -e /etc/nv_tegra_release ]; then options+=(--system-site-packages); fi  # JetPack's TensorRT
   step "$venv, by Python $found" "$uv" venv --allow-existing "${options[@]}" --python "$found" "$venv" ||
