@@ -6,7 +6,7 @@ import argparse
 
 from rtmpose.engines import BACKENDS
 from rtmpose.engines.build import PRECISIONS, build_engine, is_built, plan_build
-from rtmpose.model.calibration import PERSONS
+from rtmpose.model.int8.calibrate import PERSONS
 from rtmpose.report import text
 
 

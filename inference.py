@@ -9,12 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rtmpose.data.dataset import DataSet, PersonSet, find_data_set, load_persons, to_corners
-from rtmpose.data.loader import read_photograph
+from rtmpose.data.coco import DataSet, PersonSet, find_data_set, load_persons, to_corners
+from rtmpose.data.images import read_photograph
 from rtmpose.data.postprocess import COCO_KEYPOINTS
 from rtmpose.engines import Engine, load_engine
 from rtmpose.engines.record import read_record
-from rtmpose.environment import command_line, now
 from rtmpose.errors import EXIT_ACCURACY_MISSED, EXIT_INVALID, EXIT_OK, EXIT_THROUGHPUT_MISSED, KitError, first_line
 from rtmpose.evaluate import devices, loadgen, ranks, repeats
 from rtmpose.evaluate.accuracy import check_comparable, compare, measure_accuracy, predict_all, summarize_accuracy
@@ -22,6 +21,7 @@ from rtmpose.evaluate.coco_eval import write_keypoints
 from rtmpose.evaluate.predict import predict_person
 from rtmpose.evaluate.throughput import measure_throughput
 from rtmpose.files import check_folder, check_name, make_folder, sha256, write_sealed
+from rtmpose.machine.versions import command_line, now
 from rtmpose.report import text
 from rtmpose.report.summary import clear_output, summarize, table
 from rtmpose.report.visualize import find_ground_truth, write_crops, write_photograph, write_pictures

@@ -18,13 +18,13 @@ from contest import take_turns
 from side_by_side import batch_timer
 
 from rtmpose.data.agreement import describe_agreement
-from rtmpose.data.dataset import load_persons
-from rtmpose.data.loader import Batch, iterate_batches
+from rtmpose.data.batches import Batch, iterate_batches
+from rtmpose.data.coco import load_persons
 from rtmpose.data.postprocess import decode
 from rtmpose.engines import Engine, installed_backend, load_engine
 from rtmpose.errors import KitError
 from rtmpose.model import graph
-from rtmpose.model.fp16 import find_head, insert_casts, scale_final_convolutions
+from rtmpose.model.mixed_precision import find_head, insert_casts, scale_final_convolutions
 
 
 def find_parts(model: onnx.ModelProto) -> Iterator[tuple[str, set[str]]]:

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from rtmpose.data.agreement import crop_distances, describe_agreement
-from rtmpose.data.dataset import PersonSet
+from rtmpose.data.coco import PersonSet
 from rtmpose.engines import Engine
 from rtmpose.evaluate.predict import predict
 from rtmpose.evaluate.predictions import Predictions

@@ -18,39 +18,40 @@ from fp16_stress import scale_final_convolution
 from tqdm import tqdm
 
 from rtmpose.data.agreement import crop_distances, describe_agreement
-from rtmpose.data.dataset import load_persons
-from rtmpose.data.loader import Batch, iterate_batches
+from rtmpose.data.batches import Batch, iterate_batches
+from rtmpose.data.coco import load_persons
 from rtmpose.engines import backend
 from rtmpose.evaluate.accuracy import score
 from rtmpose.evaluate.predictions import Predictions, decode_batch, join
-from rtmpose.model import calibration, fp16, graph, int8
-from rtmpose.model.equalize import equalize
+from rtmpose.model import graph, mixed_precision
+from rtmpose.model.int8 import calibrate, quantize
+from rtmpose.model.int8.equalize import equalize
 
 BATCH = 8
 
 
-def make_graphs(fp32: onnx.ModelProto, crops: calibration.CalibrationSet) -> Iterator[tuple[str, onnx.ModelProto]]:
+def make_graphs(fp32: onnx.ModelProto, crops: calibrate.CalibrationSet) -> Iterator[tuple[str, onnx.ModelProto]]:
     """The FP32 graph, then those of reduced precision, with their names."""
     yield "FP32", fp32
     for power in (0, 8):
         yield f"FP16, final convolution x 2^{power}", emulate(scale_final_convolution(fp32, power), "fp16")
     yield "BF16", emulate(fp32, "bf16")
     scheme = backend("tensorrt").INT8_SCHEME
-    factors = calibration.find_factors(fp32, crops.batches)
+    factors = calibrate.find_factors(fp32, crops.batches)
     equalized = equalize(fp32, factors)
-    ranges = calibration.find_ranges(equalized, scheme, crops.batches)
-    blocks = calibration.measure_sensitivity(equalized, ranges, scheme, crops.batches)
-    yield "INT8, the rest FP16", emulate(int8.quantize(fp32, factors, ranges, scheme, blocks), "fp16")
+    ranges = calibrate.find_ranges(equalized, scheme, crops.batches)
+    blocks = calibrate.measure_sensitivity(equalized, ranges, scheme, crops.batches)
+    yield "INT8, the rest FP16", emulate(quantize.quantize(fp32, factors, ranges, scheme, blocks), "fp16")
 
 
 def emulate(model: onnx.ModelProto, half: str) -> onnx.ModelProto:
     """The kit's mixed-precision graph, emulated in FP32."""
-    return round_like_gpu(fp16.to_mixed_precision(model, half)[0])
+    return round_like_gpu(mixed_precision.to_mixed_precision(model, half)[0])
 
 
 def predict(model: onnx.ModelProto, batches: list[Batch], size: tuple[int, int]) -> Predictions:
     """Run a graph over all batches."""
-    session = calibration.session(model)
+    session = calibrate.session(model)
     return join([decode_batch(batch.crops, *session.run(list(graph.OUTPUTS), {graph.INPUT: batch.pixels}), size)
                  for batch in tqdm(batches, unit="batch", leave=False, disable=None)])
 
@@ -74,7 +75,7 @@ def main() -> int:
     pixels_per_bin = width / graph.read_spec(fp32, args.model_path).bins[0]
     persons = load_persons(args.datasets)
     batches = list(iterate_batches(persons.images, size, BATCH))
-    crops = calibration.load_calibration_set(args.calibration, size)
+    crops = calibrate.load_calibration_set(args.calibration, size)
     print(f"{len(persons)} persons\n")
     print("| graph | AP | difference | at most one bin off | at most 4 px off | worst, px |\n|---|---|---|---|---|---|")
     for name, emulated in make_graphs(fp32, crops):

@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from rtmpose.model.fp16 import HALVES, constants_to_initializers, replace_nodes
+from rtmpose.model.mixed_precision import HALVES, constants_to_initializers, replace_nodes
 
 
 def round_like_gpu(mixed: onnx.ModelProto) -> onnx.ModelProto:

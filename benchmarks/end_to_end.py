@@ -18,8 +18,8 @@ import numpy as np
 from contest import print_ratio, speed_parser, take_turns
 
 from rtmpose.data import postprocess, preprocess
-from rtmpose.data.dataset import PersonSet, load_persons
-from rtmpose.data.loader import read_image
+from rtmpose.data.coco import PersonSet, load_persons
+from rtmpose.data.images import read_image
 from rtmpose.engines import Engine, headline_timer, load_engine
 from rtmpose.evaluate.predict import predict
 from rtmpose.evaluate.predictions import decode

@@ -17,7 +17,7 @@ from subject import load_subject, parse_arguments
 from tqdm import tqdm
 
 from rtmpose.model import graph
-from rtmpose.model.fp16 import LARGEST, SPARE
+from rtmpose.model.mixed_precision import LARGEST, SPARE
 
 
 def with_magnitudes(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:

@@ -19,8 +19,8 @@ from subject import load_subject, parse_arguments
 from tqdm import tqdm
 
 from rtmpose.data.agreement import describe_agreement
-from rtmpose.model import fp16
-from rtmpose.model.calibration import keypoints
+from rtmpose.model import mixed_precision
+from rtmpose.model.int8.calibrate import keypoints
 
 
 def scale_final_convolution(model: onnx.ModelProto, power: int) -> onnx.ModelProto:
@@ -45,7 +45,7 @@ def plain(model: onnx.ModelProto, fp32_ops: tuple[str, ...] = ()) -> onnx.ModelP
 CONVERSIONS = {
     "plain conversion": plain,
     "ReduceL2, Clip and Div in FP32": lambda model: plain(model, ("ReduceL2", "Clip", "Div")),
-    "the kit's mixed precision": lambda model: fp16.to_mixed_precision(model, "fp16")[0],
+    "the kit's mixed precision": lambda model: mixed_precision.to_mixed_precision(model, "fp16")[0],
 }
 
 

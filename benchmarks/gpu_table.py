@@ -18,16 +18,16 @@ import onnx
 from roofline import Ceilings, count_work, shortest_ms
 
 from check_gpu import allocate_tensors, bare_loop_ms
-from rtmpose.data.dataset import load_persons
+from rtmpose.data.coco import load_persons
 from rtmpose.engines import load_engine
 from rtmpose.engines.build import build_engine, is_built, plan_build
-from rtmpose.environment import find_gpu
 from rtmpose.errors import KitError
 from rtmpose.evaluate import predict_gpu
 from rtmpose.evaluate.throughput import throughput_input
 from rtmpose.files import make_folder
+from rtmpose.machine.gpu import find_gpu
 from rtmpose.model import graph
-from rtmpose.model.fp16 import to_mixed_precision
+from rtmpose.model.mixed_precision import to_mixed_precision
 from rtmpose.timing import measure
 
 HEADER = ("batch", "device ms", "persons/s", "with copies", "end to end", "images to keypoints", "roofline ms",

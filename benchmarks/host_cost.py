@@ -23,7 +23,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from rtmpose.data.dataset import PersonSet, load_persons
+from rtmpose.data.coco import PersonSet, load_persons
 from rtmpose.engines import Engine, load_engine
 from rtmpose.errors import KitError
 from rtmpose.evaluate import loadgen, predict_gpu

@@ -29,12 +29,12 @@ from unittest.mock import patch
 import numpy as np
 from contest import take_turns
 
-from rtmpose.data.dataset import ANNOTATIONS, IMAGE_FOLDERS, load_persons
+from rtmpose.data.coco import ANNOTATIONS, IMAGE_FOLDERS, load_persons
 from rtmpose.data.preprocess import box_to_center_scale
-from rtmpose.environment import peak_memory_mib
 from rtmpose.errors import KitError
 from rtmpose.evaluate import coco_eval
 from rtmpose.evaluate.predictions import Predictions
+from rtmpose.machine.versions import peak_memory_mib
 
 DETECTIONS, KEYPOINTS = "person_detections.json", "keypoints.npz"
 STAGES, WRITE, MEMORY = ("read", "rescore", "suppress", "evaluate"), "write keypoints.json", "peak memory, MiB"

@@ -8,8 +8,8 @@ from itertools import islice
 import numpy as np
 import onnx
 
-from rtmpose.data.dataset import load_persons
-from rtmpose.data.loader import iterate_crops
+from rtmpose.data.batches import iterate_crops
+from rtmpose.data.coco import load_persons
 from rtmpose.errors import KitError
 from rtmpose.model import graph
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from contest import compare, speed_parser
 
-from rtmpose.data.dataset import ANNOTATIONS, IMAGE_FOLDERS, PersonSet, load_persons
+from rtmpose.data.coco import ANNOTATIONS, IMAGE_FOLDERS, PersonSet, load_persons
 from rtmpose.engines import load_engine
 from rtmpose.errors import KitError
 from rtmpose.evaluate.predictions import Predictions

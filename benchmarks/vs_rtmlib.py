@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from contest import compare, speed_parser
 
-from rtmpose.data.dataset import PersonSet, load_persons
+from rtmpose.data.coco import PersonSet, load_persons
 from rtmpose.data.preprocess import box_to_center_scale
 from rtmpose.engines import load_engine
 from rtmpose.errors import KitError

@@ -101,5 +101,5 @@ def _children() -> list[int]:
 
 # A test that imports a script keeps its own signals and streams.
 if os.path.dirname(os.path.realpath(getattr(sys.modules["__main__"], "__file__", None) or "/")) in (
-        ROOT, os.path.join(ROOT, "demo"), os.path.join(ROOT, "benchmarks")):
+        ROOT, *(os.path.join(ROOT, folder) for folder in ("scripts", "demo", "benchmarks"))):
     set_up()

@@ -46,6 +46,6 @@ read -ra batches <<<"$batches"
 check_model
 check_datasets
 
-exec "$python" "$root/sweep.py" --model "$model" --datasets "$datasets" \
+exec "$python" "$root/scripts/sweep.py" --model "$model" --datasets "$datasets" \
   ${calibration:+--calibration "$calibration"} --precisions "${precisions[@]}" --batches "${batches[@]}" \
   --backend "$backend" ${repeats:+--repeats "$repeats"} --devices "$devices" --output "$output" "${extra[@]}"

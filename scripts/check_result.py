@@ -7,12 +7,16 @@ cells of one network; every speed was measured under clean conditions; and pycoc
 from every keypoints.json. Exit codes: 0 all of it holds, 1 something doesn't, 2 user error.
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(1, str(Path(__file__).resolve().parents[1]))  # outside the environment the kit is not installed
+
 from common import Parser, run
 
 import contextlib
 import io
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from pycocotools.coco import COCO

@@ -11,8 +11,8 @@ from pathlib import Path
 
 sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
 
-from rtmpose.environment import RTX_CAPABILITIES, Gpu, find_gpu
 from rtmpose.errors import EXIT_USER_ERROR, KitError
+from rtmpose.machine.gpu import RTX_CAPABILITIES, Gpu, find_gpu
 
 JETSON = Path("/etc/nv_tegra_release")  # JetPack's mark
 OLDEST_CAPABILITY = (7, 5)  # of TensorRT 10.16

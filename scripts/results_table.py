@@ -3,9 +3,12 @@
     python3 scripts/results_table.py [--write]
 """
 
-from common import Parser, run
-
+import sys
 from pathlib import Path
+
+sys.path.insert(1, str(Path(__file__).resolve().parents[1]))  # outside the environment the kit is not installed
+
+from common import Parser, run
 
 from rtmpose.errors import KitError
 from rtmpose.files import write_text

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from rtmpose.data import postprocess, preprocess
-from rtmpose.engines import cuda_kernels
+from rtmpose.engines.tensorrt import kernels
 
 SIZES = ((192, 256), (288, 384))
 Logits = tuple[np.ndarray, np.ndarray]
@@ -69,9 +69,9 @@ def draw(kind: Callable, size: tuple[int, int], keypoints: int = 17, seed: int =
 
 def pack(people: list[Region], size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Images in one buffer, and what the kernel takes of each person."""
-    regions = np.zeros(len(people), cuda_kernels.REGION)
+    regions = np.zeros(len(people), kernels.REGION)
     _, centers, scales = zip(*people, strict=True)
-    regions["map"] = cuda_kernels.crop_maps(np.stack(centers), np.stack(scales), size)
+    regions["map"] = kernels.crop_maps(np.stack(centers), np.stack(scales), size)
     start = 0
     for region, (image, _, _) in zip(regions, people, strict=True):
         region["start"], (region["height"], region["width"]) = start, image.shape[:2]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rtmpose.data.dataset import ANNOTATIONS
+from rtmpose.data.coco import ANNOTATIONS
 from rtmpose.model.checkpoint import load_state_dict
 from rtmpose.model.config import build_estimator, import_mmpose, read_config
 

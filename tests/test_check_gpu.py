@@ -11,7 +11,7 @@ import pytest
 from helpers import ROOT, run_script
 
 import check_gpu
-from rtmpose.environment import find_gpu
+from rtmpose.machine.gpu import find_gpu
 
 sys.path.insert(1, str(ROOT / "tests/software_gpu"))
 
@@ -41,7 +41,7 @@ def test_every_check_passes_on_the_software_gpu(environment: dict[str, str], tmp
     smi.write_text(NVIDIA_SMI)
     smi.chmod(0o755)
     environment = environment | {"SOFTGPU_LOG": str(log), "PATH": f"{smi.parent}{os.pathsep}{os.environ['PATH']}"}
-    done = run_script("check_gpu.py", cwd=tmp_path, env=environment, timeout=900)
+    done = run_script("scripts/check_gpu.py", cwd=tmp_path, env=environment, timeout=900)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert "timings are meaningless" in done.stdout.splitlines()[0]
     content = json.loads((tmp_path / "gpu_check.json").read_text())
@@ -73,7 +73,7 @@ print(check_graph(setting))
 
 @pytest.mark.skipif(find_gpu() is not None, reason="there is a GPU")
 def test_without_a_gpu(tmp_path: Path) -> None:
-    done = run_script("check_gpu.py", cwd=tmp_path)
+    done = run_script("scripts/check_gpu.py", cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert "no NVIDIA GPU" in done.stderr
     assert list(tmp_path.iterdir()) == []

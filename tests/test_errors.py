@@ -334,9 +334,9 @@ def test_engine_of_another_tensorrt_version(fails: Run, engine_copy: Path) -> No
 def test_engine_of_another_gpu(fails: Run, engine_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The check comes before any CUDA call, so it can be tested without a GPU."""
     trt = pytest.importorskip("tensorrt_rtx")
-    from rtmpose.engines import tensorrt_backend
-    from rtmpose.environment import Gpu
-    monkeypatch.setattr(tensorrt_backend, "find_gpu", lambda: Gpu("NVIDIA L4", "8.9", "13.0", 0))
+    from rtmpose.engines.tensorrt import build
+    from rtmpose.machine.gpu import Gpu
+    monkeypatch.setattr(build, "find_gpu", lambda: Gpu("NVIDIA L4", "8.9", "13.0", 0))
     change_record(engine_copy, backend="tensorrt", package="tensorrt_rtx", version=trt.__version__,
                   device="NVIDIA A10", compute_capability="8.6")
     message = fails("inference", "--engine", engine_copy)

@@ -19,8 +19,8 @@ from helpers import ROOT, run_script, write_annotations
 
 import inference
 from rtmpose import timing
-from rtmpose.conditions import VERDICTS
 from rtmpose.evaluate.coco_eval import METRICS
+from rtmpose.machine.monitor import VERDICTS
 from rtmpose.report.summary import speed
 
 TIMED = ("--warmup", 1, "--iterations", 3, "--duration", 0)

@@ -15,7 +15,7 @@ import pytest
 from helpers import draw_dataset, small_config
 
 import inference
-from rtmpose.data.loader import read_photograph
+from rtmpose.data.images import read_photograph
 from rtmpose.engines import load_engine
 from rtmpose.engines.build import build_engine, plan_build
 from rtmpose.engines.record import read_record, write_record

@@ -16,8 +16,8 @@ from rtmpose.errors import KitError, one_line
 from rtmpose.files import atomic_write, write_sealed
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-SCRIPTS = ("export.py", "build_engine.py", "inference.py", "sweep.py", "table.py", "check_gpu.py",
-           "demo/make_dataset.py", "demo/train.py")
+SCRIPTS = ("export.py", "build_engine.py", "inference.py", "scripts/sweep.py", "table.py", "scripts/check_gpu.py",
+           "scripts/compare.py", "demo/make_dataset.py", "demo/train.py")
 BENCHMARKS = [f"benchmarks/{path.name}" for path in (ROOT / "benchmarks").glob("*.py")
               if "__main__" in path.read_text()]
 WAITS = """
@@ -218,8 +218,8 @@ def test_whole_run_with_names_that_are_not_utf_8(tmp_path: Path, model_files: di
         (odd_folder / name).symlink_to(model_files[kind])
     for command in (
             ["export.py", "--weight", names[0], "--cfg", names[1], "--output", "a.onnx"],
-            ["sweep.py", "--model", "a.onnx", "--datasets", odd_folder / "drawn", "--precisions", "fp32", "--batches",
-             2, "--output", odd_folder / "sweep", "--", "--duration", 0.1],
+            ["scripts/sweep.py", "--model", "a.onnx", "--datasets", odd_folder / "drawn", "--precisions", "fp32",
+             "--batches", 2, "--output", odd_folder / "sweep", "--", "--duration", 0.1],
             ["inference.py", "--engine", odd_folder / "sweep/engines/fp32_bs2.engine", "--datasets", "drawn",
              "--output", odd_folder / "out", "--scenario", "offline"]):
         done = run_script(*command, cwd=odd_folder)
@@ -251,8 +251,9 @@ def test_help_outside_the_environment(script: str) -> None:
 
 def test_help_for_another_script_is_no_help() -> None:
     """Outside the environment: what follows -- is for inference.py."""
-    done = subprocess.run([sys.executable, "-S", ROOT / "sweep.py", "--model", "a", "--datasets", "b", "--precisions",
-                           "fp32", "--batches", "1", "--output", "c", "--", "--help"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-S", ROOT / "scripts/sweep.py", "--model", "a", "--datasets", "b",
+                           "--precisions", "fp32", "--batches", "1", "--output", "c", "--", "--help"],
+                          capture_output=True, text=True)
     assert done.returncode == 2 and "not installed" in done.stderr
 
 

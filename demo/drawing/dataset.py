@@ -12,7 +12,7 @@ from tqdm import tqdm
 from drawing.body import KEYPOINT_NAMES
 from drawing.camera import IMAGE_HEIGHT, IMAGE_WIDTH
 from drawing.scene import DrawnPerson, draw_scene
-from rtmpose.data.dataset import ANNOTATIONS, IMAGE_FOLDERS
+from rtmpose.data.coco import ANNOTATIONS, IMAGE_FOLDERS
 from rtmpose.errors import KitError
 from rtmpose.files import read_json, write_bytes
 

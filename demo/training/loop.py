@@ -11,8 +11,8 @@ import torch
 from tqdm import tqdm
 
 from drawing.dataset import make_dataset
-from rtmpose.data.dataset import PersonSet, load_persons
-from rtmpose.data.loader import Batch, iterate_batches
+from rtmpose.data.batches import Batch, iterate_batches
+from rtmpose.data.coco import PersonSet, load_persons
 from rtmpose.evaluate import coco_eval
 from rtmpose.evaluate.predictions import Predictions, decode, join, to_predictions
 from rtmpose.files import write_bytes

@@ -7,12 +7,13 @@ from typing import Any, Protocol
 import numpy as np
 from onnx import ModelProto
 
-from rtmpose.conditions import Monitor
-from rtmpose.engines import onnxruntime_backend, openvino_backend, tensorrt_backend
+from rtmpose.engines import onnxruntime, openvino
 from rtmpose.engines.record import Record, read_record
-from rtmpose.environment import DriverError, find_gpu
+from rtmpose.engines.tensorrt import build as tensorrt_build
 from rtmpose.errors import KitError
-from rtmpose.model.int8 import Int8Scheme
+from rtmpose.machine.gpu import DriverError, find_gpu
+from rtmpose.machine.monitor import Monitor
+from rtmpose.model.int8.quantize import Int8Scheme
 
 
 class Engine(Protocol):
@@ -63,7 +64,7 @@ class Backend(Protocol):
 
 CPU_BACKENDS = ("onnxruntime", "openvino")
 BACKENDS: dict[str, Backend] = {
-    "tensorrt": tensorrt_backend, "onnxruntime": onnxruntime_backend, "openvino": openvino_backend}
+    "tensorrt": tensorrt_build, "onnxruntime": onnxruntime, "openvino": openvino}
 
 
 def backend(name: str) -> Backend:
@@ -93,7 +94,7 @@ def choose_backends(name: str) -> tuple[list[Backend], str | None]:
     except DriverError as error:
         note = f"a GPU is not used: {error}"
     if gpu:
-        obstacle = tensorrt_backend.find_obstacle(gpu)
+        obstacle = tensorrt_build.find_obstacle(gpu)
         if obstacle is None:
             return [backend("tensorrt")], None
         note = f"{gpu.name} is not used: {obstacle}"

@@ -12,12 +12,13 @@ from onnx import ModelProto
 from rtmpose.data import preprocess
 from rtmpose.engines import BACKENDS, Backend, Engine, choose_backends, headline_timer
 from rtmpose.engines.record import Facts, Record, read_record, record_path, write_record
-from rtmpose.environment import command_line, now
 from rtmpose.errors import KitError, first_line
 from rtmpose.files import check_name, put_in_place, sha256, temporary_beside
-from rtmpose.model import calibration, graph, int8
-from rtmpose.model.calibration import Calibration, CalibrationSet
-from rtmpose.model.fp16 import HALVES, Kept, to_mixed_precision
+from rtmpose.machine.versions import command_line, now
+from rtmpose.model import graph
+from rtmpose.model.int8 import calibrate, quantize
+from rtmpose.model.int8.calibrate import Calibration, CalibrationSet
+from rtmpose.model.mixed_precision import HALVES, Kept, to_mixed_precision
 
 PRECISIONS = ("fp32", *HALVES, "int8")
 
@@ -63,13 +64,13 @@ def plan_build(model_path: str | Path, engine_path: str | Path, batch: int | Non
         if graph.read_input(model)[1][0]:
             raise KitError(f"{model_path}: has a fixed batch size, and INT8 is calibrated with another one; use the "
                            "file that export.py wrote, whose batch size is dynamic")
-        crops = calibration.load_calibration_set(calibration_folder, (shape[3], shape[2]))
+        crops = calibrate.load_calibration_set(calibration_folder, (shape[3], shape[2]))
     backends, note = choose_backends(backend)
     if precision == "bf16":
         backends = keep_bf16(backends)
     digest = sha256(model_path)
     candidates = [Facts(onnx_sha256=digest, recipe=graph.RECIPE, requested_precision=precision,
-                        calibration=calibration.facts(module.INT8_SCHEME, crops) if crops else {},
+                        calibration=calibrate.facts(module.INT8_SCHEME, crops) if crops else {},
                         requested_backend=backend, input_name=input_name, batch=shape[0],
                         input_size=(shape[3], shape[2]), **module.describe()) for module in backends]
     return Plan(model, Path(model_path), shape, Path(engine_path), candidates, crops, note)
@@ -157,8 +158,8 @@ def set_precision(plan: Plan, facts: Facts, fixed: ModelProto) -> tuple[ModelPro
         return fixed, [], None
     scheme = BACKENDS[facts.backend].INT8_SCHEME
     cache = plan.engine_path.parent / f"rtmpose_{facts.onnx_sha256[:8]}_{facts.backend}.calibration.json"
-    calibrated = calibration.calibrate(plan.model, facts.onnx_sha256, scheme, plan.crops, cache)
-    quantized = int8.quantize(fixed, calibrated.factors, calibrated.ranges, scheme, calibrated.blocks)
+    calibrated = calibrate.calibrate(plan.model, facts.onnx_sha256, scheme, plan.crops, cache)
+    quantized = quantize.quantize(fixed, calibrated.factors, calibrated.ranges, scheme, calibrated.blocks)
     mixed, kept = to_mixed_precision(quantized, "fp16") if scheme.rest_fp16 else (quantized, [])
     return mixed, kept, calibrated
 

@@ -16,7 +16,7 @@ class Facts:
     onnx_sha256: str
     recipe: int  # rtmpose.model.graph.RECIPE
     requested_precision: str  # fp32, fp16, bf16 or int8
-    calibration: dict[str, Any]  # rtmpose.model.calibration.facts; empty unless int8 is requested
+    calibration: dict[str, Any]  # rtmpose.model.int8.calibrate.facts; empty unless int8 is requested
     requested_backend: str  # auto or a backend
     input_name: str
     batch: int

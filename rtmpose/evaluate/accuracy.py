@@ -6,7 +6,7 @@ from typing import Any
 
 from rtmpose import timing
 from rtmpose.data.agreement import crop_distances, describe_agreement, worst_crops
-from rtmpose.data.dataset import PersonSet
+from rtmpose.data.coco import PersonSet
 from rtmpose.engines import Engine, monitor
 from rtmpose.errors import KitError
 from rtmpose.evaluate import coco_eval, predict, predict_gpu

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rtmpose.data.annotations import NUM_KEYPOINTS, Annotations, check_numbers
+from rtmpose.data.coco import NUM_KEYPOINTS, Annotations, check_numbers
 from rtmpose.errors import KitError
 from rtmpose.evaluate.coco_eval import prepare
 from rtmpose.files import read_json

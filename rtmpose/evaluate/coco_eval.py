@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 from pycocotools.coco import COCO
 
-from rtmpose.data.annotations import Annotations
-from rtmpose.data.dataset import PersonSet
+from rtmpose.data.coco import Annotations, PersonSet
 from rtmpose.data.postprocess import KEYPOINT_SCORE_THRESHOLD
-from rtmpose.environment import paused_gc
 from rtmpose.evaluate.matching import Evaluation
 from rtmpose.evaluate.predictions import Predictions
 from rtmpose.files import write_bytes
+from rtmpose.machine.versions import paused_gc
 
 METRICS = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
 OKS_NMS_THRESHOLD = 0.9

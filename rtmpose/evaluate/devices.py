@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from rtmpose import timing
-from rtmpose.conditions import Monitor, combine_conditions
-from rtmpose.data.dataset import PersonSet
+from rtmpose.data.coco import PersonSet
 from rtmpose.engines import Engine, monitor
 from rtmpose.errors import KitError
 from rtmpose.evaluate.accuracy import Pass, predict_all
@@ -17,6 +16,7 @@ from rtmpose.evaluate.predict import Run
 from rtmpose.evaluate.predictions import Predictions
 from rtmpose.evaluate.ranks import Ranks
 from rtmpose.evaluate.throughput import WARMUP_LIMIT, throughput_input
+from rtmpose.machine.monitor import Monitor, combine_conditions
 
 _ALONE = 0.25  # of --duration, for each device alone
 

@@ -22,11 +22,11 @@ from tqdm import tqdm
 
 from rtmpose import timing
 from rtmpose.data import preprocess
-from rtmpose.data.dataset import PersonSet
-from rtmpose.data.loader import Crop, cut_image
+from rtmpose.data.batches import Crop, cut_image
+from rtmpose.data.coco import PersonSet
 from rtmpose.engines import Engine, monitor
-from rtmpose.engines.gpu_stream import CropRunner
-from rtmpose.engines.tensorrt_engine import TensorRTEngine
+from rtmpose.engines.tensorrt.engine import TensorRTEngine
+from rtmpose.engines.tensorrt.stream import CropRunner
 from rtmpose.errors import KitError
 from rtmpose.evaluate import loadgen_logs
 from rtmpose.evaluate.accuracy import Score, describe_persons, score

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rtmpose.data.loader import Crop
+from rtmpose.data.batches import Crop
 from rtmpose.errors import KitError
 from rtmpose.evaluate.predictions import Predictions, to_predictions
 from rtmpose.files import read_json

@@ -7,8 +7,8 @@ import numpy as np
 from tqdm import tqdm
 
 from rtmpose.data import postprocess, preprocess
-from rtmpose.data.dataset import Person, PersonSet
-from rtmpose.data.loader import Crop, iterate_batches
+from rtmpose.data.batches import Crop, iterate_batches
+from rtmpose.data.coco import Person, PersonSet
 from rtmpose.engines import Engine
 from rtmpose.evaluate.predictions import Predictions, decode_batch, join
 

@@ -17,14 +17,14 @@ import numpy as np
 from tqdm import tqdm
 
 from rtmpose.data import postprocess, preprocess
-from rtmpose.data.dataset import Image, PersonSet
-from rtmpose.data.loader import read_image
-from rtmpose.engines import cuda_kernels
-from rtmpose.engines.gpu_stream import GpuStream, ImageBatch
-from rtmpose.engines.tensorrt_engine import IN_FLIGHT, TensorRTEngine
-from rtmpose.environment import count_cores
+from rtmpose.data.coco import Image, PersonSet
+from rtmpose.data.images import read_image
+from rtmpose.engines.tensorrt import kernels
+from rtmpose.engines.tensorrt.engine import IN_FLIGHT, TensorRTEngine
+from rtmpose.engines.tensorrt.stream import GpuStream, ImageBatch
 from rtmpose.evaluate.predict import Run
 from rtmpose.evaluate.predictions import Predictions, check_finite
+from rtmpose.machine.cpu import count_cores
 
 IMAGES_A_THREAD = 2  # being read or waiting
 
@@ -84,9 +84,9 @@ def lay_out(images: Sequence[Image], batch_size: int) -> Layout:
 
 def find_regions(images: Sequence[Image], layout: Layout, centers: np.ndarray, scales: np.ndarray,
                  input_size: tuple[int, int]) -> np.ndarray:
-    """The kernels' regions of all persons, :data:`cuda_kernels.REGION` (N,)."""
-    regions = np.empty(len(layout.owner), cuda_kernels.REGION)
-    regions["map"] = cuda_kernels.crop_maps(centers, scales, input_size)
+    """The kernels' regions of all persons, :data:`kernels.REGION` (N,)."""
+    regions = np.empty(len(layout.owner), kernels.REGION)
+    regions["map"] = kernels.crop_maps(centers, scales, input_size)
     regions["start"] = layout.start
     for name in ("width", "height"):
         regions[name] = np.array([getattr(image, name) for image in images])[layout.owner]

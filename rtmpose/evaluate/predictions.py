@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from rtmpose.data import postprocess
-from rtmpose.data.dataset import Person
+from rtmpose.data.coco import Person
 from rtmpose.errors import KitError
 
 
@@ -49,7 +49,7 @@ def to_predictions(crops: Sequence[Any], keypoints: np.ndarray, scores: np.ndarr
                    ) -> Predictions:
     """Move keypoints of crops, as :func:`decode` returns them, into their images.
 
-    Each crop is a :class:`rtmpose.data.loader.Crop` or has its ``person``, ``center`` and ``scale``; ``input_size`` is
+    Each crop is a :class:`rtmpose.data.batches.Crop` or has its ``person``, ``center`` and ``scale``; ``input_size`` is
     its width and height in pixels.
     """
     centers, scales = np.stack([crop.center for crop in crops]), np.stack([crop.scale for crop in crops])

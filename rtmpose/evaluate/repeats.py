@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from rtmpose.conditions import combine_conditions
 from rtmpose.errors import EXIT_OK, EXIT_THROUGHPUT_MISSED, KitError
 from rtmpose.files import read_sealed, temporary_folder
+from rtmpose.machine.monitor import combine_conditions
 
 CONFIDENCE = 0.95
 METHOD = "Student's t on the mean of the processes"

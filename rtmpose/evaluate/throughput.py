@@ -7,8 +7,8 @@ import numpy as np
 
 from rtmpose import timing
 from rtmpose.data import preprocess
-from rtmpose.data.dataset import DataSet, load_persons
-from rtmpose.data.loader import iterate_crops
+from rtmpose.data.batches import iterate_crops
+from rtmpose.data.coco import DataSet, load_persons
 from rtmpose.engines import Engine, monitor
 
 WARMUP_LIMIT = 10.0  # seconds

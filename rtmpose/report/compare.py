@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from rtmpose.data.agreement import crop_distances, describe_agreement
-from rtmpose.data.annotations import Annotations, read_annotations
+from rtmpose.data.coco import Annotations, read_annotations
 from rtmpose.data.preprocess import box_to_center_scale
 from rtmpose.errors import EXIT_ACCURACY_MISSED, EXIT_OK, EXIT_SLOWER, EXIT_USER_ERROR, KitError
 from rtmpose.evaluate.bootstrap import Matches, bootstrap_difference, full_ap, match_images, read_results

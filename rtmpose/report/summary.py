@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rtmpose.data.dataset import GROUND_TRUTH
+from rtmpose.data.coco import GROUND_TRUTH
 from rtmpose.engines.record import Record
-from rtmpose.environment import command_line, describe_machine, describe_versions, now, peak_memory_mib
 from rtmpose.errors import KitError
 from rtmpose.files import read_sealed, sha256
+from rtmpose.machine.versions import command_line, describe_machine, describe_versions, now, peak_memory_mib
 
 SCHEMA = 1
 """Version of summary.schema.json; it counts up when a key is renamed, removed or means something else."""

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from rtmpose.engines.build import build_engine, is_built, plan_build
-from rtmpose.environment import describe_machine, describe_versions
 from rtmpose.errors import EXIT_ACCURACY_MISSED, EXIT_THROUGHPUT_MISSED, KitError
 from rtmpose.files import make_folder, sha256, write_text
+from rtmpose.machine.versions import describe_machine, describe_versions
 from rtmpose.model import graph
 from rtmpose.report import text
 from rtmpose.report.summary import count_devices, join_modes, notes, read_summary

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rtmpose.data.dataset import PersonSet
+from rtmpose.data.coco import PersonSet
 from rtmpose.data.postprocess import KEYPOINT_SCORE_THRESHOLD
 from rtmpose.engines.build import Built, Plan
 from rtmpose.engines.record import Record, record_path
@@ -13,8 +13,8 @@ from rtmpose.errors import first_line
 from rtmpose.evaluate import loadgen
 from rtmpose.evaluate.loadgen_logs import SUMMARY
 from rtmpose.evaluate.predictions import Predictions
-from rtmpose.model import calibration
-from rtmpose.model.int8 import Block
+from rtmpose.model.int8 import calibrate
+from rtmpose.model.int8.quantize import Block
 
 _MOST_NAMES = 12  # of operators in a cell of a table
 _WHY_OTHER_PRECISION = {
@@ -54,10 +54,10 @@ def _counts(numbers: dict[str, int]) -> str:
     return ", ".join(f"{number} {kind}" for kind, number in sorted(numbers.items(), key=lambda item: -item[1]))
 
 
-def _calibration_lines(found: calibration.Calibration, crops: calibration.CalibrationSet) -> list[str]:
+def _calibration_lines(found: calibrate.Calibration, crops: calibrate.CalibrationSet) -> list[str]:
     """Source of the calibration, and the effect of INT8 on each block as a Markdown table."""
     source = (f"taken from {found.cache}" if found.reused else
-              f"{crops.persons} crops of {crops.folder}, seed {calibration.SEED}; kept in {found.cache}")
+              f"{crops.persons} crops of {crops.folder}, seed {calibrate.SEED}; kept in {found.cache}")
     rows = [f"| {block.name} | {block.convolutions} | {block.macs:.1%} | {block.within_bin:.2%} | "
             f"{block.within_4px:.2%} | {_computes_in(block)} |" for block in found.blocks]
     return [f"Calibration: {source}",
@@ -68,8 +68,8 @@ def _calibration_lines(found: calibration.Calibration, crops: calibration.Calibr
 def _computes_in(block: Block) -> str:
     if block.int8:
         return "int8"
-    always = block.name == calibration.ALWAYS_KEPT
-    return f"higher precision, {'always' if always else f'below {calibration.LEAST_WITHIN_BIN:.0%}'}"
+    always = block.name == calibrate.ALWAYS_KEPT
+    return f"higher precision, {'always' if always else f'below {calibrate.LEAST_WITHIN_BIN:.0%}'}"
 
 
 def _kept_lines(built: Built) -> list[str]:

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rtmpose.data.agreement import crop_distances
-from rtmpose.data.dataset import Image, PersonSet
-from rtmpose.data.loader import read_image
+from rtmpose.data.coco import Image, PersonSet
+from rtmpose.data.images import read_image
 from rtmpose.data.postprocess import COCO_KEYPOINTS, KEYPOINT_SCORE_THRESHOLD
 from rtmpose.engines.record import Record
 from rtmpose.errors import KitError

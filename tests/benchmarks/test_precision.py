@@ -10,7 +10,7 @@ from helpers import build_engine, draw_people, run_script
 from onnx import TensorProto, helper, numpy_helper
 
 from rtmpose.engines import backend
-from rtmpose.environment import find_gpu
+from rtmpose.machine.gpu import find_gpu
 
 
 def test_ranges_see_sums_inside_operators() -> None:

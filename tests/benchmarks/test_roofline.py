@@ -10,7 +10,7 @@ from roofline import Ceilings, Work, count_work, shortest_ms
 
 from rtmpose.model import graph
 from rtmpose.model.checkpoint import load_network
-from rtmpose.model.fp16 import to_mixed_precision
+from rtmpose.model.mixed_precision import to_mixed_precision
 
 
 def test_flops_are_those_that_pytorch_counts(model_files: dict[str, Path]) -> None:

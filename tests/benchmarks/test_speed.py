@@ -12,8 +12,8 @@ import pytest
 from helpers import run_script
 from vs_mmpose import check_xtcocotools
 
-from rtmpose.data.dataset import load_persons
-from rtmpose.data.loader import iterate_batches, iterate_crops
+from rtmpose.data.batches import iterate_batches, iterate_crops
+from rtmpose.data.coco import load_persons
 from rtmpose.data.preprocess import normalize
 from rtmpose.errors import KitError
 

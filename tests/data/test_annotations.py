@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from helpers import write_annotations
 
-from rtmpose.data.dataset import ANNOTATIONS, load_persons
+from rtmpose.data.coco import ANNOTATIONS, load_persons
 from rtmpose.errors import KitError
 
 PERSON = {"id": 1, "name": "person"}

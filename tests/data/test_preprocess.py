@@ -12,8 +12,9 @@ import pytest
 from helpers import write_annotations
 from PIL import Image as PillowImage
 
-from rtmpose.data.dataset import Image, load_persons
-from rtmpose.data.loader import Crop, iterate_crops, read_image
+from rtmpose.data.batches import Crop, iterate_crops
+from rtmpose.data.coco import Image, load_persons
+from rtmpose.data.images import read_image
 from rtmpose.data.preprocess import box_to_center_scale, crop_person
 
 SIZES = ((192, 256), (288, 384))

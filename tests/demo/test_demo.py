@@ -17,8 +17,8 @@ from pycocotools.coco import COCO
 import train
 from drawing.body import KEYPOINT_NAMES
 from drawing.camera import IMAGE_HEIGHT, IMAGE_WIDTH
-from rtmpose.data.dataset import ANNOTATIONS, load_persons
-from rtmpose.data.loader import read_image
+from rtmpose.data.coco import ANNOTATIONS, load_persons
+from rtmpose.data.images import read_image
 from rtmpose.model.checkpoint import load_network
 from training.crops import INPUT_SIZE, draw_round, draw_rounds, rotated_warp_matrix
 from training.learner import Learner, cell_loss

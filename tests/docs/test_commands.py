@@ -28,8 +28,8 @@ def bash_blocks(text: str) -> list[str]:
 def clone(tmp_path: Path) -> Path:
     """The repository as a fresh clone has it, uncommitted changes included, with an environment in .venv.
 
-    That environment finds the packages of the one that runs the tests, and the clone's own code. What a command installs
-    stays in it.
+    That environment finds the packages of the one that runs the tests, and the clone's own code. What a command
+    installs stays in it.
     """
     folder = tmp_path.resolve() / "kit"
     listed = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"], cwd=ROOT,

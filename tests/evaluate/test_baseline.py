@@ -12,7 +12,7 @@ import pytest
 from helpers import BASELINE, build_engine
 
 from rtmpose.data import postprocess, preprocess
-from rtmpose.data.dataset import PersonSet, load_persons
+from rtmpose.data.coco import PersonSet, load_persons
 from rtmpose.engines import Engine, load_engine
 from rtmpose.evaluate.coco_eval import evaluate, to_results
 from rtmpose.evaluate.predict import predict

@@ -11,7 +11,7 @@ from helpers import draw_dataset
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from rtmpose.data.annotations import read_annotations
+from rtmpose.data.coco import read_annotations
 from rtmpose.errors import KitError
 from rtmpose.evaluate.bootstrap import (
     Matches,

@@ -10,7 +10,7 @@ import judge
 import numpy as np
 import pytest
 
-from rtmpose.data.dataset import load_persons
+from rtmpose.data.coco import load_persons
 from rtmpose.evaluate.coco_eval import evaluate, to_results
 from rtmpose.evaluate.predict import predict
 

@@ -16,8 +16,7 @@ from helpers import draw_dataset, write_annotations
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from rtmpose.data.annotations import read_annotations
-from rtmpose.data.dataset import ANNOTATIONS, PersonSet, load_persons
+from rtmpose.data.coco import ANNOTATIONS, PersonSet, load_persons, read_annotations
 from rtmpose.evaluate.coco_eval import METRICS, OKS_AT_ONCE, evaluate, oks_nms, rescore, to_results, write_keypoints
 from rtmpose.evaluate.predictions import Predictions
 

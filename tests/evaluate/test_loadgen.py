@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 import inference
 from rtmpose.data import preprocess
-from rtmpose.data.dataset import ANNOTATIONS
+from rtmpose.data.coco import ANNOTATIONS
 from rtmpose.engines import backend, load_engine
 from rtmpose.engines.build import build_engine, plan_build
 from rtmpose.errors import EXIT_INVALID, KitError

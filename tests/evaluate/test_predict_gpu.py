@@ -11,9 +11,9 @@ import pytest
 from helpers import draw_dataset
 
 from rtmpose.data import preprocess
-from rtmpose.data.dataset import PersonSet, load_persons
-from rtmpose.data.loader import read_image
-from rtmpose.engines.gpu_stream import ImageBatch
+from rtmpose.data.coco import PersonSet, load_persons
+from rtmpose.data.images import read_image
+from rtmpose.engines.tensorrt.stream import ImageBatch
 from rtmpose.errors import KitError
 from rtmpose.evaluate import predict_gpu
 

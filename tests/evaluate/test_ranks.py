@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from helpers import ROOT, build_engine, draw_dataset, run_script
 
-from rtmpose.data.dataset import load_persons
+from rtmpose.data.coco import load_persons
 from rtmpose.errors import KitError
 from rtmpose.evaluate.coco_eval import METRICS
 from rtmpose.evaluate.devices import take_share

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from rtmpose.data.dataset import ANNOTATIONS, load_persons
+from rtmpose.data.coco import ANNOTATIONS, load_persons
 
 pytestmark = pytest.mark.slow
 

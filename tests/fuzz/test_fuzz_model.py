@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 from rtmpose.data import preprocess
 from rtmpose.engines import load_engine
 from rtmpose.files import write_sealed
-from rtmpose.model import calibration
-from rtmpose.model.int8 import Block
+from rtmpose.model.int8 import calibrate
+from rtmpose.model.int8.quantize import Block
 
 pytestmark = pytest.mark.slow
 OUTPUTS = ["simcc_x", "simcc_y"]
@@ -233,7 +233,7 @@ def test_calibration_cache(tmp_path_factory: pytest.TempPathFactory, data: st.Da
                          "blocks": [asdict(block) for block in blocks]})
     original = json.loads(cache.read_text())
     cache.write_text(changed := mutated_json(data.draw, original))
-    kept = calibration.read_cache(cache, facts)
+    kept = calibrate.read_cache(cache, facts)
     if kept is not None:
         assert json.dumps(json.loads(changed), sort_keys=True) == json.dumps(original, sort_keys=True)
         assert (kept.factors, kept.ranges) == (factors, ranges)

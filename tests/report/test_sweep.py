@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 
-from rtmpose import environment
 from rtmpose.engines.build import PRECISIONS
 from rtmpose.files import write_sealed
+from rtmpose.machine import versions
 from rtmpose.report import charts, sweep
 from rtmpose.report.page import draw_page
 from rtmpose.report.summary import read_summary, speed, table
@@ -230,16 +230,17 @@ def test_kit_digest_covers_the_code_that_can_change_a_number(tmp_path: Path) -> 
     shutil.copytree(ROOT / "rtmpose", tmp_path / "rtmpose", ignore=shutil.ignore_patterns("__pycache__"))
 
     def digest() -> str:
-        return subprocess.run([sys.executable, "-c", "from rtmpose.environment import kit_digest; print(kit_digest())"],
-                              cwd=tmp_path, capture_output=True, text=True, check=True).stdout.strip()
+        code = "from rtmpose.machine.versions import kit_digest; print(kit_digest())"
+        return subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
+                              check=True).stdout.strip()
 
-    assert digest() == environment.kit_digest() and len(digest()) == 12
+    assert digest() == versions.kit_digest() and len(digest()) == 12
     (tmp_path / "rtmpose-s_my-own-config.py").write_text("model = {}")
-    assert digest() == environment.kit_digest()
+    assert digest() == versions.kit_digest()
     append_line(tmp_path / "rtmpose/report/page.py")
-    assert digest() == environment.kit_digest()
-    found = [environment.kit_digest()]
-    for changed in ("rtmpose/files.py", "rtmpose/data/preprocess.py", "rtmpose/engines/cuda_kernels.cu"):
+    assert digest() == versions.kit_digest()
+    found = [versions.kit_digest()]
+    for changed in ("rtmpose/files.py", "rtmpose/data/preprocess.py", "rtmpose/engines/tensorrt/kernels.cu"):
         append_line(tmp_path / changed)
         found.append(digest())
     assert len(set(found)) == 4

@@ -11,7 +11,7 @@ from helpers import run_script, write_annotations
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from rtmpose.data.dataset import PersonSet, load_persons
+from rtmpose.data.coco import PersonSet, load_persons
 from rtmpose.errors import KitError
 from rtmpose.evaluate.predictions import Predictions
 from rtmpose.report import drawing, visualize

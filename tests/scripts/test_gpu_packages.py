@@ -16,6 +16,7 @@ sys.path.insert(1, str(ROOT / "scripts"))
 sys.path.insert(1, str(ROOT / "tests/software_gpu"))
 
 import build as software_gpu
+
 import build_pycuda
 import gpu_packages
 

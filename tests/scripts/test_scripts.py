@@ -183,7 +183,7 @@ def test_benchmark(run, work, calls):
         "--devices", "8", "--output", "out", "--", "--limit", "2")
     run("benchmark.sh", "--datasets", "coco", "--precisions", "int8", "--calibration", "other", "--repeats", "5",
         FAIL="sweep.py", CODE="1")
-    sweep = f"{ROOT}/sweep.py --model rtmpose_opt.onnx --datasets coco"
+    sweep = f"{ROOT}/scripts/sweep.py --model rtmpose_opt.onnx --datasets coco"
     assert calls() == [
         f"{sweep} --precisions fp32 fp16 --batches 1 8 32 --backend auto --devices 1 --output benchmark",
         f"{sweep} --calibration other --precisions fp32 fp16 int8 --batches 4 --backend tensorrt --devices 8 "
@@ -382,7 +382,7 @@ def test_setup_says_how_to_set_up_for_a_gpu(run, venv, script):
 def test_check_gpu(run, calls):
     assert run("check_gpu.sh", "--output", "checked.json").returncode == 0
     assert run("check_gpu.sh", FAIL="check_gpu.py", CODE="2").returncode == 2
-    assert calls() == [f"{ROOT}/check_gpu.py --output checked.json", f"{ROOT}/check_gpu.py"]
+    assert calls() == [f"{ROOT}/scripts/check_gpu.py --output checked.json", f"{ROOT}/scripts/check_gpu.py"]
 
 
 def test_setup_replaces_the_kit_of_another_checkout(run, venv):

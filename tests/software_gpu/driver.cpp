@@ -379,7 +379,7 @@ CUresult cuEventElapsedTime(float* milliseconds, CUevent from, CUevent to)
     return CUDA_SUCCESS;
 }
 
-// ---- kernels: those of tests/cuda_on_cpu.cpp, by name ----
+// ---- kernels: those of tests/engines/tensorrt/cuda_on_cpu.cpp, by name ----
 void run_crop(const unsigned*, const unsigned*, const void*, const void*, const void*, int, int, int, void*);
 void run_decode(const unsigned*, const unsigned*, const void*, const void*, const void*, const void*, const void*, int,
                 int, int, int, float, void*);

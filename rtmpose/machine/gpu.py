@@ -1,0 +1,161 @@
+"""The NVIDIA GPU: found by its driver, described and watched through NVML."""
+
+import contextlib
+import ctypes
+import importlib.util
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rtmpose.errors import KitError
+
+RTX_CAPABILITIES = ("8.0", "8.6", "8.9", "12.0", "12.1")
+"""Compute capabilities of TensorRT-RTX 1.7: it lists 7.5 as well, and then refuses FP32 matrix products on it."""
+
+# What to do about the errors of cuInit that users meet; the driver itself says what they mean.
+_DRIVER_REMEDIES = {
+    304: "in a container, start it with --gpus all",  # OPERATING_SYSTEM: no /dev/nvidia*
+    802: "start NVLink's fabric manager (systemctl start nvidia-fabricmanager)",  # SYSTEM_NOT_READY: HGX
+    803: "libcuda.so.1 and the kernel module are of different releases: restart after an update of the driver",
+    999: "look for NVRM or Xid in dmesg, and restart",  # UNKNOWN
+}
+_NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
+
+
+class DriverError(KitError):
+    """The NVIDIA driver is installed and doesn't work."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """An NVIDIA GPU."""
+
+    name: str  # e.g. "NVIDIA L4"
+    compute_capability: str  # e.g. "8.9"
+    cuda_version: str  # of CUDA, the newest that the driver speaks, e.g. "13.0"
+    ordinal: int  # among the devices that CUDA_VISIBLE_DEVICES leaves
+
+
+def find_gpu() -> Gpu | None:
+    """The NVIDIA GPU that engines run on, or None. Asks the driver itself, so that no CUDA package is needed.
+
+    It is the one that pycuda takes: of ``CUDA_DEVICE``, of ``~/.cuda_device``, or the first; under torchrun it is that
+    of ``LOCAL_RANK``. Raises KitError if one of them names none, and DriverError if the driver doesn't work.
+    """
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    number = ctypes.c_int()
+    error = cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(number))
+    if error not in (0, _NO_DEVICE):
+        raise DriverError(_describe_driver_error(cuda, error))
+    if not number.value:
+        return None
+    ordinal = _device_ordinal(number.value)
+    device, version, name = ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(256)
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    # CUdevice_attribute 75 and 76 are the two parts of the compute capability (cuda.h).
+    failed = (cuda.cuDeviceGet(ctypes.byref(device), ordinal) or cuda.cuDeviceGetName(name, len(name), device)
+              or cuda.cuDriverGetVersion(ctypes.byref(version))
+              or cuda.cuDeviceGetAttribute(ctypes.byref(major), 75, device)
+              or cuda.cuDeviceGetAttribute(ctypes.byref(minor), 76, device))
+    return None if failed else Gpu(name.value.decode(), f"{major.value}.{minor.value}",
+                                   f"{version.value // 1000}.{version.value % 1000 // 10}", ordinal)
+
+
+def _describe_driver_error(cuda: ctypes.CDLL, error: int) -> str:
+    name, meaning = ctypes.c_char_p(), ctypes.c_char_p()
+    cuda.cuGetErrorName(error, ctypes.byref(name))
+    cuda.cuGetErrorString(error, ctypes.byref(meaning))
+    text = ", ".join(one.value.decode() for one in (name, meaning) if one.value)
+    return (f"the NVIDIA driver doesn't work, it answers with error {error} ({text or 'unknown'}): "
+            f"{_DRIVER_REMEDIES.get(error, 'check it with nvidia-smi')}")
+
+
+def _device_ordinal(number: int) -> int:
+    file = Path.home() / ".cuda_device"
+    if "RANK" in os.environ and "LOCAL_RANK" in os.environ:  # torchrun's: each process has a GPU of its own
+        source, text = "LOCAL_RANK", os.environ["LOCAL_RANK"]
+    elif "CUDA_DEVICE" in os.environ:
+        source, text = "CUDA_DEVICE", os.environ["CUDA_DEVICE"]
+    elif file.is_file():
+        source, text = str(file), file.read_text().strip()
+    else:
+        return 0
+    if not text.isdecimal() or int(text) >= number:
+        raise KitError(f"{source}: is {text!r}, expected the number of a GPU from 0 to {number - 1}; "
+                       f"{'start fewer ranks' if source == 'LOCAL_RANK' else 'correct or remove it'}")
+    return int(text)
+
+
+def describe_driver(gpu: Gpu | None) -> dict[str, Any]:
+    """Driver and settings of a GPU that change its speed, through NVML; None where NVML can't say."""
+    described: dict[str, Any] = dict.fromkeys(("driver", "power_limit_w", "persistence_mode", "mig_mode"))
+    if gpu is None or importlib.util.find_spec("pynvml") is None:
+        return described
+    import pynvml
+    readings: dict[str, Callable[[Any], Any]] = {
+        "driver": lambda device: pynvml.nvmlSystemGetDriverVersion(),
+        "power_limit_w": lambda device: pynvml.nvmlDeviceGetEnforcedPowerLimit(device) / 1e3,
+        "persistence_mode": lambda device: bool(pynvml.nvmlDeviceGetPersistenceMode(device)),
+        "mig_mode": lambda device: bool(pynvml.nvmlDeviceGetMigMode(device)[0]),
+    }
+    with contextlib.suppress(pynvml.NVMLError):
+        described |= read_nvml(*open_nvml(gpu), readings)
+    return described
+
+
+def open_nvml(gpu: Gpu) -> tuple[Any, Any]:
+    """NVML, i.e. the module pynvml, and its handle of a GPU. Raises ImportError or the module's NVMLError."""
+    import pynvml
+    pynvml.nvmlInit()
+    # NVML counts all devices, whatever CUDA_VISIBLE_DEVICES says.
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    chosen = visible[gpu.ordinal] if gpu.ordinal < len(visible) and visible[gpu.ordinal] else str(gpu.ordinal)
+    return pynvml, (pynvml.nvmlDeviceGetHandleByIndex(int(chosen)) if chosen.isdecimal()
+                    else pynvml.nvmlDeviceGetHandleByUUID(chosen))
+
+
+def read_nvml(nvml: Any, device: Any, readings: dict[str, Callable[[Any], Any]]) -> dict[str, Any]:
+    """Take the readings of a GPU; those that it or its driver can't give are missing."""
+    taken = {}
+    for name, read in readings.items():
+        with contextlib.suppress(nvml.NVMLError):
+            taken[name] = read(device)
+    return taken
+
+
+class GpuSensor:
+    """An NVIDIA GPU. What the card or its driver can't say is missing in the readings."""
+
+    def __init__(self, gpu: Gpu) -> None:
+        self._nvml, self._device = open_nvml(gpu)
+        nvml = self._nvml
+        self.settings = read_nvml(nvml, self._device, {
+            "power_limit_w": lambda device: nvml.nvmlDeviceGetEnforcedPowerLimit(device) / 1e3,
+            "default_power_limit_w": lambda device: nvml.nvmlDeviceGetPowerManagementDefaultLimit(device) / 1e3,
+            "ecc": lambda device: bool(nvml.nvmlDeviceGetEccMode(device)[0]),
+            "mig": lambda device: bool(nvml.nvmlDeviceGetMigMode(device)[0])})
+
+    def read(self) -> dict[str, Any]:
+        """Clocks (MHz), temperature (°C), power (W), energy (mJ), reasons for slower clocks, other processes."""
+        nvml = self._nvml
+        return read_nvml(nvml, self._device, {
+            "sm_mhz": lambda device: nvml.nvmlDeviceGetClockInfo(device, nvml.NVML_CLOCK_SM),
+            "memory_mhz": lambda device: nvml.nvmlDeviceGetClockInfo(device, nvml.NVML_CLOCK_MEM),
+            "temperature_c": lambda device: nvml.nvmlDeviceGetTemperature(device, nvml.NVML_TEMPERATURE_GPU),
+            "power_w": lambda device: nvml.nvmlDeviceGetPowerUsage(device) / 1e3,
+            "energy_mj": nvml.nvmlDeviceGetTotalEnergyConsumption,
+            "throttle_reasons": nvml.nvmlDeviceGetCurrentClocksThrottleReasons,
+            "other_processes": self._count_others})
+
+    def _count_others(self, device: Any) -> int | None:
+        """Other processes that compute on the GPU, None if NVML doesn't even list this one.
+
+        In a container it may list this one under another number, or none at all.
+        """
+        pids = {process.pid for process in self._nvml.nvmlDeviceGetComputeRunningProcesses(device)}
+        return len(pids) - 1 if pids else None

@@ -1,0 +1,1 @@
+"""INT8: quantize a graph, calibrate its scales, equalize the channels of its activations."""
