@@ -166,7 +166,7 @@ def test_output_that_cannot_be_written(tmp_path: Path, arguments: tuple[str, ...
     for name, mode in (("a", "accuracy"), ("b", "throughput")):
         write_sealed(tmp_path / f"{name}.json", {
             "mode": mode, "engine": {"sha256": "", "onnx": "a.onnx", "source": {}}, "batch": 1, "precision": "fp32",
-            "requested_precision": "fp32", "backend": "b"})
+            "requested_precision": "fp32", "backend": "b", "machine": {"cpu": "c", "cores": 1}})
 
     def run(**streams: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run([sys.executable, ROOT / arguments[0], *arguments[1:]], cwd=tmp_path, text=True, **streams)
