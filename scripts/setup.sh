@@ -29,8 +29,9 @@ done
 oldest=3.11 newest=3.14  # of the Pythons that the tests ran with
 cpu_index=${TORCH_INDEX:-https://download.pytorch.org/whl/cpu}
 start=${EPOCHREALTIME//[!0-9]/}
-export UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX:-${PIP_INDEX_URL:-}} UV_FIND_LINKS=${UV_FIND_LINKS:-${PIP_FIND_LINKS:-}}
-export SSL_CERT_FILE=${SSL_CERT_FILE:-${PIP_CERT:-}}
+[ -z "${PIP_INDEX_URL:-}" ] || export UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX:-$PIP_INDEX_URL}
+[ -z "${PIP_FIND_LINKS:-}" ] || export UV_FIND_LINKS=${UV_FIND_LINKS:-${PIP_FIND_LINKS// /,}}
+[ -z "${PIP_CERT:-}" ] || export SSL_CERT_FILE=${SSL_CERT_FILE:-$PIP_CERT}
 other_python="install one, or set PYTHON: PYTHON=/path/to/python$newest bash scripts/setup.sh"
 
 # is_python PYTHON: whether it runs, and is not too old.
@@ -45,9 +46,9 @@ fetch_uv() {
 
 make_venv() {
   local found=${PYTHON:-} options=()
-  if [ -z "$found" ]; then
+  if [ -z "$found" ]; then  # all packages have wheels for the one that is fetched
     found=$("$uv" python find --system --no-python-downloads ">=$oldest,<=$newest.99" 2>/dev/null ||
-      "$uv" python find --system --no-python-downloads ">=$oldest" 2>/dev/null || echo 3.13)  # fetched; all packages have wheels for it
+      "$uv" python find --system --no-python-downloads ">=$oldest" 2>/dev/null || echo 3.13)
   fi
   if [ -e /etc/nv_tegra_release ]; then options+=(--system-site-packages); fi  # JetPack's TensorRT
   step "$venv, by Python $found" "$uv" venv --allow-existing "${options[@]}" --python "$found" "$venv" ||
