@@ -17,7 +17,6 @@ import numpy as np
 import onnx
 from roofline import Ceilings, count_work, shortest_ms
 
-from check_gpu import allocate_tensors, bare_loop_ms
 from rtmpose.data.coco import load_persons
 from rtmpose.engines import load_engine
 from rtmpose.engines.build import build_engine, is_built, plan_build
@@ -29,6 +28,7 @@ from rtmpose.machine.gpu import find_gpu
 from rtmpose.model import graph
 from rtmpose.model.mixed_precision import to_mixed_precision
 from rtmpose.timing import measure
+from scripts.check_gpu import allocate_tensors, bare_loop_ms
 
 HEADER = ("batch", "device ms", "persons/s", "with copies", "end to end", "images to keypoints", "roofline ms",
           "share of it", "harness / bare loop", "torch.compile")

@@ -19,7 +19,7 @@ mkdir -p "$cache"
 # in_root ROOT COMMAND...: with this machine's devices, network, certificates, checkout, and packages of uv.
 in_root() {
   # shellcheck disable=SC2016
-  unshare --mount bash -ec 'for path in /dev /proc /etc/resolv.conf /etc/ssl/certs "${@:2:3}"; do
+  unshare --mount bash -ec 'for path in /dev /proc /sys /etc/hosts /etc/resolv.conf /etc/ssl/certs "${@:2:3}"; do
       if [ -d "$path" ]; then mkdir -p "$1$path"; else touch "$1$path"; fi
       mount --rbind "$path" "$1$path"
     done
