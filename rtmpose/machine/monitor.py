@@ -121,7 +121,7 @@ class Monitor:
         cpu = gpu = None
         if not {"cpu", "thread"} & set(self._errors):
             cpu = _describe_cpu(self._sensors["cpu"], self._samples["cpu"])
-            findings += _judge_cpu(cpu, self._on_gpu)
+            findings += judge_cpu(cpu, self._on_gpu)
         if self._on_gpu and not {"gpu", "thread"} & set(self._errors):
             gpu = _describe_gpu(self._sensors["gpu"].settings, self._samples["gpu"])
             findings += _judge_gpu(gpu)
@@ -176,7 +176,8 @@ def _describe_cpu(sensor: CpuSensor, samples: Sequence[CpuReading]) -> dict[str,
     }
 
 
-def _judge_cpu(cpu: dict[str, Any], on_gpu: bool) -> Iterator[Finding]:
+def judge_cpu(cpu: dict[str, Any], on_gpu: bool) -> Iterator[Finding]:
+    """What is wrong with a measurement's figures of the processor, as ``conditions`` of ``summary.json`` has them."""
     cores, seconds = cpu["cores"], cpu["seconds"]
     if seconds < _LEAST_SECONDS:
         yield "unknown", f"{seconds:.2f} s are too short to tell, at least {_LEAST_SECONDS:g} s are needed"

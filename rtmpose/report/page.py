@@ -38,7 +38,7 @@ def draw_page(cells: Sequence[Cell]) -> str:
         times=sorted(run["measured_at"] for cell in measured for run in (cell.accuracy, cell.throughput)),
         model=summary.model_name(first),
         data_set=annotation_file(first)[0],
-        headline=_headline(measured),
+        headline=headline(measured),
         rows=summary.table_rows([cell.summary for cell in measured]),
         asked=any("asked" in summary.precision(cell.summary) for cell in measured),
         label=_label,
@@ -68,7 +68,7 @@ def draw_page(cells: Sequence[Cell]) -> str:
             path: digest for cell in measured for path, digest in cell.accuracy["inputs"].items()})
 
 
-def _headline(cells: Sequence[Cell]) -> str:
+def headline(cells: Sequence[Cell]) -> str:
     """The fastest cell whose speed is a result, beside FP32 at the same batch size."""
     results = [cell for cell in cells if cell.throughput["conditions"]["verdict"] not in summary.NOT_A_RESULT]
     if not results:

@@ -15,7 +15,7 @@ import pytest
 
 from rtmpose.machine import cpu
 from rtmpose.machine.gpu import Gpu
-from rtmpose.machine.monitor import Monitor
+from rtmpose.machine.monitor import Monitor, judge_cpu
 from rtmpose.report.text import describe_conditions
 
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -121,6 +121,23 @@ def test_others_and_steal(machine: Callable, cores: int, passed: dict, expected:
     assert monitor.conditions["cpu"]["own_seconds"] == pytest.approx(passed["own"], abs=0.1)
     assert monitor.costs(1000)["cores_per_1000_fps"] == pytest.approx(passed["own"], abs=0.1)
     assert "energy" not in monitor.costs(1000)  # no RAPL
+
+
+CPU = {"cores": 2, "seconds": 5.0, "counted_share": 1.0, "idle_share": 0.0, "others_share": 0.0, "steal_share": 0.0,
+       "quota_stopped": 0, "quota_periods": 100, "quota_cores": 1.5, "slowdowns": 0}
+
+
+@pytest.mark.parametrize(("reading", "on_gpu", "verdicts"), [  # on both sides of each threshold
+    ({"seconds": 0.99}, False, ["unknown"]), ({"seconds": 1.0}, False, []),
+    ({"counted_share": 0.49}, False, ["unknown"]), ({"counted_share": 0.5}, False, []),
+    ({"others_share": 0.051}, False, ["busy"]), ({"others_share": 0.05}, False, []),
+    ({"steal_share": 0.051}, False, ["busy"]), ({"steal_share": 0.05}, False, []),
+    ({"cores": 10, "others_share": 0.031}, False, ["busy"]), ({"cores": 10, "others_share": 0.03}, False, []),
+    ({"others_share": 0.5, "idle_share": 0.24}, True, ["busy"]), ({"others_share": 0.5, "idle_share": 0.25}, True, []),
+    ({"quota_stopped": 2}, False, ["throttled"]), ({"quota_stopped": 1}, False, []),
+    ({"slowdowns": 1}, False, ["throttled"])])
+def test_thresholds(reading: dict, on_gpu: bool, verdicts: list[str]) -> None:
+    assert [verdict for verdict, _ in judge_cpu(CPU | reading, on_gpu)] == verdicts
 
 
 @pytest.mark.parametrize("version", ["1", "2"])

@@ -16,7 +16,7 @@ from helpers import ROOT
 from rtmpose.engines.build import PRECISIONS
 from rtmpose.files import write_sealed
 from rtmpose.machine import versions
-from rtmpose.report import charts, sweep
+from rtmpose.report import charts, page, sweep
 from rtmpose.report.page import draw_page
 from rtmpose.report.summary import read_summary, speed, table
 from rtmpose.report.sweep import Cell, Settings
@@ -262,6 +262,32 @@ def test_all_cells_failed(model_files: dict[str, Path], drawn: Path, tmp_path: P
     assert done.returncode == 2
     assert "all 2 cells failed; the first: nowhere: no such folder" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_points_lie_where_their_values_are() -> None:
+    linear = charts.Axis("ms", [0, 50, 200], 100, 300, inset=20)
+    assert [linear(value) for value in (0, 50, 100, 200)] == [120, 160, 200, 280]
+    log = charts.Axis("batch", [1, 32], 0, 110, inset=5, log=True)
+    assert [log(batch) for batch in (1, 2, 8, 32)] == pytest.approx([5, 25, 65, 105])
+    assert charts.Axis("one batch", [8], 0, 100)(8) == 50
+
+
+def measured_cell(precision: str, batch: int, fps: float, verdict: str = "clean") -> Cell:
+    """A cell of made-up figures."""
+    throughput = {"fps": fps, "batch": batch, "precision": precision, "requested_precision": precision,
+                  "conditions": {"verdict": verdict}}
+    return Cell(precision, batch, Path(), Path(), {"AP": 0.75}, throughput)
+
+
+@pytest.mark.parametrize(("verdicts", "headline"), [
+    (("clean", "clean", "clean"), "Fastest: 300.00 persons a second in int8, batch 8, with AP 0.750. FP32 at this "
+     "batch size: 100.00 persons a second, with AP 0.750; that is 3.00 times as fast."),
+    (("clean", "busy", "clean"), "Fastest: 200.00 persons a second in fp16, batch 4, with AP 0.750."),
+    (("busy", "busy", "throttled"), "No speed here is a result: the machine was busy or throttled in every cell.")])
+def test_headline_names_the_fastest_result(verdicts: tuple[str, ...], headline: str) -> None:
+    figures = (("fp32", 8, 100), ("int8", 8, 300), ("fp16", 4, 200))
+    assert page.headline([measured_cell(*one, verdict) for one, verdict in zip(figures, verdicts, strict=True)]
+                         ) == headline
 
 
 @pytest.mark.parametrize(("low", "high", "expected"), [
