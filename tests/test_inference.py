@@ -81,7 +81,7 @@ def test_a_busy_process_beside_marks_the_figures(engine_file: Path, drawn: Path,
     assert re.search(r"^Conditions: busy: others took \d+ % of the cores; not a result$", done.stdout, re.M)
     assert done.stdout.splitlines()[-1].endswith("| busy       |")
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["warmup"] > 5 and summary["warmup_s"] >= 0.5  # goes on after the minimum, to see whether it is steady
+    assert summary["warmup"] > 5 and summary["warmup_s"] >= 0.5  # beyond the minimum, to see whether it is steady
     cpu = summary["conditions"]["cpu"]
     assert summary["conditions"]["verdict"] == "busy" and summary["cores_per_1000_fps"] == pytest.approx(
         cpu["own_seconds"] / (summary["iterations"] * summary["batch"]) * 1e3)
