@@ -34,12 +34,12 @@ def predict(ranks: Ranks, engine: Engine, persons: PersonSet, flip_test: bool) -
     done = predict_all(engine, mine, flip_test)
     seconds = perf_counter() - start
     found = done.run.predictions
-    arrays = found.keypoints, found.scores, found.scales
-    parts = ranks.gather((*arrays, done.run.batch_ms, len(mine), seconds, done.conditions, done.costs))
+    parts = ranks.gather((found.keypoints, found.scores, found.scales, done.run.batch_ms, len(mine), seconds,
+                          done.conditions, done.costs))
     described = ranks.describe()
     *arrays, batch_ms, numbers, times, verdicts, costs = zip(*parts, strict=True)
-    joined = map(np.concatenate, arrays)
-    run = Run(Predictions(list(persons), *joined), [one for some in batch_ms for one in some], max(times))
+    run = Run(Predictions(list(persons), *map(np.concatenate, arrays)), [one for some in batch_ms for one in some],
+              max(times))
     return Pass(run, combine_conditions(verdicts, "rank"), combine_costs(costs, numbers),
                 {**described, "fps": [number / taken for number, taken in zip(numbers, times, strict=True)]})
 

@@ -4,8 +4,7 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,35 +12,29 @@ from typing import Any
 from rtmpose.errors import KitError
 
 _PATIENCE = timedelta(days=1)  # that a rank waits for another; torchrun notices the end of one at once
-_GRACE = 1.0  # seconds in which torchrun ends a rank because of another one, before it speaks for itself
+_GRACE = 2.0  # seconds in which torchrun ends a rank because of another one, before it speaks for itself
 
 
-@dataclass(frozen=True)
 class Ranks:
-    """This rank's place among all that torchrun started, and what they exchange, by PyTorch's gloo."""
+    """This rank's place among all that torchrun started, and what they exchange, by PyTorch's gloo.
 
-    rank: int
-    world_size: int
-    local_rank: int
-    local_world_size: int
-    nodes: int
-    cores: frozenset[int]  # of all ranks of this machine
-    host: str
+    Raises KitError if the environment isn't torchrun's.
+    """
 
-    @classmethod
-    def read(cls) -> "Ranks":
-        """Read the environment; raises KitError if it isn't torchrun's."""
+    def __init__(self) -> None:
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE")
         try:
-            names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE")
-            return cls(*(int(os.environ[name]) for name in names), frozenset(os.sched_getaffinity(0)),
-                       socket.gethostname())
+            self.rank, self.world_size, self.local_rank, self.local_world_size, self.nodes = (
+                int(os.environ[name]) for name in names)
         except (KeyError, ValueError) as error:
             raise KitError(f"RANK is set, but not all of torchrun's environment ({error}); start with torchrun, or "
                            "unset RANK") from error
+        self.host = socket.gethostname()
+        self._cores = os.sched_getaffinity(0)  # of all ranks of this machine
 
     def join(self) -> None:
         """Take this rank's share of the cores, and connect with the others."""
-        os.sched_setaffinity(0, share_cores(self.cores, self.local_rank, self.local_world_size))
+        os.sched_setaffinity(0, share_cores(self._cores, self.local_rank, self.local_world_size))
         if self.nodes == 1:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         try:
@@ -52,8 +45,11 @@ class Ranks:
                            "each other, and set GLOO_SOCKET_IFNAME to the network interface between them") from error
 
     def finish(self) -> None:
-        """Take all cores again; nothing is exchanged any more."""
-        os.sched_setaffinity(0, self.cores)
+        """Leave the others, which may end from now on, and take all cores again."""
+        import torch.distributed
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+        os.sched_setaffinity(0, self._cores)
 
     def gather(self, value: Any) -> list[Any]:
         """The value of every rank, in their order, on every rank; all have to call it."""
@@ -87,22 +83,23 @@ def run(work: Callable[[Ranks], int]) -> int:
 
     A KitError names the rank. torchrun ends the other ranks of its machine, mostly before they print the same error.
     """
-    ranks = Ranks.read()
-    try:
-        with contextlib.ExitStack() as streams:
-            if ranks.rank:
-                null = streams.enter_context(open(os.devnull, "w"))
-                streams.enter_context(contextlib.redirect_stdout(null))
-                streams.enter_context(contextlib.redirect_stderr(null))
-            ranks.join()
-            return work(ranks)
-    except KitError as error:
+    ranks = Ranks()
+    with contextlib.ExitStack() as stack:
         if ranks.rank:
-            time.sleep(_GRACE)
-        raise KitError(f"rank {ranks.rank} of {ranks.world_size} on {ranks.host}: {error}") from error
+            null = stack.enter_context(open(os.devnull, "w"))
+            stack.enter_context(contextlib.redirect_stdout(null))
+            stack.enter_context(contextlib.redirect_stderr(null))
+        try:
+            ranks.join()
+            stack.callback(ranks.finish)
+            return work(ranks)
+        except KitError as error:
+            if ranks.rank:
+                time.sleep(_GRACE)
+            raise KitError(f"rank {ranks.rank} of {ranks.world_size} on {ranks.host}: {error}") from error
 
 
-def share_cores(cores: Collection[int], number: int, of: int) -> set[int]:
+def share_cores(cores: set[int], number: int, of: int) -> set[int]:
     """The ``number``-th of ``of`` shares of some cores. Threads of one core stay together."""
     ordered = sorted(cores, key=_topology)
     if len(ordered) < of:
