@@ -1,6 +1,6 @@
 """Engine -> keypoint AP on COCO or throughput, timed here or by MLPerf's LoadGen."""
 
-from common import Parser, amount, between, boolean, box, fail, positive, run
+from common import Parser, amount, between, boolean, box, positive, run
 
 import argparse
 import os
@@ -102,7 +102,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> int:
     """Measure alone, or as one of the ranks that torchrun started."""
-    return ranks.run(measure, fail) if "RANK" in os.environ else measure(None)
+    return ranks.run(measure) if "RANK" in os.environ else measure(None)
 
 
 def measure(group: ranks.Ranks | None) -> int:

@@ -12,10 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from rtmpose import startup
 from rtmpose.errors import KitError
 
-_pending: set[Path] = set()
 _SEAL = "content_sha256"  # of the rest of the file
 
 
@@ -32,7 +30,6 @@ def temporary_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
     except OSError as error:
         raise KitError(f"{path}: can't be written ({error.strerror}); choose a writable folder") from error
     temporary = Path(name)
-    _pending.add(temporary)
     try:
         yield temporary
     except OSError as error:
@@ -42,7 +39,6 @@ def temporary_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
                        ) from error
     finally:
         temporary.unlink(missing_ok=True)
-        _pending.discard(temporary)
         os.close(handle)
 
 
@@ -75,23 +71,10 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 def temporary_folder() -> Iterator[Path]:
     """An empty folder in the system's folder for temporary files, deleted at the end."""
     folder = Path(tempfile.mkdtemp(prefix="rtmpose-"))
-    _pending.add(folder)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        _pending.discard(folder)
-
-
-def remove_pending() -> None:
-    """Delete all temporary files and folders; called when the process is interrupted."""
-    for temporary in list(_pending):
-        shutil.rmtree(temporary, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-startup.cleanups.append(remove_pending)
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes | memoryview) -> None:

@@ -13,7 +13,6 @@ import importlib
 import json
 import multiprocessing
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from rtmpose import startup
 from rtmpose.data import postprocess, preprocess
 from rtmpose.data.coco import load_persons
 from rtmpose.engines import backend, load_engine
@@ -301,8 +301,9 @@ def recorded_clocks(path: Path) -> Iterator[None]:
         return
     bus = open_context().Context.get_device().pci_bus_id()
     with path.open("w") as file:
-        monitor = subprocess.Popen(["nvidia-smi", f"--id={bus}", f"--query-gpu={SMI_FIELDS}",
-                                    "--format=csv,noheader,nounits", "--loop-ms=200"], stdout=file, stderr=file)
+        command = ["nvidia-smi", f"--id={bus}", f"--query-gpu={SMI_FIELDS}", "--format=csv,noheader,nounits",
+                   "--loop-ms=200"]
+        monitor = subprocess.Popen(startup.child(command), stdout=file, stderr=file)
         try:
             yield
         finally:
@@ -319,8 +320,8 @@ def run_inference(setting: Setting, *options: object) -> dict[str, Any]:
 
 def run_script(script: str, *options: object) -> None:
     """Run one of the kit's scripts; raises KitError with its last line if it fails."""
-    done = subprocess.run([sys.executable, str(ROOT / script), *map(str, options)], capture_output=True, text=True,
-                          check=False)
+    command = startup.child([sys.executable, str(ROOT / script), *map(str, options)])
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         message = done.stderr.strip().splitlines() or ["no message"]
         raise KitError(f"{script} ended with exit code {done.returncode}: {message[-1]}")
@@ -389,8 +390,7 @@ def run_check(name: str, setting: Setting) -> Result:
     check, to_do = CHECKS[name]
     start = time.perf_counter()
     try:
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), signal.signal,
-                                 (signal.SIGINT, signal.SIG_DFL)) as pool:  # without a traceback
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), startup.end_with_parent) as pool:
             passed, reason = pool.submit(check, setting).result()
     except BrokenProcessPool:
         passed, reason = False, "its process crashed"

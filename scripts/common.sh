@@ -9,33 +9,24 @@ log=$venv/setup.log
 python=python3
 if [ -x "$venv/bin/python" ]; then python=$venv/bin/python; fi
 
-# end_group CODE: ends all processes of the script, and then the script.
-end_group() {
-  trap '' INT TERM HUP
-  kill -TERM -- "-$!" 2>/dev/null || true
-  for _ in {1..30}; do  # while one of the group is no zombie: in a container, nobody may ask for its exit code
-    grep -qs ") [^XZ] [0-9]* $! " /proc/[0-9]*/stat || exit "$1"
-    sleep 0.05
-  done
-  kill -KILL -- "-$!" 2>/dev/null || true
-  exit "$1"
+# wait_for COMMAND...: runs a command, and returns its exit code. A signal ends it, and then the script: bash handles
+# signals at once only while it waits for a command in the background. The last command of a script is exec'd instead.
+wait_for() {
+  trap 'stop 130' INT
+  trap 'stop 143' TERM
+  trap 'stop 129' HUP
+  "$@" &
+  wait $!
 }
 
-# Bash handles a signal only after the command that runs. So the script runs in a second bash, which has a process group
-# of its own, and the first one waits for signals. A script that another one calls is in the other's group.
-if [ "${KIT_SCRIPT:-}" = "$PPID" ]; then
-  export KIT_SCRIPT=$$
-else
-  trap 'end_group 130' INT
-  trap 'end_group 143' TERM
-  trap 'end_group 129' HUP
-  set -m
-  KIT_SCRIPT=$$ bash "$0" "$@" </dev/null &
-  set +m
-  code=0
-  wait $! || code=$?
-  exit "$code"
-fi
+# stop CODE: ends the command in the background, and then the script.
+stop() {
+  trap '' INT TERM HUP
+  # shellcheck disable=SC2046
+  kill $(jobs -rp) 2>/dev/null || true
+  wait 2>/dev/null
+  exit "$1"
+}
 
 say() { echo "$script: $*"; }
 
@@ -56,15 +47,19 @@ usage() { sed -n '2,/^set /s/^# \{0,1\}//p' "$0"; }
 # step TITLE COMMAND...: runs a command, and says in one line what it took. What it prints goes to $log, and with -v also
 # to the screen. Returns its exit code.
 step() {
-  local start=${EPOCHREALTIME//[!0-9]/} before added code=0
+  local start=${EPOCHREALTIME//[!0-9]/} before added code=0 screen=''
   printf '%s: %s: ' "$script" "$1"
   before=$(du -sm "$venv" | cut -f 1)
   if [ -n "${KIT_VERBOSE:-}" ]; then
     echo
-    "${@:2}" 2>&1 </dev/null | tee "$venv/step.log" || code=$?
+    exec 3> >(exec tee "$venv/step.log")
+    screen=$!
   else
-    "${@:2}" >"$venv/step.log" 2>&1 </dev/null || code=$?
+    exec 3>"$venv/step.log"
   fi
+  wait_for "${@:2}" >&3 2>&1 3>&- || code=$?
+  exec 3>&-
+  if [ -n "$screen" ]; then wait "$screen"; fi
   { echo "== $1" && cat "$venv/step.log"; } >>"$log"
   added=$(($(du -sm "$venv" | cut -f 1) - before))
   if [ "$code" != 0 ]; then

@@ -16,6 +16,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 parse_infer_options "$@"
 check_datasets
 
-"$python" "$root/build_engine.py" --model_path "$model" "${build_input[@]}" --precision fp16 --engine_path "$engine"
+wait_for "$python" "$root/build_engine.py" --model_path "$model" "${build_input[@]}" --precision fp16 \
+  --engine_path "$engine"
 exec "$python" "$root/inference.py" --engine "$engine" --batchsize "$bs" "${infer_input[@]}" \
   --datasets "$datasets" "${extra[@]}"

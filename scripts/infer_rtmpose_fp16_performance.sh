@@ -15,6 +15,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 parse_infer_options "$@"
 
-"$python" "$root/build_engine.py" --model_path "$model" "${build_input[@]}" --precision fp16 --engine_path "$engine"
+wait_for "$python" "$root/build_engine.py" --model_path "$model" "${build_input[@]}" --precision fp16 \
+  --engine_path "$engine"
 exec "$python" "$root/inference.py" --engine "$engine" --batchsize "$bs" "${infer_input[@]}" \
   ${datasets:+--datasets "$datasets"} --perf_only True "${extra[@]}"

@@ -22,7 +22,7 @@ cd "$root"
 
 # compile FILE WHAT...: without the file that is there, whose versions uv would keep.
 compile() {
-  "$uv" pip compile --quiet --config-file requirements/uv.toml --universal --fork-strategy fewest --no-annotate \
+  wait_for "$uv" pip compile --quiet --config-file requirements/uv.toml --universal --fork-strategy fewest --no-annotate \
     --custom-compile-command "bash scripts/lock.sh" --output-file "$folder/$1" "${@:2}" >/dev/null ||
     die "$1: uv could not compile it (see above)"
 }

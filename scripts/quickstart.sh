@@ -18,7 +18,7 @@ onnx=$out/rtmpose-t.onnx
 engine=$out/rtmpose-t_bs_32_fp16.engine
 
 say "1/6 Set up the environment"
-bash "$root/scripts/setup.sh"
+wait_for bash "$root/scripts/setup.sh"
 python=$venv/bin/python
 mkdir -p "$out"
 log=$out/quickstart.log

@@ -41,7 +41,8 @@ is_python() { "$1" -I -c "import sys; sys.exit(sys.version_info < (${oldest/./, 
 fetch_uv() {
   local by=${PYTHON:-python3} pin pip=(-I -m pip install --quiet --disable-pip-version-check --only-binary :all:)
   pin=$(grep '^uv==' "$root/requirements/test.txt")
-  "$by" "${pip[@]}" --target "$1" "$pin" || { "$by" -I -m venv "$1" && "$1/bin/python" "${pip[@]}" "$pin"; }
+  wait_for "$by" "${pip[@]}" --target "$1" "$pin" ||
+    { wait_for "$by" -I -m venv "$1" && wait_for "$1/bin/python" "${pip[@]}" "$pin"; }
 }
 
 make_venv() {

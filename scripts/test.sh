@@ -16,7 +16,7 @@ if [ "${1:-}" = --all ]; then
 fi
 export VENV=$venv
 
-bash "$root/scripts/setup.sh"
+wait_for bash "$root/scripts/setup.sh"
 find_uv
 install "packages of the tests" -r "$root/requirements/test.txt" -r "$root/requirements/compare.txt" ||
   failed "requirements/test.txt could not be installed; fix that and re-run"
@@ -34,10 +34,10 @@ if ! xtcocotools_works; then
 fi
 
 cd "$root"
-"$venv/bin/python" -m ruff check .
-"$venv/bin/python" -m mypy
-"$venv/bin/lint-imports"
-"$venv/bin/python" -m codespell_lib
+wait_for "$venv/bin/python" -m ruff check .
+wait_for "$venv/bin/python" -m mypy
+wait_for "$venv/bin/lint-imports"
+wait_for "$venv/bin/python" -m codespell_lib
 if $all; then
   coverage=$(mktemp -d)
   trap 'rm -rf "$coverage"' EXIT
@@ -46,7 +46,7 @@ fi
 code=0
 # Two processes, and each file's tests in one of them, because they share fixtures. In the order of their names:
 # xdist would take the files of most tests first, and end with few slow ones in one process.
-"$venv/bin/python" -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder "${selection[@]}" "$@" || code=$?
+wait_for "$venv/bin/python" -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder "${selection[@]}" "$@" || code=$?
 [ "$code" != 5 ] || die "pytest selected no test; expected options that select some of tests/" 1
 if [ "$code" = 0 ] && $all && [ -n "$(ls "$coverage")" ]; then  # nothing ran where the driver can't be built
   "$venv/bin/python" -m coverage combine --quiet

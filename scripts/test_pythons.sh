@@ -19,7 +19,7 @@ mkdir -p "$cache"
 # in_root ROOT COMMAND...: with this machine's devices, network, certificates, checkout, and packages of uv.
 in_root() {
   # shellcheck disable=SC2016
-  unshare --mount bash -ec 'for path in /dev /proc /sys /etc/hosts /etc/resolv.conf /etc/ssl/certs "${@:2:3}"; do
+  exec unshare --mount bash -ec 'for path in /dev /proc /sys /etc/hosts /etc/resolv.conf /etc/ssl/certs "${@:2:3}"; do
       if [ -d "$path" ]; then mkdir -p "$1$path"; else touch "$1$path"; fi
       mount --rbind "$path" "$1$path"
     done
@@ -45,9 +45,9 @@ for place in "${places[@]}"; do
   begin=$SECONDS
   quickstart=(env HOME="$folder" UV_CACHE_DIR="$cache" VENV="$folder/venv" bash "$root/scripts/quickstart.sh" "$folder/out")
   if [ -d "$place" ]; then
-    in_root "$(realpath "$place")" "${quickstart[@]}"
+    wait_for in_root "$(realpath "$place")" "${quickstart[@]}"
   else
-    PYTHON=$place "${quickstart[@]}"
+    PYTHON=$place wait_for "${quickstart[@]}"
   fi >"$folder/log" 2>&1 || code=1
   summary=$(python3 -I -c "import json
 summary = json.load(open('$folder/out/accuracy/summary.json'))

@@ -22,7 +22,7 @@ _ALONE = 0.25  # of --duration, for each device alone
 
 
 def predict(ranks: Ranks, engine: Engine, persons: PersonSet, flip_test: bool) -> Pass:
-    """Predict this rank's share of the persons; returns those of all ranks on rank 0.
+    """Predict this rank's share of the persons; returns those of all ranks.
 
     A share is whole batches of the set, one after the other: each batch is the one that a single process makes, so
     that its keypoints are the same bits. The seconds are those from a barrier to the end of the slowest rank.
@@ -34,15 +34,12 @@ def predict(ranks: Ranks, engine: Engine, persons: PersonSet, flip_test: bool) -
     done = predict_all(engine, mine, flip_test)
     seconds = perf_counter() - start
     found = done.run.predictions
-    arrays = (found.keypoints, found.scores, found.scales) if ranks.rank else None
-    parts = ranks.gather_at_0((arrays, done.run.batch_ms, len(mine), seconds, done.conditions, done.costs))
+    parts = ranks.gather((found.keypoints, found.scores, found.scales, done.run.batch_ms, len(mine), seconds,
+                          done.conditions, done.costs))
     described = ranks.describe()
-    if ranks.rank:
-        return done
-    (_, batch_ms, numbers, times, verdicts, costs) = zip(*parts, strict=True)
-    joined = [np.concatenate([own, *(part[0][place] for part in parts[1:])]) for place, own in
-              enumerate((found.keypoints, found.scores, found.scales))]
-    run = Run(Predictions(list(persons), *joined), [one for some in batch_ms for one in some], max(times))
+    *arrays, batch_ms, numbers, times, verdicts, costs = zip(*parts, strict=True)
+    run = Run(Predictions(list(persons), *map(np.concatenate, arrays)), [one for some in batch_ms for one in some],
+              max(times))
     return Pass(run, combine_conditions(verdicts, "rank"), combine_costs(costs, numbers),
                 {**described, "fps": [number / taken for number, taken in zip(numbers, times, strict=True)]})
 

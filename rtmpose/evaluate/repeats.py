@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from rtmpose import startup
 from rtmpose.errors import EXIT_OK, EXIT_THROUGHPUT_MISSED, KitError
 from rtmpose.files import read_sealed, temporary_folder
 from rtmpose.machine.monitor import combine_conditions
@@ -21,8 +22,9 @@ def measure_in_new_process(command: Sequence[str]) -> dict[str, Any]:
     Raises KitError with its last line if it fails; a missed target is no failure.
     """
     with temporary_folder() as folder:
-        done = subprocess.run([sys.executable, *command, "--repeats", "1", "--output", str(folder)], check=False,
-                              stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+        again = [sys.executable, *command, "--repeats", "1", "--output", str(folder)]
+        done = subprocess.run(startup.child(again), check=False, stdin=subprocess.DEVNULL, capture_output=True,
+                              text=True, errors="replace")
         if done.returncode not in (EXIT_OK, EXIT_THROUGHPUT_MISSED):
             lines = done.stderr.strip().splitlines() or [f"a process of --repeats ended with code {done.returncode}"]
             raise KitError(lines[-1].removeprefix("inference.py: error: "))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rtmpose import startup
 from rtmpose.engines.build import build_engine, is_built, plan_build
 from rtmpose.errors import EXIT_ACCURACY_MISSED, EXIT_THROUGHPUT_MISSED, KitError
 from rtmpose.files import make_folder, sha256, write_text
@@ -132,8 +133,9 @@ def run_inference(folder: Path, progress: str, arguments: Sequence[str], devices
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(devices)] if devices > 1 else []
     with open(log, "ab") as output:
         before = output.tell()
-        code = subprocess.run([sys.executable, *launcher, os.path.relpath(_INFERENCE), *arguments], stdout=output,
-                              stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False).returncode
+        command = startup.child([sys.executable, *launcher, os.path.relpath(_INFERENCE), *arguments])
+        code = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False
+                              ).returncode
     # torchrun has one code for any failure, a missed target included; only a run that is done has a summary.
     done = summary.is_file() if devices > 1 else code in (0, EXIT_ACCURACY_MISSED, EXIT_THROUGHPUT_MISSED)
     if not done:

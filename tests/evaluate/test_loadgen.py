@@ -272,8 +272,7 @@ def test_interrupt_ends_loadgen_at_once(engine_file: Path, drawn: Path, tmp_path
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
         _, message = process.communicate(timeout=5)
-    assert process.returncode == 130
-    assert "inference.py: interrupted" in message and "Traceback" not in message
+    assert process.returncode == -signal.SIGINT and "Traceback" not in message
 
 
 def test_close_ends_the_thread(engine_file: Path) -> None:

@@ -142,17 +142,18 @@ def test_throughput_is_the_sum_of_the_devices(engine_file: Path, tmp_path: Path)
 @pytest.mark.slow
 @pytest.mark.parametrize(("ranks", "nodes", "dead"), [(2, 1, 1), (2, 1, 0), (1, 2, 1)])
 def test_a_killed_rank_ends_all(engine_file: Path, tmp_path: Path, ranks: int, nodes: int, dead: int) -> None:
-    with torchrun(ranks, "--engine", engine_file, "--perf_only", "--duration", 100, "--output", tmp_path / "out",
+    duration = 100 if nodes == 1 else 4  # of another machine it is noticed at the next exchange
+    with torchrun(ranks, "--engine", engine_file, "--perf_only", "--duration", duration, "--output", tmp_path / "out",
                   nodes=nodes) as started:
         rank = find_rank(dead, started[dead // ranks])
-        time.sleep(1)
         os.kill(rank, signal.SIGKILL)
         killed = time.monotonic()
         done = finish(started)
-    assert time.monotonic() - killed < 10
+    assert time.monotonic() - killed < 15
     assert all(code == 1 for code, _, _ in done)
-    (line,) = kit_lines(*(err for _, _, err in done))
-    assert line.startswith(f"inference.py: error: rank {dead} of 2 on ") and ": died: " in line
+    assert f"Signal 9 (SIGKILL) received by PID {rank}" in done[dead // ranks][2]  # torchrun says so
+    assert [line.partition(": rank 0 of 2 on ")[2].partition(": ")[2] for line in kit_lines(done[0][2])] == [
+        "another rank has ended; see the output of its torchrun"] * (nodes - 1)
     assert not (tmp_path / "out").exists()
 
 
@@ -164,9 +165,10 @@ def test_an_error_is_one_line(engine_file: Path, people: Path, tmp_path: Path) -
         with torchrun(2, "--engine", engine_file, "--datasets", people, *options, "--output", tmp_path / "out"
                       ) as started:
             ((code, _, err),) = finish(started)
-        (line,) = kit_lines(err)
-        assert re.fullmatch(f"inference.py: error: {message}", line), err
-        assert code == 1 and err.count("exitcode  : 2") == 2
+        lines = kit_lines(err)  # that of rank 0, mostly
+        pattern = re.compile(rf"inference.py: error: rank \d of 2 on \S+: {message}")
+        assert lines and all(map(pattern.fullmatch, lines)), err
+        assert code == 1 and "exitcode  : 2" in err
         assert not (tmp_path / "out").exists()
 
 

@@ -170,16 +170,15 @@ def test_enqueue_that_fails(run: Run, log: Path, gpu_engine: Path, drawn: Path, 
     assert findings(log) == []
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signal(environment: dict[str, str], log: Path, gpu_engine: Path, number: int, code: int) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal(environment: dict[str, str], log: Path, gpu_engine: Path, number: int) -> None:
     command = [*PYTHON, ROOT / "inference.py", "--engine", gpu_engine, "--perf_only", "--duration", "600"]
     with subprocess.Popen(command, env={**environment, "SOFTGPU_LOG": str(log), "SOFTGPU_NETWORK": "zeros"},
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         time.sleep(6)
         process.send_signal(number)
         _, errors = process.communicate(timeout=10)
-    assert process.returncode == code
-    assert errors.strip() == "inference.py: interrupted"
+    assert (process.returncode, errors) == (-number, "")
     assert findings(log) == []
 
 
