@@ -96,11 +96,10 @@ def measure_prediction(engine: Engine, persons: PersonSet, rounds: int) -> dict[
 
         with (patch.multiple(
                 predict_gpu, GpuStream=Stream, Run=finish,
-                find_regions=stages.timed("main thread: crop maps", predict_gpu.find_regions),
                 read_batches=stages.timed_steps("main thread: hand out images, wait for them",
                                                 predict_gpu.read_batches),
                 read_image=stages.timed(READING, predict_gpu.read_image),
-                read_images=stages.timed(READERS, predict_gpu.read_images))):
+                fill_part=stages.timed(READERS, predict_gpu.fill_part))):
             predict_gpu.predict(engine, persons)
         totals, main_total = stages.totals(), ended - started
         totals[REST] = main_total - sum(seconds for name, seconds in totals.items() if name.startswith("main"))
