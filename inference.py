@@ -229,7 +229,7 @@ def draw_photograph(args: argparse.Namespace) -> int:
     pixels = read_photograph(args.picture)
     height, width = pixels.shape[:2]
     try:
-        (bbox,) = to_corners([args.bbox or (0, 0, width, height)], [(width, height)])
+        bbox = to_corners(args.bbox or (0, 0, width, height), (width, height))
     except ValueError as error:
         raise KitError(f"--bbox: {error}; expected x,y,w,h in pixels of {args.picture}") from error
     engine = load_engine(args.engine)
