@@ -211,10 +211,10 @@ def run_loadgen(args: argparse.Namespace, engine: Engine, output: Path) -> dict[
     config = loadgen.LoadGenConfig(args.scenario, not args.perf_only, args.min_duration, args.target_qps,
                                    args.target_latency)
     persons = choose_persons(args, engine) if args.datasets or config.accuracy else None
-    plan = loadgen.plan_run(engine, config, persons)
-    print(text.loadgen_start_lines(plan, engine.record.batch), flush=True)
+    runner = loadgen.QueueRunner(engine, config, persons)
+    print(text.loadgen_start_lines(runner, engine.record.batch), flush=True)
     clear_output(output)
-    measured, score = loadgen.run_scenario(engine, plan, persons, output)
+    measured, score = loadgen.run_scenario(runner, persons, output)
     if score:
         print(score.coco_lines)
         write_keypoints(output / "keypoints.json", score.results)
@@ -229,7 +229,7 @@ def draw_photograph(args: argparse.Namespace) -> int:
     pixels = read_photograph(args.picture)
     height, width = pixels.shape[:2]
     try:
-        (bbox,) = to_corners([args.bbox or (0, 0, width, height)], [(width, height)])
+        bbox = to_corners(args.bbox or (0, 0, width, height), (width, height))
     except ValueError as error:
         raise KitError(f"--bbox: {error}; expected x,y,w,h in pixels of {args.picture}") from error
     engine = load_engine(args.engine)

@@ -96,11 +96,10 @@ def measure_prediction(engine: Engine, persons: PersonSet, rounds: int) -> dict[
 
         with (patch.multiple(
                 predict_gpu, GpuStream=Stream, Run=finish,
-                find_regions=stages.timed("main thread: crop maps", predict_gpu.find_regions),
                 read_batches=stages.timed_steps("main thread: hand out images, wait for them",
                                                 predict_gpu.read_batches),
                 read_image=stages.timed(READING, predict_gpu.read_image),
-                read_images=stages.timed(READERS, predict_gpu.read_images))):
+                fill_part=stages.timed(READERS, predict_gpu.fill_part))):
             predict_gpu.predict(engine, persons)
         totals, main_total = stages.totals(), ended - started
         totals[REST] = main_total - sum(seconds for name, seconds in totals.items() if name.startswith("main"))
@@ -114,10 +113,7 @@ def measure_loadgen(engine: Engine, persons: PersonSet, seconds: float) -> dict[
     """Microseconds a sample in an offline run; loading samples is not included."""
     stages, number = Stages(), 0
     config = loadgen.LoadGenConfig("offline", False, seconds, None, 100)
-    plan = loadgen.plan_run(engine, config, persons)
-
-    class System(loadgen.SystemUnderTest):
-        _answer_queries = stages.timed(SUT, loadgen.SystemUnderTest._answer_queries)
+    runner = loadgen.QueueRunner(engine, config, persons)
 
     def complete(samples: list[Any], answers: np.ndarray) -> None:
         nonlocal number
@@ -126,11 +122,12 @@ def measure_loadgen(engine: Engine, persons: PersonSet, seconds: float) -> dict[
 
     complete_samples = loadgen.complete
     library = loadgen.QuerySampleLibrary
-    with (patch.object(loadgen, "SystemUnderTest", System), patch.object(loadgen, "complete", complete),
+    answer_queries = stages.timed(SUT, runner._answer_queries)
+    with (patch.object(runner, "_answer_queries", answer_queries), patch.object(loadgen, "complete", complete),
           patch.object(library, "load", stages.timed("load", library.load)),
           tempfile.TemporaryDirectory() as folder):
         run_scenario = stages.timed("run", loadgen.run_scenario)
-        run_scenario(engine, plan, None, Path(folder))
+        run_scenario(runner, None, Path(folder))
     totals = stages.totals()
     return {SUT: totals[SUT] / number * 1e6, QUERIES: (totals["run"] - totals["load"]) / number * 1e6}
 

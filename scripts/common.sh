@@ -15,7 +15,7 @@ wait_for() {
   trap 'stop 130' INT
   trap 'stop 143' TERM
   trap 'stop 129' HUP
-  "$@" &
+  if [ "$(type -t "$1")" = function ]; then "$@" & else (trap - INT && exec "$@") & fi  # which ignores SIGINT otherwise
   wait $!
 }
 

@@ -475,11 +475,11 @@ def test_dataset_without_images(inference_fails: Run, dataset: Callable) -> None
     ('{"images": [], "annotations": {}, "categories": []}', "lacks the lists"),
     ('{"images": [], "annotations": [], "categories": []}', "broken record (0 categories are named person"),
     ('{"images": [], "annotations": [], "categories": [{"id": 1, "name": "person"}]}', "holds no person"),
-    ('{"images": [{"id": 1}], "annotations": [], "categories": []}', "broken record (no 'file_name')"),
+    ('{"images": [{"id": 1}], "annotations": [], "categories": []}', "broken record (images[0]: no 'file_name')"),
     ('{"images": [3], "annotations": [], "categories": []}', "broken record ("),
     ('{"images": [], "annotations": [], "categories": [null]}', "broken record ("),
     ('{"images": [{"id": [1], "file_name": "a", "width": 5, "height": 5}], "annotations": [], "categories": []}',
-     "broken record (image has the id [1], not a number below 2^63 or a string)"),
+     "broken record (images[0]: id is [1], not a number below 2^63, or a string as the first one is)"),
     ('{"images": [{"id": 1, "file_name": "\\ud800", "width": 5, "height": 5}], "annotations": [], "categories": []}',
      "broken record ("),
     ("[" * 200000, "is not valid JSON"),
@@ -491,16 +491,16 @@ def test_annotations_broken(inference_fails: Run, dataset: Callable, text: str, 
 
 
 @pytest.mark.parametrize(("changed", "message"), [
-    ({"bbox": [float("nan"), 0, 5, 5]}, "annotation 1's box is [nan, 0, 5, 5], not 4 finite numbers"),
-    ({"bbox": [0, 5, 5]}, "annotation 1's box is [0, 5, 5], not 4 finite numbers"),
+    ({"bbox": [float("nan"), 0, 5, 5]}, "annotations[0]: bbox is [nan, 0, 5, 5], not 4 finite numbers"),
+    ({"bbox": [0, 5, 5]}, "annotations[0]: bbox is [0, 5, 5], not 4 finite numbers"),
     ({"bbox": "box!"}, "broken record ("),
-    ({"keypoints": [1, 2, 3]}, "annotation 1's keypoints is [1, 2, 3], not 51 finite numbers"),
+    ({"keypoints": [1, 2, 3]}, "annotations[0]: keypoints is [1, 2, 3], not 51 finite numbers"),
     ({"keypoints": [float("inf")] * 51}, "not 51 finite numbers"),
-    ({"area": float("nan")}, "annotation 1's area is [nan]"),
-    ({"area": 10**400}, "annotation 1's area is [1000"),
-    ({"iscrowd": None}, "annotation 1 has iscrowd None, not 0 or 1"),
-    ({"category_id": [1]}, "annotation 1 belongs to the unknown category [1]"),
-    ({"image_id": 999}, "annotation 1 belongs to the unknown image 999"),
+    ({"area": float("nan")}, "annotations[0]: area is [nan]"),
+    ({"area": 10**400}, "annotations[0]: area is [1000"),
+    ({"iscrowd": None}, "annotations[0]: iscrowd is None, not 0 or 1"),
+    ({"category_id": [1]}, "annotations[0]: category_id is [1], not in the file"),
+    ({"image_id": 999}, "annotations[0]: image_id is 999, not in the file"),
 ])
 def test_annotation_with_impossible_numbers(inference_fails: Run, dataset: Callable, changed: dict, message: str
                                             ) -> None:
@@ -515,7 +515,7 @@ def test_annotations_with_a_list_twice(inference_fails: Run, dataset: Callable) 
     folder, content = dataset()
     text = json.dumps(content)
     (folder / "annotations/person_keypoints_val2017.json").write_text(f'{text[:-1]}, "images": []}}')
-    assert "annotation 1 belongs to the unknown image 1" in inference_fails(folder)
+    assert "annotations[0]: image_id is 1, not in the file" in inference_fails(folder)
 
 
 def test_annotations_without_persons(inference_fails: Run, dataset: Callable) -> None:
@@ -570,7 +570,7 @@ def test_image_of_another_size(inference_fails: Run, dataset: Callable) -> None:
 
 
 @pytest.mark.parametrize(("changed", "message"), [
-    ({"image_id": 999}, "detection 1: unknown image 999"),
+    ({"image_id": 999}, "detection 1: image_id is 999, not the id of an image"),
     ({"bbox": [1, 2, float("nan"), 4]}, "detection 1: bbox is [1, 2, nan, 4], not 4 finite numbers"),
     ({"bbox": [1, 2, 0, 4]}, "detection 1: bbox [1, 2, 0, 4] is empty"),
     ({"bbox": [9000, 2, 3, 4]}, "detection 1: bbox [9000, 2, 3, 4] lies outside its image"),

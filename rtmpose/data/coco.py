@@ -2,9 +2,9 @@
 predicted, in which image, in which box."""
 
 import os
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,7 @@ GROUND_TRUTH = "ground-truth boxes"
 IMAGE_FOLDERS = (Path("images/val2017"), Path("val2017"))
 NUM_KEYPOINTS = 17
 PERSON = "person"
-BROKEN = (KeyError, TypeError, ValueError, OverflowError, RecursionError)
-"""What reading a broken record raises."""
-
+_BROKEN = (KeyError, TypeError, ValueError, OverflowError, RecursionError)  # what reading a broken record raises
 _LISTS = ("images", "annotations", "categories")
 _LIMIT = 1e12
 _ID_LIMIT = 2**63  # NumPy's integers, with which pycocotools sorts ids
@@ -185,49 +183,41 @@ def _detected_persons(path: Path, records: dict[int, dict[str, Any]], person_id:
     detections = read_json(path, "detections in COCO result format")
     if not isinstance(detections, list):
         raise KitError(f"{path}: is no list, expected detections in COCO result format (a list of objects)")
+    persons: list[Person] = []
+
+    def add(index: int, detection: dict[str, Any]) -> None:
+        if detection["category_id"] == person_id:
+            image, score = detection["image_id"], detection["score"]
+            expect(image in records, "image_id", image, "the id of an image of the annotations")
+            bbox = to_corners(detection["bbox"], (records[image]["width"], records[image]["height"]))
+            check_numbers("score", [score], 1)
+            persons.append(Person(index, image, bbox, np.float32(score)))
+
     try:
-        persons = _to_persons(detections, records, person_id)
-    except BROKEN:
-        for index, detection in enumerate(detections):
-            try:
-                _to_persons([detection], records, person_id)
-            except BROKEN as error:
-                raise KitError(f"{path}: detection {index}: {reason(error)}; expected image_id, category_id, "
-                               "bbox [x, y, width, height] in pixels and score, for images of the annotations"
-                               ) from error
-        raise
+        for_each("detection {}", detections, add)
+    except ValueError as error:
+        raise KitError(f"{path}: {error}; expected image_id, category_id, bbox [x, y, width, height] in pixels and "
+                       "score, for images of the annotations") from error
     if not persons:
         raise KitError(f"{path}: holds no detection of category {person_id}, the annotations' persons; expected a "
                        "detector's boxes with that category_id")
     return persons
 
 
-def _to_persons(detections: list[dict[str, Any]], records: dict[int, dict[str, Any]], person_id: int | str
-                ) -> list[Person]:
-    """The persons among detections. Raises one of :data:`BROKEN`, which says why if there is one detection only."""
-    rows = [row for row, detection in enumerate(detections) if detection["category_id"] == person_id]
-    if not rows:
-        return []
-    images, given, scores = ([detections[row][key] for row in rows] for key in ("image_id", "bbox", "score"))
-    if not all(image in records for image in images):
-        raise ValueError(f"unknown image {images[0]!r:.60}")
-    bboxes = to_corners(given, [(records[image]["width"], records[image]["height"]) for image in images])
-    return list(map(Person, rows, images, bboxes, to_array("score", [scores], len(rows))[0]))
+def to_corners(given: Sequence[float], size: tuple[int, int]) -> np.ndarray:
+    """A box, given as x, y, width, height in pixels of an image of width and height: float32 (4,), x1 y1 x2 y2.
 
-
-def to_corners(given: Sequence[Sequence[float]], sizes: Sequence[tuple[int, int]]) -> np.ndarray:
-    """Boxes given as x, y, width, height in pixels, one in each image of width and height: float32 (N, 4), x1 y1 x2 y2.
-
-    Raises ValueError, which names the first box, if any isn't four finite numbers, is empty, or lies outside its image.
+    Raises ValueError if it isn't four finite numbers, is empty, or lies outside the image.
     """
-    bboxes = to_array("bbox", given, 4)
-    bboxes[:, 2:] += bboxes[:, :2]
-    if (bboxes[:, 2:] <= bboxes[:, :2]).any():
-        raise ValueError(f"bbox {given[0]} is empty")
-    if (bboxes[:, :2] >= np.array(sizes)).any() or (bboxes[:, 2:] <= 0).any():
-        raise ValueError(f"bbox {given[0]} lies outside its image of {'x'.join(map(str, sizes[0]))}")
-    return bboxes
-
+    check_numbers("bbox", given, 4)
+    bbox = np.array(given, np.float32)
+    bbox[2:] += bbox[:2]
+    left, top, right, bottom = bbox.tolist()
+    if right <= left or bottom <= top:
+        raise ValueError(f"bbox {given} is empty")
+    if left >= size[0] or top >= size[1] or right <= 0 or bottom <= 0:
+        raise ValueError(f"bbox {given} lies outside its image of {size[0]}x{size[1]}")
+    return bbox
 
 
 def read_annotations(path: Path) -> Annotations:
@@ -237,18 +227,36 @@ def read_annotations(path: Path) -> Annotations:
         raise KitError(f"{path}: lacks the lists images, annotations and categories, expected COCO person keypoints")
     images, annotations, categories = (content[key] for key in _LISTS)
     try:
-        _check_images(images)
+        known = {"image_id": _check_records("images", images, _check_image),
+                 "category_id": _check_records("categories", categories, lambda category: None)}
         person_id = _find_person(categories)
-        _check_annotations(annotations, images, categories)
-    except BROKEN as error:
-        raise KitError(f"{path}: broken record ({reason(error)}), expected COCO person keypoints; fetch it again"
-                       ) from error
+        _check_records("annotations", annotations, partial(_check_annotation, known))
+    except ValueError as error:
+        raise KitError(f"{path}: broken record ({error}), expected COCO person keypoints; fetch it again") from error
     return Annotations(path, images, annotations, categories, person_id)
 
 
-def reason(error: Exception) -> str:
-    """What is wrong with a record, from one of :data:`BROKEN`."""
-    return f"no {error}" if isinstance(error, KeyError) else str(error)
+def for_each(name: str, records: Sequence[Any], work: Callable[[int, Any], None]) -> None:
+    """Work on each record, given its index. Raises ValueError, which names the record, if it is broken."""
+    for index, record in enumerate(records):
+        try:
+            work(index, record)
+        except _BROKEN as error:
+            reason = f"no {error}" if isinstance(error, KeyError) else error
+            raise ValueError(f"{name.format(index)}: {reason}") from error
+
+
+def expect(is_right: object, name: str, found: Any, expected: str) -> None:
+    """Raise ValueError, which says what was found and expected, unless that is right."""
+    if not is_right:
+        raise ValueError(f"{name} is {found!r:.60}, not {expected}")
+
+
+def check_numbers(name: str, numbers: Any, length: int) -> None:
+    """Raise ValueError unless ``numbers`` are ``length`` finite numbers below 10^12."""
+    expect(isinstance(numbers, (list, tuple)) and len(numbers) == length
+           and all(isinstance(number, (int, float)) and abs(number) < _LIMIT for number in numbers),
+           name, numbers, f"{length} finite numbers below {_LIMIT:g}")
 
 
 def _drop_segmentation(record: dict[str, Any]) -> dict[str, Any]:
@@ -257,21 +265,35 @@ def _drop_segmentation(record: dict[str, Any]) -> dict[str, Any]:
     return record
 
 
-def _check_images(images: list[dict[str, Any]]) -> None:
-    _check_ids("image", [image["id"] for image in images])
-    for image in images:
-        name, sides = image["file_name"], (image["width"], image["height"])
-        if not isinstance(name, str) or any(character < " " for character in name):
-            raise ValueError(f"image {image['id']!r:.60} has no name or one with control characters")
-        os.fsencode(name)  # raises a ValueError if no file can have that name
-        if not all(0 < side <= _LONGEST_SIDE and side == int(side) for side in sides):
-            raise ValueError(f"image {image['id']!r:.60} has the size {sides!r:.60}, not two whole numbers from 1 to "
-                             f"{_LONGEST_SIDE}")
+def _check_records(name: str, records: list[dict[str, Any]], check: Callable[[dict[str, Any]], None]
+                   ) -> set[int | str]:
+    """Check records, and their ids: all numbers or all strings, which pycocotools can sort, and all different. Returns
+    the ids; raises ValueError, which names the record that is broken."""
+    ids: set[int | str] = set()
+
+    def check_one(_: int, record: dict[str, Any]) -> None:
+        identity, kind = record["id"], str if isinstance(records[0]["id"], str) else (int, float)
+        expect(isinstance(identity, kind) and (isinstance(identity, str) or abs(identity) < _ID_LIMIT), "id", identity,
+               "a number below 2^63, or a string as the first one is")
+        expect(identity not in ids, "id", identity, "of this record only")
+        ids.add(identity)
+        check(record)
+
+    for_each(f"{name}[{{}}]", records, check_one)
+    return ids
+
+
+def _check_image(image: dict[str, Any]) -> None:
+    name, sides = image["file_name"], (image["width"], image["height"])
+    expect(isinstance(name, str) and all(character >= " " for character in name), "file_name", name,
+           "a name without control characters")
+    os.fsencode(name)  # raises a ValueError if no file can have that name
+    expect(all(0 < side <= _LONGEST_SIDE and side == int(side) for side in sides), "size", sides,
+           f"two whole numbers from 1 to {_LONGEST_SIDE}")
 
 
 def _find_person(categories: list[dict[str, Any]]) -> int | str:
     """The id of the person category, which mmpose takes from the file as well."""
-    _check_ids("category", [category["id"] for category in categories])
     names = [category.get("name") for category in categories]
     if names.count(PERSON) != 1:
         raise ValueError(f"{names.count(PERSON)} categories are named {PERSON}, expected one; the names are "
@@ -279,53 +301,18 @@ def _find_person(categories: list[dict[str, Any]]) -> int | str:
     return categories[names.index(PERSON)]["id"]
 
 
-def _check_annotations(annotations: list[dict[str, Any]], images: list[dict[str, Any]],
-                       categories: list[dict[str, Any]]) -> None:
-    _check_ids("annotation", [annotation["id"] for annotation in annotations])
-    for annotation in annotations:
-        if "keypoints" in annotation:
-            _check_keypoints(f"annotation {annotation['id']!r:.60}", annotation)
-    for name, records in (("image", images), ("category", categories)):
-        known = {record["id"] for record in records}
-        for annotation in annotations:
-            identity = annotation.get(f"{name}_id")
-            if isinstance(identity, (list, dict)) or identity not in known:
-                raise ValueError(f"annotation {annotation['id']!r:.60} belongs to the unknown {name} {identity!r:.60}")
-
-
-def _check_keypoints(name: str, annotation: dict[str, Any]) -> None:
-    check_numbers(f"{name}'s box", annotation["bbox"], 4)
-    check_numbers(f"{name}'s keypoints", annotation["keypoints"], 3 * NUM_KEYPOINTS)
-    check_numbers(f"{name}'s area", [annotation["area"]], 1)
+def _check_annotation(known: dict[str, set[int | str]], annotation: dict[str, Any]) -> None:
+    for key, ids in known.items():
+        identity = annotation.get(key)
+        expect(isinstance(identity, (int, float, str)) and identity in ids, key, identity, "in the file")
+    if "keypoints" not in annotation:
+        return
+    for key, numbers, length in (("bbox", annotation["bbox"], 4), ("area", [annotation["area"]], 1),
+                                 ("keypoints", annotation["keypoints"], 3 * NUM_KEYPOINTS)):
+        check_numbers(key, numbers, length)
     # pycocotools relies on these two.
-    if annotation.setdefault("iscrowd", 0) not in (0, 1):
-        raise ValueError(f"{name} has iscrowd {annotation['iscrowd']!r:.60}, not 0 or 1")
+    crowd = annotation.setdefault("iscrowd", 0)
+    expect(crowd in (0, 1), "iscrowd", crowd, "0 or 1")
     number = annotation.setdefault("num_keypoints", sum(v > 0 for v in annotation["keypoints"][2::3]))
-    if not isinstance(number, int) or not 0 <= number <= NUM_KEYPOINTS:
-        raise ValueError(f"{name} has num_keypoints {number!r:.60}, not a whole number from 0 to {NUM_KEYPOINTS}")
-
-
-def _check_ids(name: str, ids: list[Any]) -> None:
-    """Raise ValueError unless ids are all numbers or all strings, which pycocotools can sort, and all different."""
-    for identity in ids:
-        if not isinstance(identity, str) and not (isinstance(identity, (int, float)) and abs(identity) < _ID_LIMIT):
-            raise ValueError(f"{name} has the id {identity!r:.60}, not a number below 2^63 or a string")
-    if len({isinstance(identity, str) for identity in ids}) > 1:
-        raise ValueError(f"some {name} ids are numbers and some are strings, expected one kind")
-    if len(set(ids)) < len(ids):
-        raise ValueError(f"the {name} {Counter(ids).most_common(1)[0][0]!r:.60} is listed twice")
-
-
-def check_numbers(name: str, numbers: Sequence[float], length: int) -> None:
-    """Raise ValueError unless ``numbers`` are ``length`` finite numbers below 10^12."""
-    if len(numbers) != length or not all(isinstance(n, (int, float)) and abs(n) < _LIMIT for n in numbers):
-        raise ValueError(f"{name} is {numbers!r:.60}, not {length} finite numbers below {_LIMIT:g}")
-
-
-def to_array(name: str, rows: Sequence[Sequence[float]], length: int) -> np.ndarray:
-    """float32 (N, length). Raise ValueError, as :func:`check_numbers` does of one row, if any is no such numbers."""
-    array = np.array(rows)
-    if (array.shape != (len(rows), length) or array.dtype.kind not in "bif"
-            or not (np.abs(array, dtype=np.float64) < _LIMIT).all()):
-        raise ValueError(f"{name} is {rows[0]!r:.60}, not {length} finite numbers below {_LIMIT:g}")
-    return array.astype(np.float32)
+    expect(isinstance(number, int) and 0 <= number <= NUM_KEYPOINTS, "num_keypoints", number,
+           f"a whole number from 0 to {NUM_KEYPOINTS}")

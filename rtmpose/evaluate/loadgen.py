@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain, cycle, islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -54,41 +54,6 @@ class LoadGenConfig:
     target_latency: float  # milliseconds in which the server must answer 99 % of the queries
 
 
-class Runner(Protocol):
-    """What runs the engine on batches; each of ``in_flight`` threads may call :meth:`infer` at the same time."""
-
-    batch: int
-    in_flight: int
-
-    def allocate_crops(self, number: int) -> list[np.ndarray]:
-        """Memory from which crops are best taken, float32 (3, H, W) each; none if any memory will do."""
-
-    def infer(self, crops: Sequence[np.ndarray]) -> np.ndarray:
-        """Keypoints in the crop and scores, float32 (N, K, 3), of up to a batch of normalised crops."""
-
-
-class HostRunner:
-    """A :class:`Runner` of any engine: it copies crops into a batch, padded with the first, and decodes logits."""
-
-    in_flight = 1
-
-    def __init__(self, engine: Engine) -> None:
-        record = engine.record
-        self.batch = record.batch
-        self._engine = engine
-        self._crops = np.empty((record.batch, 3, *record.input_size[::-1]), np.float32)
-
-    def allocate_crops(self, number: int) -> list[np.ndarray]:
-        return []
-
-    def infer(self, crops: Sequence[np.ndarray]) -> np.ndarray:
-        for row, crop in zip(self._crops, crops, strict=False):
-            row[...] = crop
-        self._crops[len(crops):] = self._crops[0]
-        simcc_x, simcc_y = self._engine.infer(self._crops)
-        return np.dstack(decode(simcc_x[:len(crops)], simcc_y[:len(crops)], self._engine.record.input_size))
-
-
 class QuerySampleLibrary:
     """MLPerf's QSL: the crops of all samples, uint8 (H, W, 3) BGR, and the loaded ones normalised as well.
 
@@ -118,62 +83,124 @@ class QuerySampleLibrary:
         return [self._loaded[index] for index in indices]
 
 
-class SystemUnderTest:
-    """MLPerf's SUT: a runner behind a queue. Threads, one a batch in flight, take up to a batch of queued samples and
+class QueueRunner:
+    """MLPerf's SUT: an engine behind a queue. Threads, one a batch in flight, take up to a batch of queued samples and
     answer them.
 
     The answer to a sample is float32 (K, 3): x and y in crop pixels, and the score.
     """
 
-    def __init__(self, runner: Runner, library: QuerySampleLibrary, bar: tqdm) -> None:
-        self.error: Exception | None = None  # the first; in LoadGen it would crash the process
-        self._runner, self._library, self._bar = runner, library, bar
-        self._queue: deque[Any] = deque()
-        self._closed = False
-        self._changed = threading.Condition()
-        self._threads = [threading.Thread(target=self._answer_queries, daemon=True) for _ in range(runner.in_flight)]
-        for thread in self._threads:
-            thread.start()
+    def __init__(self, engine: Engine, config: LoadGenConfig, persons: PersonSet | None) -> None:
+        """Crop the persons, or take random input if there are none, and measure the engine for a second.
 
-    def issue_query(self, samples: list[Any]) -> None:
+        Raises KitError if LoadGen is not installed, an image can't be used, the engine returns NaN or infinity, or a
+        server run can't be VALID.
+        """
+        if importlib.util.find_spec("mlperf_loadgen") is None:
+            raise KitError(f"--scenario: MLPerf's LoadGen is not installed for {sys.executable}; scripts/setup.sh "
+                           "installs it for Python 3.11 to 3.13 on x86-64, the only ones that it has wheels for")
+        record = engine.record
+        self.engine, self.config = engine, config
+        self.crops = cut_crops(persons, record.input_size) if persons else []  # of all persons, not normalised
+        pixels = [crop.pixels for crop in self.crops] or random_crops(LOADED_SAMPLES, record.input_size)
+        if isinstance(engine, TensorRTEngine):
+            gpu = CropRunner(engine)
+            self._infer, self._in_flight = gpu.infer, gpu.in_flight
+            self.library = QuerySampleLibrary(pixels, gpu.allocate_crops(min(LOADED_SAMPLES, len(pixels))))
+        else:
+            batch = np.empty((record.batch, 3, *record.input_size[::-1]), np.float32)
+            self._infer, self._in_flight = partial(infer_on_host, engine, batch), 1
+            self.library = QuerySampleLibrary(pixels)
+        # Milliseconds a batch (singlestream: a single sample); samples a second: server's rate, offline's expected one.
+        self.batch_ms = self._fastest_batch_ms(1 if config.scenario == "singlestream" else record.batch)
+        load = SERVER_LOAD if config.scenario == "server" else HEADROOM
+        self.target_qps = config.target_qps or load * record.batch / self.batch_ms * 1e3
+        if config.scenario == "server" and not config.accuracy:
+            check_server(config, self.batch_ms, record.batch, self.target_qps)
+        self._error: Exception | None = None  # the first; in LoadGen it would crash the process
+        self._queue: deque[Any] = deque()
+        self._closed, self._changed = False, threading.Condition()
+
+    def infer(self, crops: Sequence[np.ndarray]) -> np.ndarray:
+        """Answers, float32 (N, K, 3), to up to a batch of normalised crops, by at most one thread for each batch in
+        flight. Raises KitError if the engine returns NaN or infinity."""
+        answers = self._infer(crops)
+        check_finite(~np.isnan(answers[..., 2]).any(axis=1))
+        return answers
+
+    def _fastest_batch_ms(self, samples: int) -> float:
+        """Milliseconds a batch of ``samples``, the fastest of a second; a full one with others in flight."""
+        indices = list(range(min(samples, len(self.library))))
+        self.library.load(indices)
+        crops = list(islice(cycle(self.library.take(indices)), samples))
+        self.infer(crops)  # checks the logits before LoadGen starts
+        in_flight = self._in_flight if samples == self.engine.record.batch else 1
+        number = 1 if in_flight == 1 else 8 * in_flight  # batches a timing
+        with ThreadPoolExecutor(in_flight) as pool:
+            timer = timing.wall_clock(lambda: list(pool.map(self._infer, [crops] * number)))
+            runs = timing.measure(timer, -(-2 // number), -(-10 // number), 1.0, "Warming up")
+        self.library.unload(indices)
+        return float(runs.min()) / number
+
+    def run_test(self, logs: Path) -> None:
+        """Run LoadGen's test to its end; it writes into the folder ``logs``. Raises the first error, if any."""
+        import mlperf_loadgen
+        log_settings = mlperf_loadgen.LogSettings()
+        log_settings.log_output.outdir = os.fsencode(logs)
+        log_settings.enable_trace = False
+        library, seconds = self.library, 0.0 if self.config.accuracy else self.config.min_duration
+        with timing.Countdown(seconds, unit="sample", desc="LoadGen") as bar:
+            threads = [threading.Thread(target=self._answer_queries, args=(bar,), daemon=True)
+                       for _ in range(self._in_flight)]
+            for thread in threads:
+                thread.start()
+            sut = mlperf_loadgen.ConstructSUT(self._issue_query, lambda: None)
+            qsl = mlperf_loadgen.ConstructQSL(len(library), min(LOADED_SAMPLES, len(library)), library.load,
+                                              library.unload)
+            mlperf_loadgen.StartTestWithLogSettings(sut, qsl, make_settings(self), log_settings)
+            with self._changed:
+                self._closed = True
+                self._changed.notify_all()
+            for thread in threads:
+                thread.join()
+        mlperf_loadgen.DestroyQSL(qsl)
+        mlperf_loadgen.DestroySUT(sut)
+        if self._error:
+            raise self._error
+
+    def _issue_query(self, samples: list[Any]) -> None:
         """Queue the ``QuerySample`` objects of a query."""
         with self._changed:
             self._queue.extend(samples)
             self._changed.notify_all()
 
-    def close(self) -> None:
-        """Answer what is queued, then end the threads."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-        for thread in self._threads:
-            thread.join()
-
-    def _answer_queries(self) -> None:
+    def _answer_queries(self, bar: tqdm) -> None:
         """Answer samples until closed. After an error the answers are empty, so that LoadGen still finishes."""
-        while samples := self._next_samples():
+        while samples := self._next_samples(bar):
             answers = np.empty((len(samples), 0), np.float32)
-            if self.error is None:
+            if self._error is None:
                 try:
-                    answers = run_batch(self._runner, self._library.take([sample.index for sample in samples]))
+                    answers = self.infer(self.library.take([sample.index for sample in samples]))
                 except Exception as error:
-                    self.error = self.error or error
+                    self._error = self._error or error
             complete(samples, answers)
 
-    def _next_samples(self) -> list[Any]:
+    def _next_samples(self, bar: tqdm) -> list[Any]:
         """Wait for samples and take up to a batch of them; none if closed and the queue is empty."""
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._closed)
-            samples = [self._queue.popleft() for _ in range(min(self._runner.batch, len(self._queue)))]
-            self._bar.update(len(samples))
+            samples = [self._queue.popleft() for _ in range(min(self.engine.record.batch, len(self._queue)))]
+            bar.update(len(samples))
             return samples
 
 
-def run_batch(runner: Runner, crops: Sequence[np.ndarray]) -> np.ndarray:
-    """Run up to a batch as :meth:`Runner.infer` does. Raises KitError if the engine returns NaN or infinity."""
-    answers = runner.infer(crops)
-    check_finite(~np.isnan(answers[..., 2]).any(axis=1))
-    return answers
+def infer_on_host(engine: Engine, batch: np.ndarray, crops: Sequence[np.ndarray]) -> np.ndarray:
+    """Copy crops into a batch, padded with the first, run any engine, and decode its logits: float32 (N, K, 3)."""
+    for row, crop in zip(batch, crops, strict=False):
+        row[...] = crop
+    batch[len(crops):] = batch[0]
+    simcc_x, simcc_y = engine.infer(batch)
+    return np.dstack(decode(simcc_x[:len(crops)], simcc_y[:len(crops)], engine.record.input_size))
 
 
 def complete(samples: list[Any], answers: np.ndarray) -> None:
@@ -182,40 +209,6 @@ def complete(samples: list[Any], answers: np.ndarray) -> None:
     address, size = answers.ctypes.data, answers[0].nbytes
     mlperf_loadgen.QuerySamplesComplete([mlperf_loadgen.QuerySampleResponse(sample.id, address + row * size, size)
                                          for row, sample in enumerate(samples)])
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A LoadGen run that is ready to start."""
-
-    config: LoadGenConfig
-    runner: Runner
-    crops: list[Crop]  # of all persons, not normalised; empty for random input
-    library: QuerySampleLibrary
-    batch_ms: float  # milliseconds a batch (singlestream: a single sample), measured for a second
-    target_qps: float  # samples a second: server's rate, offline's expected one
-
-
-def plan_run(engine: Engine, config: LoadGenConfig, persons: PersonSet | None) -> Plan:
-    """Crop the persons, or take random input if there are none, and measure the engine for a second.
-
-    Raises KitError if LoadGen is not installed, an image can't be used, the engine returns NaN or infinity, or a server
-    run can't be VALID.
-    """
-    if importlib.util.find_spec("mlperf_loadgen") is None:
-        raise KitError(f"--scenario: MLPerf's LoadGen is not installed for {sys.executable}; scripts/setup.sh installs "
-                       "it for Python 3.11 to 3.13 on x86-64, the only ones that it has wheels for")
-    size = engine.record.input_size
-    crops = cut_crops(persons, size) if persons else []
-    pixels = [crop.pixels for crop in crops] if persons else random_crops(LOADED_SAMPLES, size)
-    runner: Runner = CropRunner(engine) if isinstance(engine, TensorRTEngine) else HostRunner(engine)
-    library = QuerySampleLibrary(pixels, runner.allocate_crops(min(LOADED_SAMPLES, len(pixels))))
-    batch_ms = fastest_batch_ms(runner, library, 1 if config.scenario == "singlestream" else runner.batch)
-    throughput = runner.batch / batch_ms * 1e3
-    target_qps = config.target_qps or throughput * (SERVER_LOAD if config.scenario == "server" else HEADROOM)
-    if config.scenario == "server" and not config.accuracy:
-        check_server(config, batch_ms, runner.batch, target_qps)
-    return Plan(config, runner, crops, library, batch_ms, target_qps)
 
 
 def check_server(config: LoadGenConfig, batch_ms: float, batch: int, target_qps: float) -> None:
@@ -246,35 +239,21 @@ def random_crops(count: int, input_size: tuple[int, int]) -> list[np.ndarray]:
     return list(np.random.default_rng(0).integers(0, 256, (count, height, width, 3), np.uint8))
 
 
-def fastest_batch_ms(runner: Runner, library: QuerySampleLibrary, samples: int) -> float:
-    """Milliseconds a batch of ``samples``, the fastest of a second; a full one with others in flight."""
-    indices = list(range(min(samples, len(library))))
-    library.load(indices)
-    crops = list(islice(cycle(library.take(indices)), samples))
-    run_batch(runner, crops)  # checks the logits before LoadGen starts
-    in_flight = runner.in_flight if samples == runner.batch else 1
-    number = 1 if in_flight == 1 else 8 * in_flight  # batches a timing
-    with ThreadPoolExecutor(in_flight) as pool:
-        timer = timing.wall_clock(lambda: list(pool.map(runner.infer, [crops] * number)))
-        runs = timing.measure(timer, -(-2 // number), -(-10 // number), 1.0, "Warming up")
-    library.unload(indices)
-    return float(runs.min()) / number
-
-
-def run_scenario(engine: Engine, plan: Plan, persons: PersonSet | None, output: Path
+def run_scenario(runner: QueueRunner, persons: PersonSet | None, output: Path
                  ) -> tuple[dict[str, Any], Score | None]:
-    """Run a planned scenario; LoadGen writes its logs into ``output``/loadgen.
+    """Run the runner's scenario; LoadGen writes its logs into ``output``/loadgen.
 
     Returns the result as ``summary.json`` has it, and in accuracy mode COCO's score of the answers that LoadGen
     logged. Raises KitError if LoadGen wrote no log or the engine returns NaN or infinity.
     """
-    config, logs = plan.config, loadgen_logs.clear_logs(make_folder(output / "loadgen"))
-    with monitor(engine) as watched:
-        run_test(plan, logs)
+    config, logs = runner.config, loadgen_logs.clear_logs(make_folder(output / "loadgen"))
+    with monitor(runner.engine) as watched:
+        runner.run_test(logs)
     detail = loadgen_logs.read_detail(logs / loadgen_logs.DETAIL, config.accuracy)
     common = {"scenario": config.scenario, "loadgen": loadgen_logs.describe_run(detail, logs)}
     if persons and config.accuracy:
-        predictions = loadgen_logs.read_predictions(logs / loadgen_logs.ACCURACY, plan.crops, engine.record.input_size)
+        predictions = loadgen_logs.read_predictions(logs / loadgen_logs.ACCURACY, runner.crops,
+                                                    runner.engine.record.input_size)
         scored = score(predictions, persons)
         return {"mode": "accuracy", **scored.metrics, **common, **describe_persons(persons, flip_test=False)}, scored
     source = f"crops of {len(persons)} persons, {persons.boxes}" if persons else "random pixels"
@@ -284,39 +263,19 @@ def run_scenario(engine: Engine, plan: Plan, persons: PersonSet | None, output: 
             **costs}, None
 
 
-def run_test(plan: Plan, logs: Path) -> None:
-    """Run LoadGen's test to its end; it writes into the folder ``logs``. Raises the SUT's error, if any."""
+def make_settings(runner: QueueRunner) -> Any:
+    """LoadGen's ``TestSettings``: its defaults, MLPerf's rules and the runner's configuration."""
     import mlperf_loadgen
-    log_settings = mlperf_loadgen.LogSettings()
-    log_settings.log_output.outdir = os.fsencode(logs)
-    log_settings.enable_trace = False
-    library = plan.library
-    seconds = 0.0 if plan.config.accuracy else plan.config.min_duration
-    with timing.Countdown(seconds, unit="sample", desc="LoadGen") as bar:
-        system = SystemUnderTest(plan.runner, library, bar)
-        sut = mlperf_loadgen.ConstructSUT(system.issue_query, lambda: None)
-        qsl = mlperf_loadgen.ConstructQSL(len(library), min(LOADED_SAMPLES, len(library)), library.load, library.unload)
-        mlperf_loadgen.StartTestWithLogSettings(sut, qsl, make_settings(plan), log_settings)
-        system.close()
-    mlperf_loadgen.DestroyQSL(qsl)
-    mlperf_loadgen.DestroySUT(sut)
-    if system.error:
-        raise system.error
-
-
-def make_settings(plan: Plan) -> Any:
-    """LoadGen's ``TestSettings``: its defaults, MLPerf's rules and the plan."""
-    import mlperf_loadgen
-    config = plan.config
+    config = runner.config
     settings = mlperf_loadgen.TestSettings()
     settings.scenario = getattr(mlperf_loadgen.TestScenario, SCENARIOS[config.scenario])
     settings.mode = getattr(mlperf_loadgen.TestMode, "AccuracyOnly" if config.accuracy else "PerformanceOnly")
     settings.min_duration_ms = round(config.min_duration * 1e3)
-    settings.offline_expected_qps = settings.server_target_qps = plan.target_qps
-    settings.single_stream_expected_latency_ns = plan.batch_ms / HEADROOM * 1e6
+    settings.offline_expected_qps = settings.server_target_qps = runner.target_qps
+    settings.single_stream_expected_latency_ns = runner.batch_ms / HEADROOM * 1e6
     settings.server_target_latency_ns = round(config.target_latency * 1e6)
     if config.scenario == "offline":
-        settings.min_query_count = min(OFFLINE_SAMPLES, len(plan.library))
+        settings.min_query_count = min(OFFLINE_SAMPLES, len(runner.library))
     if config.scenario == "server":
         settings.min_query_count = SERVER_QUERIES
     return settings

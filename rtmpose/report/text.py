@@ -191,10 +191,10 @@ def _latency(latency: dict[str, float]) -> str:
             f"p99 {latency['p99']:.3f} ms")
 
 
-def loadgen_start_lines(plan: loadgen.Plan, batch_size: int) -> str:
+def loadgen_start_lines(runner: loadgen.QueueRunner, batch_size: int) -> str:
     """Settings of a LoadGen run that is about to start, and a warning if they don't suit the engine."""
-    config = plan.config
-    rate = f", {plan.target_qps:.4g} queries a second" if config.scenario == "server" else ""
+    config = runner.config
+    rate = f", {runner.target_qps:.4g} queries a second" if config.scenario == "server" else ""
     if config.accuracy:
         return f"LoadGen: {config.scenario}, accuracy, every sample once{rate}"
     line = f"LoadGen: {config.scenario}, performance, at least {config.min_duration:g} s{rate}"
@@ -202,10 +202,10 @@ def loadgen_start_lines(plan: loadgen.Plan, batch_size: int) -> str:
         line += (f"\nEach query is one person in a batch padded to {batch_size}: for the latency of one, build the "
                  "engine for batch 1")
     # A query may have to wait for one batch and is in the next.
-    if config.scenario == "server" and 2 * plan.batch_ms > config.target_latency:
-        line += (f"\nA batch of {batch_size} takes {plan.batch_ms:.3g} ms, and a query may wait for one and be in the "
-                 f"next: {config.target_latency:g} ms are too few at any rate; build the engine for a smaller batch, "
-                 "or see --target_latency")
+    if config.scenario == "server" and 2 * runner.batch_ms > config.target_latency:
+        line += (f"\nA batch of {batch_size} takes {runner.batch_ms:.3g} ms, and a query may wait for one and be in "
+                 f"the next: {config.target_latency:g} ms are too few at any rate; build the engine for a smaller "
+                 "batch, or see --target_latency")
     return line
 
 

@@ -11,6 +11,7 @@ from rtmpose.data.coco import ANNOTATIONS, load_persons
 from rtmpose.errors import KitError
 
 PERSON = {"id": 1, "name": "person"}
+KINDS = ("images", "annotations", "categories")
 
 
 def nested(depth: int) -> list:
@@ -37,34 +38,32 @@ def remove(kind: str, key: str) -> Callable[[dict], None]:
 
 
 @pytest.mark.parametrize(("broken", "message"), [
-    (change("images", width=10**9), r"image 1 has the size \(1000000000, \d+\), not two whole numbers"),
-    (change("images", height=10.5), "has the size"),
-    (change("images", height=float("nan")), "has the size"),
-    (change("images", width=float("inf")), "has the size"),
+    (change("images", width=10**9), r"images\[0\]: size is \(1000000000, \d+\), not two whole numbers"),
+    (change("images", height=10.5), "size is"),
+    (change("images", height=float("nan")), "size is"),
+    (change("images", width=float("inf")), "size is"),
     (change("images", width="5"), "'<' not supported"),
     (change("images", width=None), "'<' not supported"),
     (remove("images", "width"), "no 'width'"),
     (remove("images", "id"), "no 'id'"),
-    (change("images", file_name=7), "image 1 has no name"),
-    (change("images", file_name="two\nlines.jpg"), "image 1 has no name or one with control characters"),
-    (repeat("images"), "the image 1 is listed twice"),
-    (repeat("annotations"), "the annotation 1 is listed twice"),
-    (repeat("categories"), "the category 1 is listed twice"),
-    *[(change(kind, id=identity), f"{name} has the id {shown}")
-      for kind, name in (("images", "image"), ("annotations", "annotation"), ("categories", "category"))
+    (change("images", file_name=7), r"images\[0\]: file_name is 7, not a name"),
+    (change("images", file_name="two\nlines.jpg"), r"images\[0\]: file_name is 'two\\nlines.jpg', not a name without"),
+    *((repeat(kind), rf"{kind}\[\d+\]: id is 1, not of this record only") for kind in KINDS),
+    *[(change(kind, id=identity), rf"{kind}\[0\]: (id is {shown}|maximum recursion)") for kind in KINDS
       for identity, shown in ((float("nan"), "nan"), (float("inf"), "inf"), (10**400, "1000"), (None, "None"),
                               (nested(900), r"(\[\[\[|.*)"))],
-    (change("images", id="one"), "some image ids are numbers and some are strings"),
-    (change("annotations", id="one"), "some annotation ids are numbers and some are strings"),
-    (change("annotations", image_id="1"), "annotation 1 belongs to the unknown image '1'"),
-    (change("annotations", image_id=nested(900)), r"annotation 1 belongs to the unknown image \[\[|recursion"),
-    (change("annotations", category_id=2), "annotation 1 belongs to the unknown category 2"),
+    (change("images", id="one"), r"images\[1\]: id is 2, not a number below 2\^63, or a string as the first one is"),
+    (change("annotations", id="one"), r"annotations\[1\]: id is 2, not a number below 2\^63, or a string as the first"),
+    (change("annotations", image_id="1"), r"annotations\[0\]: image_id is '1', not in the file"),
+    (change("annotations", image_id=nested(900)), r"annotations\[0\]: image_id is \[\[|recursion"),
+    (change("annotations", category_id=2), r"annotations\[0\]: category_id is 2, not in the file"),
     (change("annotations", bbox=nested(900)), "."),
-    (change("annotations", keypoints="x" * 51), "annotation 1's keypoints is 'xxx"),
-    (change("annotations", keypoints=None), "NoneType"),
-    (change("annotations", keypoints=[[1]] * 51), "annotation 1's keypoints is"),
-    (change("annotations", iscrowd=nested(5)), "annotation 1 has iscrowd"),
-    *((change("annotations", num_keypoints=number), "1 has num_keypoints") for number in (None, "1", -1, 18)),
+    (change("annotations", keypoints="x" * 51), r"annotations\[0\]: keypoints is 'xxx"),
+    (change("annotations", keypoints=None), r"annotations\[0\]: keypoints is None, not 51"),
+    (change("annotations", keypoints=[[1]] * 51), r"annotations\[0\]: keypoints is"),
+    (change("annotations", iscrowd=nested(5)), r"annotations\[0\]: iscrowd is"),
+    *((change("annotations", num_keypoints=number), r"annotations\[0\]: num_keypoints is")
+      for number in (None, "1", -1, 18)),
     (lambda content: content.update(categories=[]), r"0 categories are named person, expected one; the names are \[\]"),
     (change("categories", name="dog"), r"0 categories are named person, expected one; the names are \['dog'\]"),
     (lambda content: content.update(categories=[PERSON, {**PERSON, "id": 2}]), "2 categories are named person"),

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import ROOT, run_script
-from tqdm import tqdm
 
 import inference
 from rtmpose.data import preprocess
@@ -24,13 +23,11 @@ from rtmpose.errors import EXIT_INVALID, KitError
 from rtmpose.evaluate.coco_eval import METRICS
 from rtmpose.evaluate.loadgen import (
     SCENARIOS,
-    HostRunner,
     LoadGenConfig,
-    Plan,
     QuerySampleLibrary,
-    SystemUnderTest,
+    QueueRunner,
     check_server,
-    run_test,
+    infer_on_host,
 )
 from rtmpose.evaluate.loadgen_logs import read_detail
 
@@ -168,8 +165,10 @@ def test_an_error_beside_loadgen_ends_the_run(engine_file: Path, tmp_path: Path)
     """An exception would crash LoadGen. Here the last sample's crop has another size than the engine's."""
     pixels = [np.zeros((256, 192, 3), np.uint8)] * 9 + [np.zeros((8, 8, 3), np.uint8)]
     config = LoadGenConfig("offline", accuracy=False, min_duration=0.001, target_qps=None, target_latency=100)
+    runner = QueueRunner(load_engine(engine_file), config, None)
+    runner.library = QuerySampleLibrary(pixels)
     with pytest.raises(ValueError, match="could not broadcast"):
-        run_test(Plan(config, HostRunner(load_engine(engine_file)), [], QuerySampleLibrary(pixels), 1.0, 1.0), tmp_path)
+        runner.run_test(tmp_path)
 
 
 @pytest.mark.parametrize("share", [0, 0.3, 0.6])
@@ -188,7 +187,7 @@ def test_padding_is_the_first_sample(engine_file: Path, monkeypatch: pytest.Monk
     infer = engine.infer
     monkeypatch.setattr(engine, "infer", lambda crops: ran.append(crops.copy()) or infer(crops))
     crops = np.random.default_rng(0).standard_normal((2, 3, 256, 192), np.float32)
-    answers = HostRunner(engine).infer(crops)
+    answers = infer_on_host(engine, np.empty((4, 3, 256, 192), np.float32), crops)
     np.testing.assert_array_equal(ran[0], crops[[0, 1, 0, 0]])
     assert answers.shape == (2, 17, 3)
 
@@ -273,10 +272,3 @@ def test_interrupt_ends_loadgen_at_once(engine_file: Path, drawn: Path, tmp_path
         process.send_signal(signal.SIGINT)
         _, message = process.communicate(timeout=5)
     assert process.returncode == -signal.SIGINT and "Traceback" not in message
-
-
-def test_close_ends_the_thread(engine_file: Path) -> None:
-    with tqdm(disable=True) as bar:
-        system = SystemUnderTest(HostRunner(load_engine(engine_file)), QuerySampleLibrary([]), bar)
-        system.close()
-    assert system.error is None

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from rtmpose.data import preprocess
@@ -27,48 +28,12 @@ def decode_grid(rows: int) -> tuple[int, int, int]:
 
 
 def crop_maps(centers: np.ndarray, scales: np.ndarray, input_size: tuple[int, int]) -> np.ndarray:
-    """Affine maps from crop pixels to image pixels, float64 (N, 6); centers and scales are float32 (N, 2).
+    """Affine maps from crop pixels to image pixels, float64 (N, 6), inverted as ``cv2.warpAffine`` inverts them.
 
-    Bit-equal to ``cv2.invertAffineTransform(preprocess.warp_matrix(...))``, which ``cv2.warpAffine`` uses: the same
-    operations in the same order, but on all regions at once.
+    Centers and scales are float32 (N, 2).
     """
-    m = _solve(*_equations(centers, scales, input_size))
-    determinant = m[:, 0] * m[:, 4] - m[:, 1] * m[:, 3]
-    factor = np.divide(1, determinant, out=np.zeros_like(determinant), where=determinant != 0)
-    a, b, d, e = m[:, 4] * factor, -m[:, 1] * factor, -m[:, 3] * factor, m[:, 0] * factor
-    return np.stack([a, b, -a * m[:, 2] - b * m[:, 5], d, e, -d * m[:, 2] - e * m[:, 5]], axis=1)
-
-
-def _equations(centers: np.ndarray, scales: np.ndarray, input_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """The linear equations of ``cv2.getAffineTransform`` for the points of :func:`preprocess.warp_matrix`."""
-    (x, y), (width, height) = centers.T, input_size
-    left = (x.astype(np.float64) - 0.5 * scales[:, 0].astype(np.float64)).astype(np.float32)
-    source = np.stack([x, y, left, y, left, y + (x - left)], axis=1).reshape(-1, 3, 2)
-    matrix = np.zeros((len(x), 6, 6))
-    matrix[:, 0::2, 0:2] = matrix[:, 1::2, 3:5] = source
-    matrix[:, 0::2, 2] = matrix[:, 1::2, 5] = 1
-    target = np.array([width, height, 0, height, 0, height + width], np.float64) * 0.5
-    return matrix, np.broadcast_to(target, (len(x), 6))
-
-
-def _solve(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Solve N systems of linear equations, (N, n, n) and (N, n), as OpenCV does; zeros where one is singular."""
-    system, rows, number = np.concatenate([matrix, right[..., None]], axis=2), np.arange(len(matrix)), right.shape[1]
-    singular = np.zeros(len(matrix), bool)
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # in singular systems
-        for i in range(number):
-            pivot = i + np.abs(system[:, i:, i]).argmax(axis=1)
-            singular |= np.abs(system[rows, pivot, i]) < 100 * np.finfo(np.float64).eps
-            system[rows, pivot], system[:, i] = system[:, i], system[rows, pivot]
-            factor = system[:, i + 1:, i] * (-1 / system[:, i, i])[:, None]
-            system[:, i + 1:, i + 1:] += factor[..., None] * system[:, i, None, i + 1:]
-        solution = system[..., number]
-        for i in reversed(range(number)):
-            for k in range(i + 1, number):
-                solution[:, i] -= system[:, i, k] * solution[:, k]
-            solution[:, i] /= system[:, i, i]
-    solution[singular] = 0
-    return solution
+    return np.stack([cv2.invertAffineTransform(preprocess.warp_matrix(center, scale, input_size)).ravel()
+                     for center, scale in zip(centers, scales, strict=True)])
 
 
 def normalized_values() -> np.ndarray:

@@ -96,23 +96,6 @@ def test_maps_are_inverted_as_warp_affine_does() -> None:
             preprocess.crop_person(image, center, scale, size))
 
 
-@pytest.mark.parametrize("size", [(192, 256), (288, 384), (50, 30)], ids=str)
-def test_maps_equal_opencvs(size: tuple[int, int]) -> None:
-    """To the last bit, for boxes of all sizes, whole pixels, equal pivots and singular equations."""
-    random, number = np.random.default_rng(size[0]), 20_000
-    corner, extent = random.uniform(-50, 640, (number, 2)), 10 ** random.uniform(-1, 3.5, (number, 2))
-    boxes = np.concatenate([corner, corner + extent], axis=1)
-    boxes[::3] = np.rint(boxes[::3])
-    boxes[::50, :2] = 0
-    boxes[1::50, :2] = -boxes[1::50, 2:]
-    boxes[2::50, 2:] = boxes[2::50, :2]
-    centers, scales = preprocess.box_to_center_scale(boxes.astype(np.float32), size)
-    expected = [cv2.invertAffineTransform(preprocess.warp_matrix(*region, size)).ravel()
-                for region in zip(centers, scales, strict=True)]
-    np.testing.assert_array_equal(cuda_kernels.crop_maps(centers, scales, size), expected)
-    assert not np.all(expected, axis=1)[2::50].any()
-
-
 def decode(kernels: ctypes.CDLL, logits: tuple[np.ndarray, np.ndarray], size: tuple[int, int],
            flipped: tuple[np.ndarray | None, np.ndarray | None] = (None, None)) -> tuple[np.ndarray, np.ndarray]:
     """Keypoints (N, K, 2) and scores (N, K) by the kernel."""
