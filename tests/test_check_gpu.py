@@ -60,7 +60,7 @@ def test_every_check_passes_on_the_software_gpu(environment: dict[str, str], tmp
 def test_a_cuda_graph_that_is_refused_is_a_failure(environment: dict[str, str], demo_onnx: Path) -> None:
     program = f"""
 from pathlib import Path
-from check_gpu import Setting, check_build, check_graph
+from scripts.check_gpu import Setting, check_build, check_graph
 setting = Setting(Path({str(demo_onnx.parent)!r}), 2, False)
 assert check_build("fp16", setting)[0]
 print(check_graph(setting))
