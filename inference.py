@@ -17,7 +17,7 @@ from rtmpose.engines import Engine, load_engine
 from rtmpose.engines.record import read_record
 from rtmpose.errors import EXIT_ACCURACY_MISSED, EXIT_INVALID, EXIT_OK, EXIT_THROUGHPUT_MISSED, KitError, first_line
 from rtmpose.evaluate import devices, loadgen, ranks, repeats
-from rtmpose.evaluate.accuracy import check_comparable, compare, measure_accuracy, predict_all, summarize_accuracy
+from rtmpose.evaluate.accuracy import check_comparable, compare_accuracy, measure_accuracy, summarize_accuracy
 from rtmpose.evaluate.coco_eval import write_keypoints
 from rtmpose.evaluate.predict import predict_person
 from rtmpose.evaluate.throughput import measure_throughput
@@ -121,7 +121,7 @@ def add_picture_options(group: argparse._ArgumentGroup) -> None:
 
 def main() -> int:
     """Measure alone, or as one of the ranks that torchrun started."""
-    return ranks.run(measure) if "RANK" in os.environ else measure(None)
+    return ranks.run_as_rank(measure) if "RANK" in os.environ else measure(None)
 
 
 def measure(group: ranks.Ranks | None) -> int:
@@ -180,27 +180,27 @@ def predict_and_score(engine: Engine, reference_path: str | None, data_set: Data
     print_persons(engine, persons, "Accuracy", flip_test)
     if visualize:
         find_ground_truth(persons)
+    measure_one = partial(devices.measure_accuracy_by_ranks, group) if group else measure_accuracy
+    accuracy = measure_one(engine, persons, flip_test)
     if group and group.rank:
-        for each in filter(None, (engine, reference)):
-            devices.predict(group, each, persons, flip_test)
+        if reference:
+            measure_one(reference, persons, flip_test)
         return {}
-    predict = partial(devices.predict, group) if group else predict_all
-    accuracy = measure_accuracy(engine, persons, flip_test, predict)
-    print(accuracy.score.coco_lines)
+    print(accuracy.coco_lines)
     if output:
         clear_output(output)
-        write_keypoints(make_folder(output) / "keypoints.json", accuracy.score.results)
+        write_keypoints(make_folder(output) / "keypoints.json", accuracy.results)
     if output and visualize:
-        print(f"Pictures: {write_pictures(output / 'pictures', visualize, accuracy.run.predictions, persons)}")
+        print(f"Pictures: {write_pictures(output / 'pictures', visualize, accuracy.predictions, persons)}")
     measured = summarize_accuracy(accuracy, persons, flip_test)
     if group:
         print(text.ranks_lines(measured["ranks"]))
     if reference:
-        expected = measure_accuracy(reference, persons, flip_test, predict)
-        measured["agreement"], worst = compare(accuracy, expected)
+        expected = measure_one(reference, persons, flip_test)
+        measured["agreement"], worst = compare_accuracy(engine, accuracy, reference, expected)
         print(text.agreement_lines(measured["agreement"]))
         if output and worst:
-            written = write_crops(output / "agreement", worst, accuracy.run.predictions, expected.run.predictions,
+            written = write_crops(output / "agreement", worst, accuracy.predictions, expected.predictions,
                                   persons, engine.record.input_size)
             print(f"  {len(worst)} worst crops: {written}")
     return measured
@@ -208,11 +208,14 @@ def predict_and_score(engine: Engine, reference_path: str | None, data_set: Data
 
 def time_engine(engine: Engine, data_set: DataSet | str | None, warmup: int, iterations: int, duration: float,
                 output: Path | None, group: ranks.Ranks | None) -> dict[str, Any]:
-    """Throughput: time one batch over and over, on all ranks at once. Returns the result for ``summary.json``."""
-    timed = partial(devices.measure_throughput, group) if group else measure_throughput
+    """Throughput: time one batch over and over, on all ranks at once. Returns the result for ``summary.json``, on ranks
+    other than 0 an empty one."""
+    timed = partial(devices.measure_throughput_by_ranks, group) if group else measure_throughput
     measured = timed(engine, data_set, warmup, iterations, duration)
+    if group and group.rank:
+        return {}
     print(text.throughput_lines(measured, engine.record.batch))
-    if output and not (group and group.rank):
+    if output:
         clear_output(output)
     return measured
 
@@ -240,10 +243,10 @@ def query_by_loadgen(engine: Engine, config: loadgen.LoadGenConfig, data_set: Da
     runner = loadgen.QueueRunner(engine, config, persons)
     print(text.loadgen_start_lines(runner, engine.record.batch), flush=True)
     clear_output(output)
-    measured, score = loadgen.run_scenario(runner, persons, output)
-    if score:
-        print(score.coco_lines)
-        write_keypoints(output / "keypoints.json", score.results)
+    measured, results, coco_lines = loadgen.run_scenario(runner, persons, output)
+    if config.accuracy:
+        print(coco_lines)
+        write_keypoints(output / "keypoints.json", results)
     else:
         print(text.loadgen_lines(measured))
     return measured

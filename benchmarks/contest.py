@@ -12,7 +12,7 @@ import numpy as np
 from rtmpose.data.agreement import crop_distances, describe_agreement
 from rtmpose.data.coco import PersonSet
 from rtmpose.engines import Engine
-from rtmpose.evaluate.predict import predict
+from rtmpose.evaluate.predict import predict_persons
 from rtmpose.evaluate.predictions import Predictions
 
 
@@ -55,10 +55,10 @@ def compare(engine: Engine, persons: PersonSet, name: str, predict_other: Callab
     Each side runs once to warm up. ``predict_other`` returns its predictions in the order of ``persons``.
     """
     record, opencv_threads = engine.record, cv2.getNumThreads()
-    ours, others = predict(engine, persons).predictions, predict_other()
+    ours, others = predict_persons(engine, persons)[0], predict_other()
 
     def time_kit() -> float:
-        return len(persons) / predict(engine, persons).seconds
+        return len(persons) / predict_persons(engine, persons)[2]
 
     def time_other() -> float:
         cv2.setNumThreads(opencv_threads)  # the kit switches OpenCV's threads off

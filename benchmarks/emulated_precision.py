@@ -21,7 +21,7 @@ from rtmpose.data.agreement import crop_distances, describe_agreement
 from rtmpose.data.batches import Batch, iterate_batches
 from rtmpose.data.coco import load_persons
 from rtmpose.engines import backend
-from rtmpose.evaluate.accuracy import score
+from rtmpose.evaluate.coco_eval import score
 from rtmpose.evaluate.predictions import Predictions, decode_batch, join
 from rtmpose.model import graph, mixed_precision
 from rtmpose.model.int8 import calibrate, quantize
@@ -80,7 +80,7 @@ def main() -> int:
     print("| graph | AP | difference | at most one bin off | at most 4 px off | worst, px |\n|---|---|---|---|---|---|")
     for name, emulated in make_graphs(fp32, crops):
         predictions = predict(emulated, batches, size)
-        ap = score(predictions, persons).metrics["AP"]
+        ap = score(predictions, persons)[1]["AP"]
         if emulated is fp32:
             expected, expected_ap = predictions, ap
         distances = crop_distances(predictions.keypoints, expected.keypoints, expected.scales, size)

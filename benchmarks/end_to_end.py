@@ -21,8 +21,8 @@ from rtmpose.data import postprocess, preprocess
 from rtmpose.data.coco import PersonSet, load_persons
 from rtmpose.data.images import read_image
 from rtmpose.engines import Engine, headline_timer, load_engine
-from rtmpose.evaluate.predict import predict
-from rtmpose.evaluate.predictions import decode
+from rtmpose.evaluate.predict import predict_persons
+from rtmpose.evaluate.predictions import check_and_decode
 from rtmpose.evaluate.throughput import throughput_input
 
 
@@ -36,7 +36,7 @@ def compare(engine: Engine, persons: PersonSet, crops: np.ndarray, rounds: int) 
         return batches * batch / sum(batch_timer() for _ in range(batches)) * 1e3
 
     def time_pipeline() -> float:
-        return len(persons) / predict(engine, persons).seconds
+        return len(persons) / predict_persons(engine, persons)[2]
 
     time_engine()  # to warm up, as the next
     time_pipeline()
@@ -65,7 +65,7 @@ def stage_costs(engine: Engine, persons: PersonSet) -> dict[str, float]:
             preprocess.normalize(pixels, out)
 
     def decode_logits() -> np.ndarray:
-        return postprocess.crop_to_image(decode(*logits, size)[0], centers, scales, size)
+        return postprocess.crop_to_image(check_and_decode(*logits, size)[0], centers, scales, size)
 
     owners = [pixels for image, pixels in zip(images, read_images(), strict=True) for _ in image.persons]
     regions = find_regions()

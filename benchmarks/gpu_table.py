@@ -72,7 +72,7 @@ def row(args: argparse.Namespace, model: onnx.ModelProto, batch: int, ceilings: 
     device, copies, whole = (float(np.mean(measure(timer, 20, 100, 3, name)))
                              for name, timer in engine.timers(crops).items())
     persons = load_persons(args.datasets)
-    images = len(persons) / predict_gpu.predict(engine, persons).seconds
+    images = len(persons) / predict_gpu.predict_persons_on_gpu(engine, persons)[2]
     rates = [f"{batch / ms * 1e3:.0f}" for ms in (device, copies, whole)]
     bare = bare_loop_ms(engine, allocate_tensors(engine), 200)
     return [str(batch), f"{device:.3f}", *rates, f"{images:.0f}", f"{limit:.3f}", f"{limit / device:.1%}",

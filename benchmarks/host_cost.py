@@ -27,7 +27,7 @@ from rtmpose.data.coco import PersonSet, load_persons
 from rtmpose.engines import Engine, load_engine
 from rtmpose.errors import KitError
 from rtmpose.evaluate import loadgen, predict_gpu
-from rtmpose.evaluate.predict import Run
+from rtmpose.evaluate.predictions import Predictions
 
 ROOT = Path(__file__).resolve().parents[1]
 CARDS = (10_000, 20_000, 40_000)  # persons a second
@@ -89,18 +89,18 @@ def measure_prediction(engine: Engine, persons: PersonSet, rounds: int) -> dict[
             submit = stages.timed("main thread: uploads, launch", predict_gpu.GpuStream.submit)
             collect = stages.timed("main thread: wait, download", predict_gpu.GpuStream.collect)
 
-        def finish(*args: Any) -> Run:
+        def finish(*args: Any) -> Predictions:
             nonlocal ended
             ended = time.thread_time()
-            return Run(*args)
+            return Predictions(*args)
 
         with (patch.multiple(
-                predict_gpu, GpuStream=Stream, Run=finish,
+                predict_gpu, GpuStream=Stream, Predictions=finish,
                 read_batches=stages.timed_steps("main thread: hand out images, wait for them",
                                                 predict_gpu.read_batches),
                 read_image=stages.timed(READING, predict_gpu.read_image),
                 fill_part=stages.timed(READERS, predict_gpu.fill_part))):
-            predict_gpu.predict(engine, persons)
+            predict_gpu.predict_persons_on_gpu(engine, persons)
         totals, main_total = stages.totals(), ended - started
         totals[REST] = main_total - sum(seconds for name, seconds in totals.items() if name.startswith("main"))
         totals[TOTAL] = main_total

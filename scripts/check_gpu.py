@@ -34,7 +34,7 @@ from rtmpose.engines.tensorrt import kernels
 from rtmpose.engines.tensorrt.engine import TensorRTEngine
 from rtmpose.engines.tensorrt.graph import Graph
 from rtmpose.errors import KitError
-from rtmpose.evaluate.accuracy import compare, measure_accuracy
+from rtmpose.evaluate.accuracy import compare_accuracy, measure_accuracy
 from rtmpose.files import check_output, temporary_folder, write_json
 from rtmpose.machine.gpu import find_gpu
 from rtmpose.machine.versions import describe_machine, describe_versions, now
@@ -162,9 +162,9 @@ def engine_path(setting: Setting, precision: str) -> Path:
 def check_keypoints(precision: str, setting: Setting) -> tuple[bool, str]:
     """Keypoints and AP beside those of the FP32 engine on the CPU."""
     persons = load_persons(setting.folder / "people")
-    engines = (load_engine(path) for path in (engine_path(setting, precision), setting.folder / "cpu.engine"))
-    accuracy, reference = (measure_accuracy(engine, persons, False) for engine in engines)
-    agreement, _ = compare(accuracy, reference)
+    engine, reference = load_engine(engine_path(setting, precision)), load_engine(setting.folder / "cpu.engine")
+    found, expected = (measure_accuracy(each, persons, False) for each in (engine, reference))
+    agreement, _ = compare_accuracy(engine, found, reference, expected)
     share, difference = agreement["within_bin"], agreement["ap_difference"]
     least, most = TOLERANCES[precision]
     return share >= least and abs(difference) <= most, (

@@ -48,7 +48,7 @@ def test_keypoints_are_those_of_a_data_set_with_that_box(engine_file: Path, tmp_
     engine = load_engine(engine_file)
     pixels = read_photograph(tmp_path / "set/images/val2017" / content["images"][0]["file_name"])
     one = predict.predict_person(engine, pixels, inference.to_corners([10.5, 20, 90, 130], pixels.shape[1::-1]))
-    all_of_them = predict.predict(engine, persons).predictions
+    all_of_them = predict.predict_persons(engine, persons)[0]
     assert np.array_equal(one.keypoints, all_of_them.keypoints)
     assert np.array_equal(one.scores, all_of_them.scores)
 

@@ -14,7 +14,7 @@ from drawing.dataset import make_dataset
 from rtmpose.data.batches import Batch, iterate_batches
 from rtmpose.data.coco import PersonSet, load_persons
 from rtmpose.evaluate import coco_eval
-from rtmpose.evaluate.predictions import Predictions, decode, join, to_predictions
+from rtmpose.evaluate.predictions import Predictions, decode_batch, join
 from rtmpose.files import write_bytes
 from training.crops import INPUT_SIZE, draw_rounds
 from training.learner import Learner
@@ -87,8 +87,7 @@ def _predict(learner: Learner, batches: list[Batch]) -> Predictions:
     with learner.averaged() as model:
         for batch in batches:
             logits = model.head(model.backbone(learner.to_input(batch.pixels[:len(batch.crops)])))
-            decoded = decode(*(axis.cpu().numpy() for axis in logits), INPUT_SIZE)
-            parts.append(to_predictions(batch.crops, *decoded, INPUT_SIZE))
+            parts.append(decode_batch(batch.crops, *(axis.cpu().numpy() for axis in logits), INPUT_SIZE))
     return join(parts)
 
 

@@ -1,87 +1,70 @@
 """Accuracy mode: every person through the engine, the result's AP, and its agreement with a reference engine."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rtmpose import timing
 from rtmpose.data.agreement import crop_distances, describe_agreement, worst_crops
 from rtmpose.data.coco import PersonSet
 from rtmpose.engines import Engine, monitor
+from rtmpose.engines.tensorrt.engine import TensorRTEngine
 from rtmpose.errors import KitError
-from rtmpose.evaluate import coco_eval, predict, predict_gpu
-from rtmpose.evaluate.predict import Run
+from rtmpose.evaluate import coco_eval
+from rtmpose.evaluate.predict import predict_persons
+from rtmpose.evaluate.predict_gpu import predict_persons_on_gpu
 from rtmpose.evaluate.predictions import Predictions
 
 
 @dataclass(frozen=True)
-class Score:
-    """COCO's evaluation of predictions."""
+class AccuracyResult:
+    """Result of accuracy mode. The last three fields are empty until :func:`score` fills them."""
 
-    results: list[dict[str, Any]]  # as rtmpose.evaluate.coco_eval.to_results returns them
-    metrics: dict[str, float]  # the ten COCO numbers by name
-    coco_lines: str  # the same as pycocotools prints them
-
-
-@dataclass(frozen=True)
-class Pass:
-    """One pass over a set, and what it was measured under."""
-
-    run: Run
+    predictions: Predictions  # in the order of the set
+    batch_ms: list[float]  # of each run of the engine
+    seconds: float  # from the first image to the last keypoint
     conditions: dict[str, Any]  # of summary.json, as the next two
     costs: dict[str, Any]
     ranks: dict[str, Any] | None = None  # of several processes
+    results: list[dict[str, Any]] = field(default_factory=list)  # in COCO's format, after OKS-NMS
+    metrics: dict[str, float] = field(default_factory=dict)  # the ten COCO numbers by name
+    coco_lines: str = ""  # the same as pycocotools prints them
 
 
-@dataclass(frozen=True)
-class Accuracy(Pass):
-    """Result of accuracy mode."""
-
-    engine: Engine = field(kw_only=True)  # closed
-    score: Score = field(kw_only=True)
+def measure_accuracy(engine: Engine, persons: PersonSet, flip_test: bool) -> AccuracyResult:
+    """Predict every person's keypoints, close the engine, and score them."""
+    return score(predict_all(engine, persons, flip_test), persons)
 
 
-Predict = Callable[[Engine, PersonSet, bool], Pass]
-
-
-def predict_all(engine: Engine, persons: PersonSet, flip_test: bool) -> Pass:
-    """Predict every person's keypoints as :func:`rtmpose.evaluate.predict.predict` does, and close the engine.
-
-    A TensorRT engine crops on the GPU.
-    """
-    path = predict_gpu if engine.record.backend == "tensorrt" else predict
+def predict_all(engine: Engine, persons: PersonSet, flip_test: bool) -> AccuracyResult:
+    """Predict every person's keypoints under a monitor, and close the engine. A TensorRT engine crops on the GPU."""
     with monitor(engine) as watched:
-        run = path.predict(engine, persons, flip_test)
+        if isinstance(engine, TensorRTEngine):
+            predicted = predict_persons_on_gpu(engine, persons, flip_test)
+        else:
+            predicted = predict_persons(engine, persons, flip_test)
     engine.close()
-    return Pass(run, watched.conditions, watched.costs(len(persons)))
+    return AccuracyResult(*predicted, watched.conditions, watched.costs(len(persons)))
 
 
-def measure_accuracy(engine: Engine, persons: PersonSet, flip_test: bool, predict: Predict = predict_all) -> Accuracy:
-    """Predict every person's keypoints by ``predict``, which closes the engine, and score them."""
-    done = predict(engine, persons, flip_test)
-    return Accuracy(**vars(done), engine=engine, score=score(done.run.predictions, persons))
+def score(result: AccuracyResult, persons: PersonSet) -> AccuracyResult:
+    """The result with the score of its predictions by COCO's rules."""
+    results, metrics, coco_lines = coco_eval.score(result.predictions, persons)
+    return replace(result, results=results, metrics=metrics, coco_lines=coco_lines)
 
 
-def score(predictions: Predictions, persons: PersonSet) -> Score:
-    """Score predictions by COCO's rules."""
-    results = coco_eval.to_results(predictions, persons.annotations.person_id)
-    return Score(results, *coco_eval.evaluate(results, persons))
-
-
-def summarize_accuracy(accuracy: Accuracy, persons: PersonSet, flip_test: bool) -> dict[str, Any]:
+def summarize_accuracy(result: AccuracyResult, persons: PersonSet, flip_test: bool) -> dict[str, Any]:
     """The result as ``summary.json`` has it."""
-    run = accuracy.run
     return {
         "mode": "accuracy",
-        **accuracy.score.metrics,
+        **result.metrics,
         **describe_persons(persons, flip_test),
-        "fps": len(persons) / run.seconds,
+        "fps": len(persons) / result.seconds,
         "fps_of": "persons a second from image files to keypoints, scoring not included",
-        "latency_ms": timing.describe_latency(run.batch_ms),
+        "latency_ms": timing.describe_latency(result.batch_ms),
         "latency_of": "one run of the engine on one batch, host to host",
-        "conditions": accuracy.conditions,
-        **accuracy.costs,
-        **({"ranks": accuracy.ranks} if accuracy.ranks else {}),
+        "conditions": result.conditions,
+        **result.costs,
+        **({"ranks": result.ranks} if result.ranks else {}),
     }
 
 
@@ -99,20 +82,20 @@ def check_comparable(engine: Engine, reference: Engine) -> None:
                        f"{engine.path} has {one.input_size} and {one.bins}; they must be the same to be compared")
 
 
-def compare(accuracy: Accuracy, reference: Accuracy) -> tuple[dict[str, Any], list[int]]:
-    """Compare the keypoints and the AP of two engines for the same persons.
+def compare_accuracy(engine: Engine, result: AccuracyResult, reference: Engine, expected: AccuracyResult
+                     ) -> tuple[dict[str, Any], list[int]]:
+    """Compare an engine's keypoints and AP with those of a reference engine for the same persons.
 
     Returns ``agreement`` of ``summary.json``, and the rows of the persons that agree least, worst first.
     """
-    record, expected = accuracy.engine.record, reference.run.predictions
-    distances = crop_distances(accuracy.run.predictions.keypoints, expected.keypoints, expected.scales,
-                               record.input_size)
-    reference_ap = reference.score.metrics["AP"]
+    record = engine.record
+    distances = crop_distances(result.predictions.keypoints, expected.predictions.keypoints,
+                               expected.predictions.scales, record.input_size)
     agreement = {
-        **describe_agreement(distances, expected.scores, record.input_size[0] / record.bins[0]),
-        "ap_reference": reference_ap,
-        "ap_difference": accuracy.score.metrics["AP"] - reference_ap,
-        "reference": {"path": str(reference.engine.path), "sha256": reference.engine.record.engine_sha256,
-                      "precision": reference.engine.record.precision},
+        **describe_agreement(distances, expected.predictions.scores, record.input_size[0] / record.bins[0]),
+        "ap_reference": expected.metrics["AP"],
+        "ap_difference": result.metrics["AP"] - expected.metrics["AP"],
+        "reference": {"path": str(reference.path), "sha256": reference.record.engine_sha256,
+                      "precision": reference.record.precision},
     }
-    return agreement, worst_crops(distances, expected.scores)
+    return agreement, worst_crops(distances, expected.predictions.scores)

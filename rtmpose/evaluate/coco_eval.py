@@ -69,6 +69,12 @@ def oks_nms(keypoints: np.ndarray, scores: np.ndarray, areas: np.ndarray) -> lis
     return order[~dropped].tolist()
 
 
+def score(predictions: Predictions, persons: PersonSet) -> tuple[list[dict[str, Any]], dict[str, float], str]:
+    """The results of predictions, as :func:`to_results` returns them, and their score, as :func:`evaluate` does."""
+    results = to_results(predictions, persons.annotations.person_id)
+    return results, *evaluate(results, persons)
+
+
 @paused_gc()
 def to_results(predictions: Predictions, category_id: int | str = 1) -> list[dict[str, Any]]:
     """Rescore, apply OKS-NMS, and convert to COCO's result format.

@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 
 from rtmpose import timing
-from rtmpose.data.coco import PersonSet
+from rtmpose.data.coco import DataSet, PersonSet
 from rtmpose.engines import Engine, monitor
 from rtmpose.errors import KitError
-from rtmpose.evaluate.accuracy import Pass, predict_all
-from rtmpose.evaluate.predict import Run
-from rtmpose.evaluate.predictions import Predictions
+from rtmpose.evaluate.accuracy import AccuracyResult, predict_all, score
+from rtmpose.evaluate.predictions import join
 from rtmpose.evaluate.ranks import Ranks
 from rtmpose.evaluate.throughput import WARMUP_LIMIT, throughput_input
 from rtmpose.machine.monitor import Monitor, combine_conditions
@@ -21,27 +20,29 @@ from rtmpose.machine.monitor import Monitor, combine_conditions
 _ALONE = 0.25  # of --duration, for each device alone
 
 
-def predict(ranks: Ranks, engine: Engine, persons: PersonSet, flip_test: bool) -> Pass:
-    """Predict this rank's share of the persons; returns those of all ranks.
+def measure_accuracy_by_ranks(ranks: Ranks, engine: Engine, persons: PersonSet, flip_test: bool
+                              ) -> AccuracyResult:
+    """Predict this rank's share of the persons. Rank 0 returns the result of all persons, scored; the others that of
+    their share, not scored.
 
     A share is whole batches of the set, one after the other: each batch is the one that a single process makes, so
-    that its keypoints are the same bits. The seconds are those from a barrier to the end of the slowest rank.
+    that its keypoints are the same bits. All start at a barrier, and the seconds are those of the slowest.
     Raises KitError if there are fewer batches than ranks.
     """
-    mine = take_share(persons, ranks.rank, ranks.world_size, engine.record.batch)
+    share = take_share(persons, ranks.rank, ranks.world_size, engine.record.batch)
     ranks.barrier()
-    start = perf_counter()
-    done = predict_all(engine, mine, flip_test)
-    seconds = perf_counter() - start
-    found = done.run.predictions
-    parts = ranks.gather((found.keypoints, found.scores, found.scales, done.run.batch_ms, len(mine), seconds,
-                          done.conditions, done.costs))
-    described = ranks.describe()
-    *arrays, batch_ms, numbers, times, verdicts, costs = zip(*parts, strict=True)
-    run = Run(Predictions(list(persons), *map(np.concatenate, arrays)), [one for some in batch_ms for one in some],
-              max(times))
-    return Pass(run, combine_conditions(verdicts, "rank"), combine_costs(costs, numbers),
-                {**described, "fps": [number / taken for number, taken in zip(numbers, times, strict=True)]})
+    predicted = predict_all(engine, share, flip_test)
+    parts, described = ranks.gather(predicted), ranks.describe()
+    if ranks.rank:
+        return predicted
+    numbers = [len(part.predictions) for part in parts]
+    fps = [number / part.seconds for number, part in zip(numbers, parts, strict=True)]
+    return score(AccuracyResult(
+        predictions=join([part.predictions for part in parts]),
+        batch_ms=[milliseconds for part in parts for milliseconds in part.batch_ms],
+        seconds=max(part.seconds for part in parts),
+        conditions=combine_conditions([part.conditions for part in parts], "rank"),
+        costs=combine_costs([part.costs for part in parts], numbers), ranks={**described, "fps": fps}), persons)
 
 
 def take_share(persons: PersonSet, rank: int, world_size: int, batch: int) -> PersonSet:
@@ -63,27 +64,27 @@ def take_share(persons: PersonSet, rank: int, world_size: int, batch: int) -> Pe
     return replace(persons, images=tuple(images))
 
 
-def measure_throughput(ranks: Ranks, engine: Engine, data_set: Any, warmup: int, iterations: int, duration: float
-                       ) -> dict[str, Any]:
+def measure_throughput_by_ranks(ranks: Ranks, engine: Engine, data_set: DataSet | str | None, warmup: int,
+                                iterations: int, duration: float) -> dict[str, Any]:
     """Time each device alone, one after the other, then all at once, by the engine's first timer.
 
-    Options and result are those of :func:`rtmpose.evaluate.throughput.measure_throughput`, except that alone each
-    gets a quarter of ``duration``. Together all start at a barrier, and only the batches count that end before the
-    first rank stops.
+    Options and result are those of :func:`rtmpose.evaluate.throughput.measure_throughput`, except that alone each gets
+    a quarter of ``duration``. Ranks other than 0 return an empty result.
     """
     crops, source = throughput_input(data_set, engine)
     (name, timer), batch = next(iter(engine.timers(crops).items())), engine.record.batch
-    alone = time_alone(ranks, timer, warmup, iterations, duration)
-    ranks.barrier()
+    alone_ms = time_alone(ranks, timer, warmup, iterations, duration)
     warmed = timing.warm_up(timer, warmup, min(WARMUP_LIMIT, 2 * duration))
     watched, samples, ends = time_together(ranks, engine, timer, iterations, duration)
-    window, persons = min(ranks.gather(ends[-1])), len(samples) * batch
-    counted = samples[:max(1, sum(end <= window for end in ends))]
-    parts = ranks.gather((counted, warmed, watched.conditions, watched.costs(persons), persons))
-    milliseconds, warmups, verdicts, costs, numbers = zip(*parts, strict=True)
-    together = np.concatenate(milliseconds)
-    fps = [batch / float(np.mean(one)) * 1e3 for one in milliseconds]
-    alone_fps = [batch / mean * 1e3 for mean in alone]
+    parts = ranks.gather((alone_ms, samples, ends, warmed, watched.conditions, watched.costs(len(samples) * batch)))
+    described = ranks.describe()
+    if ranks.rank:
+        return {}
+    alone, all_samples, all_ends, warmups, conditions, costs = zip(*parts, strict=True)
+    window, counted = count_in_window(all_samples, all_ends)
+    together = np.concatenate(counted)
+    fps = [batch / float(np.mean(milliseconds)) * 1e3 for milliseconds in counted]
+    alone_fps = [batch / milliseconds * 1e3 for milliseconds in alone]
     return {
         "mode": "throughput",
         "fps": sum(fps),
@@ -92,22 +93,21 @@ def measure_throughput(ranks: Ranks, engine: Engine, data_set: Any, warmup: int,
         "spread": timing.spread(together), "iterations": len(together),
         "warmup": min(one["warmup"] for one in warmups), "warmup_s": max(one["warmup_s"] for one in warmups),
         "steady": all(one["steady"] for one in warmups),
-        "input": source, "other_timings": {}, "conditions": combine_conditions(verdicts, "rank"),
-        **combine_costs(costs, numbers),
-        "ranks": {**ranks.describe(), "fps": fps, "alone_fps": alone_fps,
-                  "efficiency": sum(fps) / sum(alone_fps), "window_s": window},
+        "input": source, "other_timings": {}, "conditions": combine_conditions(conditions, "rank"),
+        **combine_costs(costs, [len(one) for one in all_samples]),
+        "ranks": {**described, "fps": fps, "alone_fps": alone_fps, "efficiency": sum(fps) / sum(alone_fps),
+                  "window_s": window},
     }
 
 
-def time_alone(ranks: Ranks, timer: Callable[[], float], warmup: int, iterations: int, duration: float) -> list[float]:
-    """Milliseconds a batch of each rank while the others wait, on every rank."""
-    milliseconds = []
-    for rank in range(ranks.world_size):
-        mean = None
-        if rank == ranks.rank:
-            timing.warm_up(timer, warmup, min(WARMUP_LIMIT, duration))
-            mean = float(np.mean(timing.measure(timer, 0, iterations, _ALONE * duration, "Alone")))
-        milliseconds.append(ranks.gather(mean)[rank])
+def time_alone(ranks: Ranks, timer: Callable[[], float], warmup: int, iterations: int, duration: float) -> float:
+    """Milliseconds a batch of this rank, measured while the others wait."""
+    for _ in range(ranks.rank):
+        ranks.barrier()
+    timing.warm_up(timer, warmup, min(WARMUP_LIMIT, duration))
+    milliseconds = float(np.mean(timing.measure(timer, 0, iterations, _ALONE * duration, "Alone")))
+    for _ in range(ranks.rank, ranks.world_size):
+        ranks.barrier()
     return milliseconds
 
 
@@ -115,7 +115,7 @@ def time_together(ranks: Ranks, engine: Engine, timer: Callable[[], float], iter
                   ) -> tuple[Monitor, list[float], list[float]]:
     """Time all ranks at once. Returns this one's monitor, each batch's milliseconds, and the seconds from the start of
     all to each batch's end."""
-    slowest = max(ranks.gather(float(np.mean([timer() for _ in range(3)]))))
+    slowest = max(ranks.all_gather(float(np.mean([timer() for _ in range(3)]))))
     seconds = max(duration, iterations * slowest / 1e3)
     samples: list[float] = []
     ends: list[float] = []
@@ -126,6 +126,18 @@ def time_together(ranks: Ranks, engine: Engine, timer: Callable[[], float], iter
             samples.append(timer())
             ends.append(perf_counter() - start)
     return watched, samples, ends
+
+
+def count_in_window(samples: Sequence[Sequence[float]], ends: Sequence[Sequence[float]]
+                    ) -> tuple[float, list[Sequence[float]]]:
+    """The window in which all ranks ran, in seconds from their start, and each rank's samples that count.
+
+    The window ends with the last batch of the rank that stops first. A batch counts if it ends in the window; a rank's
+    first batch always does. Takes each rank's milliseconds and ends, in seconds, of its batches.
+    """
+    window = min(rank_ends[-1] for rank_ends in ends)
+    return window, [rank_samples[:max(1, sum(end <= window for end in rank_ends))]
+                    for rank_samples, rank_ends in zip(samples, ends, strict=True)]
 
 
 def combine_costs(costs: Sequence[dict[str, Any]], persons: Sequence[int]) -> dict[str, Any]:

@@ -29,8 +29,9 @@ from rtmpose.engines.tensorrt.engine import TensorRTEngine
 from rtmpose.engines.tensorrt.stream import CropRunner
 from rtmpose.errors import KitError
 from rtmpose.evaluate import loadgen_logs
-from rtmpose.evaluate.accuracy import Score, describe_persons, score
-from rtmpose.evaluate.predictions import check_finite, decode
+from rtmpose.evaluate.accuracy import describe_persons
+from rtmpose.evaluate.coco_eval import score
+from rtmpose.evaluate.predictions import check_and_decode, check_finite
 from rtmpose.files import make_folder
 
 SCENARIOS = {"offline": "Offline", "singlestream": "SingleStream", "server": "Server"}  # option: LoadGen's name
@@ -200,7 +201,7 @@ def infer_on_host(engine: Engine, batch: np.ndarray, crops: Sequence[np.ndarray]
         row[...] = crop
     batch[len(crops):] = batch[0]
     simcc_x, simcc_y = engine.infer(batch)
-    return np.dstack(decode(simcc_x[:len(crops)], simcc_y[:len(crops)], engine.record.input_size))
+    return np.dstack(check_and_decode(simcc_x[:len(crops)], simcc_y[:len(crops)], engine.record.input_size))
 
 
 def complete(samples: list[Any], answers: np.ndarray) -> None:
@@ -240,11 +241,12 @@ def random_crops(count: int, input_size: tuple[int, int]) -> list[np.ndarray]:
 
 
 def run_scenario(runner: QueueRunner, persons: PersonSet | None, output: Path
-                 ) -> tuple[dict[str, Any], Score | None]:
+                 ) -> tuple[dict[str, Any], list[dict[str, Any]], str]:
     """Run the runner's scenario; LoadGen writes its logs into ``output``/loadgen.
 
-    Returns the result as ``summary.json`` has it, and in accuracy mode COCO's score of the answers that LoadGen
-    logged. Raises KitError if LoadGen wrote no log or the engine returns NaN or infinity.
+    Returns the result as ``summary.json`` has it; and of the answers that LoadGen logged in accuracy mode (else empty)
+    COCO's results and pycocotools' lines, as :func:`rtmpose.evaluate.coco_eval.score` does. Raises KitError if LoadGen
+    wrote no log or the engine returns NaN or infinity.
     """
     config, logs = runner.config, loadgen_logs.clear_logs(make_folder(output / "loadgen"))
     with monitor(runner.engine) as watched:
@@ -254,13 +256,13 @@ def run_scenario(runner: QueueRunner, persons: PersonSet | None, output: Path
     if persons and config.accuracy:
         predictions = loadgen_logs.read_predictions(logs / loadgen_logs.ACCURACY, runner.crops,
                                                     runner.engine.record.input_size)
-        scored = score(predictions, persons)
-        return {"mode": "accuracy", **scored.metrics, **common, **describe_persons(persons, flip_test=False)}, scored
+        results, metrics, lines = score(predictions, persons)
+        return {"mode": "accuracy", **metrics, **common, **describe_persons(persons, flip_test=False)}, results, lines
     source = f"crops of {len(persons)} persons, {persons.boxes}" if persons else "random pixels"
     performance = loadgen_logs.describe_performance(detail, config.scenario)
     costs = watched.costs(performance["queries"] * performance["samples_per_query"])
     return {"mode": "throughput", **common, **performance, "input": source, "conditions": watched.conditions,
-            **costs}, None
+            **costs}, [], ""
 
 
 def make_settings(runner: QueueRunner) -> Any:

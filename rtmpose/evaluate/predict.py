@@ -1,7 +1,6 @@
 """Every person of a set through an engine: loader -> engine -> predictions."""
 
 import time
-from dataclasses import dataclass
 
 import numpy as np
 from tqdm import tqdm
@@ -13,20 +12,13 @@ from rtmpose.engines import Engine
 from rtmpose.evaluate.predictions import Predictions, decode_batch, join
 
 
-@dataclass(frozen=True)
-class Run:
-    """Result of one pass over a set."""
-
-    predictions: Predictions  # in the order of the set
-    batch_ms: list[float]  # of each run of the engine
-    seconds: float  # from the first image to the last keypoint
-
-
-def predict(engine: Engine, persons: PersonSet, flip_test: bool = False) -> Run:
+def predict_persons(engine: Engine, persons: PersonSet, flip_test: bool = False
+                    ) -> tuple[Predictions, list[float], float]:
     """Predict the keypoints of every person with an engine for 17 keypoints.
 
-    ``flip_test`` averages with the mirrored crop, as mmpose's does. Raises KitError if an image can't be used or the
-    engine returns NaN or infinity.
+    ``flip_test`` averages with the mirrored crop, as mmpose's does. Returns predictions in the order of the set, the
+    milliseconds of each run of the engine, and the seconds from the first image to the last keypoint. Raises KitError
+    if an image can't be used or the engine returns NaN or infinity.
     """
     input_size = engine.record.input_size
     parts: list[Predictions] = []
@@ -48,7 +40,7 @@ def predict(engine: Engine, persons: PersonSet, flip_test: bool = False) -> Run:
                 simcc_y = postprocess.fuse_flipped(simcc_y, flipped_y, mirror_axis=False)
             parts.append(decode_batch(batch.crops, simcc_x, simcc_y, input_size))
             bar.update(len(batch.crops))
-    return Run(join(parts), batch_ms, time.perf_counter() - start)
+    return join(parts), batch_ms, time.perf_counter() - start
 
 
 def predict_person(engine: Engine, image: np.ndarray, bbox: np.ndarray) -> Predictions:

@@ -21,15 +21,15 @@ from rtmpose.data.images import read_image
 from rtmpose.engines.tensorrt import kernels
 from rtmpose.engines.tensorrt.engine import IN_FLIGHT, TensorRTEngine
 from rtmpose.engines.tensorrt.stream import GpuStream, ImageBatch
-from rtmpose.evaluate.predict import Run
 from rtmpose.evaluate.predictions import Predictions, check_finite
 from rtmpose.machine.cpu import count_cores
 
 IMAGES_A_THREAD = 2  # being read or waiting
 
 
-def predict(engine: TensorRTEngine, persons: PersonSet, flip_test: bool = False) -> Run:
-    """Predict keypoints as :func:`rtmpose.evaluate.predict.predict` does.
+def predict_persons_on_gpu(engine: TensorRTEngine, persons: PersonSet, flip_test: bool = False
+                           ) -> tuple[Predictions, list[float], float]:
+    """Predict keypoints, with the same result as :func:`rtmpose.evaluate.predict.predict_persons`.
 
     A batch's milliseconds are those from the start of its upload to the end of its download. Raises KitError also if
     memory runs out.
@@ -55,8 +55,8 @@ def predict(engine: TensorRTEngine, persons: PersonSet, flip_test: bool = False)
     boxes = np.stack([person.bbox for person in persons])
     centers, scales = preprocess.box_to_center_scale(boxes, record.input_size)
     keypoints = postprocess.crop_to_image(found[..., :2], centers, scales, record.input_size)
-    return Run(Predictions(list(persons), keypoints, found[..., 2].copy(), scales), batch_ms,
-               time.perf_counter() - start)
+    predictions = Predictions(list(persons), keypoints, found[..., 2].copy(), scales)
+    return predictions, batch_ms, time.perf_counter() - start
 
 
 def split_batches(images: Sequence[Image], batch: int) -> list[list[Image]]:

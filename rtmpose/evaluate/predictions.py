@@ -41,13 +41,13 @@ def join(parts: Sequence[Predictions]) -> Predictions:
 def decode_batch(crops: Sequence[Any], simcc_x: np.ndarray, simcc_y: np.ndarray, input_size: tuple[int, int]
                  ) -> Predictions:
     """Decode the logits of a batch, whose first rows belong to ``crops`` and whose other rows are padding."""
-    keypoints, scores = decode(simcc_x[:len(crops)], simcc_y[:len(crops)], input_size)
+    keypoints, scores = check_and_decode(simcc_x[:len(crops)], simcc_y[:len(crops)], input_size)
     return to_predictions(crops, keypoints, scores, input_size)
 
 
 def to_predictions(crops: Sequence[Any], keypoints: np.ndarray, scores: np.ndarray, input_size: tuple[int, int]
                    ) -> Predictions:
-    """Move keypoints of crops, as :func:`decode` returns them, into their images.
+    """Move keypoints of crops, as :func:`check_and_decode` returns them, into their images.
 
     Each crop is a :class:`rtmpose.data.batches.Crop` or has its ``person``, ``center`` and ``scale``; ``input_size`` is
     its width and height in pixels.
@@ -57,7 +57,8 @@ def to_predictions(crops: Sequence[Any], keypoints: np.ndarray, scores: np.ndarr
                        postprocess.crop_to_image(keypoints, centers, scales, input_size), scores, scales)
 
 
-def decode(simcc_x: np.ndarray, simcc_y: np.ndarray, input_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def check_and_decode(simcc_x: np.ndarray, simcc_y: np.ndarray, input_size: tuple[int, int]
+                     ) -> tuple[np.ndarray, np.ndarray]:
     """Decode logits as :func:`rtmpose.data.postprocess.decode` does. Raises KitError if one is NaN or infinite."""
     check_finite(np.isfinite(simcc_x).all((1, 2)) & np.isfinite(simcc_y).all((1, 2)))
     return postprocess.decode(simcc_x, simcc_y, input_size)

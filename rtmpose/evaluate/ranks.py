@@ -4,7 +4,7 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -51,24 +51,29 @@ class Ranks:
             torch.distributed.destroy_process_group()
         os.sched_setaffinity(0, self._cores)
 
-    def gather(self, value: Any) -> list[Any]:
-        """The value of every rank, in their order, on every rank; all have to call it."""
+    def all_gather(self, value: Any) -> list[Any]:
+        """The value of every rank, in their order, on every rank. This and what follows has to be called by all."""
         import torch.distributed
         values = [None] * self.world_size
-        try:
+        with _report_ended_rank():
             torch.distributed.all_gather_object(values, value)
-        except RuntimeError as error:
-            time.sleep(_GRACE)  # on the same machine, torchrun names it and ends this one
-            raise KitError("another rank has ended; see the output of its torchrun") from error
+        return values
+
+    def gather(self, value: Any) -> list[Any]:
+        """The value of every rank, in their order, on rank 0; nothing on the others."""
+        import torch.distributed
+        values = [] if self.rank else [None] * self.world_size
+        with _report_ended_rank():
+            torch.distributed.gather_object(value, None if self.rank else values)
         return values
 
     def barrier(self) -> None:
         """Wait for all ranks."""
-        self.gather(None)
+        self.all_gather(None)
 
     def describe(self) -> dict[str, Any]:
         """``ranks`` of ``summary.json``, as far as every mode has it."""
-        gathered = self.gather((self.host, sorted(os.sched_getaffinity(0))))
+        gathered = self.all_gather((self.host, sorted(os.sched_getaffinity(0))))
         return {"world_size": self.world_size, "nodes": self.nodes, "hosts": [host for host, _ in gathered],
                 "cores": len({(host, core) for host, cores in gathered for core in cores})}
 
@@ -78,7 +83,16 @@ class Ranks:
         return f"torchrun {nodes}--nproc-per-node {self.local_world_size} {command.removeprefix('python3 ')}"
 
 
-def run(work: Callable[[Ranks], int]) -> int:
+@contextlib.contextmanager
+def _report_ended_rank() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        time.sleep(_GRACE)  # on the same machine, torchrun names it and ends this one
+        raise KitError("another rank has ended; see the output of its torchrun") from error
+
+
+def run_as_rank(work: Callable[[Ranks], int]) -> int:
     """Do ``work`` as one of the ranks, and return its exit code. Only rank 0 prints.
 
     A KitError names the rank. torchrun ends the other ranks of its machine, mostly before they print the same error.

@@ -15,7 +15,7 @@ from rtmpose.data import postprocess, preprocess
 from rtmpose.data.coco import PersonSet, load_persons
 from rtmpose.engines import Engine, load_engine
 from rtmpose.evaluate.coco_eval import evaluate, to_results
-from rtmpose.evaluate.predict import predict
+from rtmpose.evaluate.predict import predict_persons
 
 TOLERANCE = 0.005
 OFFSET_TOLERANCE = 0.2
@@ -36,7 +36,7 @@ def engine(demo_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Engine:
 
 def measure(engine: Engine, people: PersonSet) -> tuple[float, np.ndarray]:
     """AP@0.5:0.95, and the median offset of labelled keypoints from the ground truth, (x, y) in pixels of the crop."""
-    predictions = predict(engine, people).predictions
+    predictions, *_ = predict_persons(engine, people)
     metrics, _ = evaluate(to_results(predictions), people)
     annotations = people.annotations.annotations
     ground_truth = np.stack([np.reshape(annotations[person.index]["keypoints"], (17, 3))

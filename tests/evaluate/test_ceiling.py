@@ -12,7 +12,7 @@ import pytest
 
 from rtmpose.data.coco import load_persons
 from rtmpose.evaluate.coco_eval import evaluate, to_results
-from rtmpose.evaluate.predict import predict
+from rtmpose.evaluate.predict import predict_persons
 
 pytestmark = judge.needs_xtcocotools
 
@@ -60,8 +60,8 @@ def encode(sample: Any) -> Logits:
 def ceiling(folder: Path, flip_test: bool = False) -> dict[str, float]:
     """The ten numbers of a perfect network, by the kit."""
     persons = load_persons(folder)
-    run = predict(perfect_engine(judge.coco_dataset(folder), 5), persons, flip_test)
-    numbers, _ = evaluate(to_results(run.predictions), persons)
+    predictions, *_ = predict_persons(perfect_engine(judge.coco_dataset(folder), 5), persons, flip_test)
+    numbers, _ = evaluate(to_results(predictions), persons)
     return numbers
 
 

@@ -74,14 +74,13 @@ def test_keypoints_equal_the_cpus(engine: TensorRTEngine, kind: object) -> None:
 @pytest.mark.parametrize("flip_test", [False, True])
 def test_images_to_keypoints_as_with_crops_from_the_cpu(engine: TensorRTEngine, drawn: Path, flip_test: bool) -> None:
     persons = load_persons(drawn)
-    expected = predict.predict(engine, persons, flip_test)
-    given = predict_gpu.predict(engine, persons, flip_test)
-    assert len(given.batch_ms) == -(-len(persons) // engine.record.batch)
-    assert len(given.predictions) == len(expected.predictions) == len(persons)
-    assert [person.index for person in given.predictions.persons] == [
-        person.index for person in expected.predictions.persons]
+    expected, *_ = predict.predict_persons(engine, persons, flip_test)
+    given, batch_ms, _ = predict_gpu.predict_persons_on_gpu(engine, persons, flip_test)
+    assert len(batch_ms) == -(-len(persons) // engine.record.batch)
+    assert len(given) == len(expected) == len(persons)
+    assert [person.index for person in given.persons] == [person.index for person in expected.persons]
     for name in ("keypoints", "scores", "scales"):
-        np.testing.assert_array_equal(getattr(given.predictions, name), getattr(expected.predictions, name))
+        np.testing.assert_array_equal(getattr(given, name), getattr(expected, name))
 
 
 def test_infer_in_another_thread(engine: TensorRTEngine) -> None:
