@@ -1,12 +1,22 @@
 """Functions of the tests: data sets, a random network and its files, and the scripts run as a user runs them."""
 
+import common
+
+import importlib
+import io
 import json
+import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import cv2
 import numpy as np
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -42,10 +52,45 @@ def small_config(keypoints: int = 17, size: tuple[int, int] = (192, 256), widen:
 
 
 def run_script(script: str, *arguments: object, cwd: Path | None = None, env: dict[str, str] | None = None,
-               timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """Run one of the kit's Python scripts in a process of its own."""
-    return subprocess.run([sys.executable, str(ROOT / script), *map(str, arguments)], cwd=cwd, env=env,
-                          capture_output=True, text=True, timeout=timeout, check=False)
+               fresh: bool = False, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Run one of the kit's Python scripts: in this process, which has imported all it needs, or if ``fresh`` or with
+    an environment in one of its own."""
+    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
+    if fresh or env is not None:
+        return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout, check=False)
+    main = importlib.import_module(Path(script).stem).main
+    with pytest.MonkeyPatch.context() as patch, mock.patch.dict(os.environ), catch_stream("stdout") as out, \
+            catch_stream("stderr") as err:
+        patch.chdir(cwd or Path.cwd())
+        patch.setattr(sys, "argv", command[1:])
+        try:
+            code = common.exit_code(main)
+        except SystemExit as left:  # argparse exits by itself
+            code = left.code
+    return subprocess.CompletedProcess(command, code, out(), err())
+
+
+@contextmanager
+def catch_stream(name: str) -> Iterator[Callable[[], str]]:
+    """Catch what this process writes to "stdout" or "stderr", native code too; afterwards the function returns it."""
+    number, stream = {"stdout": 1, "stderr": 2}[name], getattr(sys, name)
+    with tempfile.TemporaryFile() as caught:
+        text = []
+        stream.flush()
+        kept = os.dup(number)
+        os.dup2(caught.fileno(), number)
+        # Not closed: a logger may keep it.
+        setattr(sys, name, io.TextIOWrapper(os.fdopen(number, "wb", closefd=False), errors="backslashreplace",
+                                            write_through=True))
+        try:
+            yield lambda: text[0]
+        finally:
+            getattr(sys, name).flush()
+            setattr(sys, name, stream)
+            os.dup2(kept, number)
+            os.close(kept)
+            caught.seek(0)
+            text.append(caught.read().decode())
 
 
 def build_engine(onnx: Path, engine: Path, batch: int, precision: str, backend: str) -> Path:

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -25,7 +26,7 @@ CHECKPOINT = f"rtmpose-x_test-{hashlib.sha256(WEIGHTS).hexdigest()[:8]}_20230126
 CHECKPOINT_URL = f"/mmpose/v1/projects/rtmposev1/{CHECKPOINT}"
 ANNOTATIONS_URL = "/annotations/annotations_trainval2017.zip"
 IMAGES_URL = "/zips/val2017.zip"
-IMAGES = {f"{number:012}.jpg": os.urandom(20_000) for number in range(1, 6)}
+IMAGES = {f"{number:012}.jpg": random.Random(number).randbytes(20_000) for number in range(1, 6)}
 
 
 def zipped(files: dict[str, bytes]) -> bytes:
@@ -92,7 +93,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[Server]:
     with Server() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         server.daemon_threads = True
         yield server
         server.hangs = False
@@ -115,37 +116,29 @@ def files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
+def check_line(text: str, *parts: str) -> None:
+    assert text.startswith("download.sh: ") and text.count("\n") == 1, text
+    assert all(part in text for part in parts), text
+
+
 COMPLETE = {CHECKPOINT, "data/annotations/person_keypoints_val2017.json",
             *(f"data/images/val2017/{name}" for name in IMAGES)}
 
 
-def one_line(text: str) -> str:
-    assert text.startswith("download.sh: ") and text.count("\n") == 1, text
-    return text
-
-
 def test_writes_the_layout_that_the_kit_reads(download, server, tmp_path):
+    """Modules in the current folder don't run, and a second run requests nothing."""
+    for name in ("json", "zipfile"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')")
     result = download()
     assert result.returncode == 0, result.stderr
-    assert files(tmp_path) == COMPLETE
+    assert files(tmp_path) == COMPLETE | {"json.py", "zipfile.py"}
     assert (tmp_path / CHECKPOINT).read_bytes() == WEIGHTS
     for name, content in IMAGES.items():
         assert (tmp_path / "data/images/val2017" / name).read_bytes() == content
-
-
-def test_rerun_requests_nothing(download, server, tmp_path):
-    download()
     server.requests.clear()
     assert download().returncode == 0
-    assert server.requests == []
-    assert files(tmp_path) == COMPLETE
-
-
-def test_accepts_images_in_the_other_layout(download, server, tmp_path):
-    download("coco")
-    (tmp_path / "data/images/val2017").rename(tmp_path / "data/val2017")
-    server.requests.clear()
-    assert download("coco").returncode == 0
+    (tmp_path / "data/images/val2017").rename(tmp_path / "data/val2017")  # the other layout
+    assert download().returncode == 0
     assert server.requests == []
 
 
@@ -158,90 +151,21 @@ def test_resumes_where_the_server_broke_off(download, server, tmp_path):
     assert files(tmp_path) == COMPLETE
 
 
-def test_resumes_an_earlier_run(download, server, tmp_path):
-    (tmp_path / f"{CHECKPOINT}.part").write_bytes(WEIGHTS[:1000])
+@pytest.mark.parametrize(("name", "there", "ranges", "requests"), [
+    (f"{CHECKPOINT}.part", WEIGHTS[:1000], True, [(CHECKPOINT_URL, 1000)]),
+    (f"{CHECKPOINT}.part", WEIGHTS[:1000], False, [(CHECKPOINT_URL, 0)]),  # the server can't resume
+    (f"{CHECKPOINT}.part", WEIGHTS, True, []),
+    (CHECKPOINT, b"half of it", True, [(CHECKPOINT_URL, 0)]),
+])
+def test_continues_with_what_is_there(download, server, tmp_path, name, there, ranges, requests):
+    server.ranges = ranges
+    (tmp_path / name).write_bytes(there)
     assert download("checkpoint").returncode == 0
-    assert server.requests == [(CHECKPOINT_URL, 1000)]
-    assert (tmp_path / CHECKPOINT).read_bytes() == WEIGHTS
+    assert server.requests == requests
+    assert files(tmp_path) == {CHECKPOINT} and (tmp_path / CHECKPOINT).read_bytes() == WEIGHTS
 
 
-def test_starts_again_if_the_server_cannot_resume(download, server, tmp_path):
-    server.ranges = False
-    (tmp_path / f"{CHECKPOINT}.part").write_bytes(WEIGHTS[:1000])
-    assert download("checkpoint").returncode == 0
-    assert (tmp_path / CHECKPOINT).read_bytes() == WEIGHTS
-
-
-def test_part_longer_than_the_file(download, server, tmp_path):
-    part = tmp_path / f"{CHECKPOINT}.part"
-    part.write_bytes(WEIGHTS + b"!")
-    result = download("checkpoint")
-    assert result.returncode == 1
-    assert "416" in one_line(result.stderr) and f"remove {part.name}" in result.stderr
-
-
-def test_checkpoint_name_without_a_digest(download, server):
-    result = download("checkpoint", CHECKPOINT="rtmpose-m.pth")
-    assert result.returncode == 2
-    assert "CHECKPOINT=rtmpose-m.pth" in one_line(result.stderr)
-    assert server.requests == []
-
-
-def test_ignores_modules_in_the_current_folder(download, server, tmp_path):
-    for name in ("json", "zipfile"):
-        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')")
-    result = download()
-    assert result.returncode == 0, result.stderr
-
-
-def test_unwritable_folder(download, server, tmp_path):
-    (tmp_path / "data").write_text("a file")
-    result = download("coco")
-    assert result.returncode == 1
-    assert "data" in one_line(result.stderr)
-
-
-def test_takes_a_complete_part_without_a_request(download, server, tmp_path):
-    (tmp_path / f"{CHECKPOINT}.part").write_bytes(WEIGHTS)
-    assert download("checkpoint").returncode == 0
-    assert server.requests == []
-    assert files(tmp_path) == {CHECKPOINT}
-
-
-def test_refuses_a_wrong_checksum(download, server, tmp_path):
-    server.files[CHECKPOINT_URL] = WEIGHTS[:-1] + b"!"
-    result = download("checkpoint")
-    assert result.returncode == 1
-    message = one_line(result.stderr)
-    assert CHECKPOINT in message and hashlib.sha256(server.files[CHECKPOINT_URL]).hexdigest()[:8] in message
-    assert files(tmp_path) == set()
-
-
-def test_replaces_a_wrong_checkpoint(download, server, tmp_path):
-    (tmp_path / CHECKPOINT).write_bytes(b"half of it")
-    assert download("checkpoint").returncode == 0
-    assert (tmp_path / CHECKPOINT).read_bytes() == WEIGHTS
-
-
-def test_refuses_a_damaged_zip(download, server, tmp_path):
-    content = bytearray(server.files[IMAGES_URL])
-    content[1000] ^= 1
-    server.files[IMAGES_URL] = bytes(content)
-    result = download("coco")
-    assert result.returncode == 1
-    assert "val2017.zip" in one_line(result.stderr) and "000000000001.jpg" in result.stderr
-    assert files(tmp_path) == {"data/annotations/person_keypoints_val2017.json"}
-
-
-def test_names_the_image_that_the_zip_lacks(download, server, tmp_path):
-    *kept, missing = IMAGES
-    server.files[IMAGES_URL] = zipped({f"val2017/{name}": IMAGES[name] for name in kept})
-    result = download("coco")
-    assert result.returncode == 1
-    assert missing in one_line(result.stderr)
-
-
-def test_completes_a_folder_of_images(download, server, tmp_path):
+def test_completes_a_folder_of_images(download, tmp_path):
     download("coco")
     image = tmp_path / "data/images/val2017" / next(iter(IMAGES))
     image.unlink()
@@ -249,39 +173,7 @@ def test_completes_a_folder_of_images(download, server, tmp_path):
     assert image.read_bytes() == IMAGES[image.name]
 
 
-@pytest.mark.parametrize("content", [b'{"images": [', b"[]", b'{"images": [], "annotations": []}'])
-def test_refuses_broken_annotations(download, server, tmp_path, content):
-    server.files[ANNOTATIONS_URL] = annotations(content)
-    result = download("coco")
-    assert result.returncode == 1
-    assert "annotations_trainval2017.zip" in one_line(result.stderr)
-    assert "data/annotations/person_keypoints_val2017.json" not in files(tmp_path)
-
-
-def test_names_the_url_that_fails(download, server, tmp_path):
-    del server.files[CHECKPOINT_URL]
-    result = download("checkpoint")
-    assert result.returncode == 1
-    assert CHECKPOINT_URL in one_line(result.stderr) and "404" in result.stderr
-    assert files(tmp_path) == set()
-
-
-def test_no_server(download, server):
-    server.server_close()
-    server.shutdown()
-    result = download("checkpoint")
-    assert result.returncode == 1
-    assert server.url in one_line(result.stderr)
-
-
-def test_unknown_part_is_a_user_error(download, server):
-    result = download("imagenet")
-    assert result.returncode == 2
-    assert "imagenet" in one_line(result.stderr)
-    assert server.requests == []
-
-
-def entry(name: str, mode: int = 0o100644) -> zipfile.ZipInfo:
+def entry(name: str, mode: int) -> zipfile.ZipInfo:
     info = zipfile.ZipInfo(name)
     info.external_attr = mode << 16
     return info
@@ -293,45 +185,78 @@ def patched(content: bytes, field: str, value: bytes) -> bytes:
     return content[:start] + value + content[start + len(value):]
 
 
-def odd_zips() -> dict[str, tuple[bytes, str]]:
-    name = "annotations/person_keypoints_val2017.json"
-    good, links = annotations(), io.BytesIO()
-    with zipfile.ZipFile(links, "w") as archive:
-        archive.writestr(entry(name, 0o120777), "/etc/passwd")
-
-    def naming(image: object) -> bytes:
-        return annotations(json.dumps({"images": [{"file_name": image}], "annotations": [{"id": 1}]}).encode())
-
-    return {
-        "empty": (b"", "annotations_trainval2017.zip"),
-        "no zip": (b"<html>404</html>", "not a zip file"),
-        "encrypted": (patched(good, "flags", b"\1\0"), "is encrypted"),
-        "unknown compression": (patched(good, "method", b"\x63\0"), "not supported"),
-        "absurd size": (patched(good, "size", b"\xff\xff\xff\xf0"), "unpacks to more than 4 GB"),
-        "link": (links.getvalue(), "person_keypoints_val2017.json in it is a link"),
-        "other files": (zipped({"../../person_keypoints_val2017.json": b"{}", "/etc/b": b""}), "no item named"),
-        "two dots": (naming("a/.."), "an image is named '..'"),
-        "no name": (naming(""), "an image is named ''"),
-        "nul": (naming("a\0b.jpg"), "an image is named"),
-        "newline": (naming("a\nb.jpg"), r"an image is named 'a\nb.jpg'"),
-        "list": (naming([1]), "annotations_trainval2017.zip"),
-    }
+def naming(image: object) -> bytes:
+    """Annotations with an image of this name."""
+    return annotations(json.dumps({"images": [{"file_name": image}], "annotations": [{"id": 1}]}).encode())
 
 
-@pytest.mark.parametrize("kind", odd_zips())
-def test_refuses_an_odd_zip(download, server, tmp_path, kind):
-    server.files[ANNOTATIONS_URL], message = odd_zips()[kind]
-    result = download("coco")
+PERSONS = "annotations/person_keypoints_val2017.json"
+ZIP = "annotations_trainval2017.zip"
+WRONG = WEIGHTS[:-1] + b"!"
+*KEPT, MISSING = IMAGES
+DAMAGED = zipped({f"val2017/{name}": content for name, content in IMAGES.items()}).replace(
+    IMAGES[MISSING], WRONG[:20_000])
+
+
+@pytest.mark.parametrize(("part", "path", "sent", "messages"), [
+    ("checkpoint", CHECKPOINT_URL, None, (f"{CHECKPOINT}: can't fetch ", CHECKPOINT_URL, "404", "re-run to resume")),
+    ("checkpoint", CHECKPOINT_URL, WRONG, (CHECKPOINT, hashlib.sha256(WRONG).hexdigest()[:8], "as in its name")),
+    ("coco", IMAGES_URL, DAMAGED, ("val2017.zip", f"val2017/{MISSING} in it is damaged")),
+    ("coco", IMAGES_URL, zipped({f"val2017/{name}": IMAGES[name] for name in KEPT}), ("val2017.zip", MISSING)),
+    *(("coco", ANNOTATIONS_URL, content, (ZIP, message)) for content, message in (
+        (annotations(b'{"images": ['), "can't unpack it: "),
+        (annotations(b"[]"), "no images and annotations in it"),
+        (annotations(b'{"images": [], "annotations": []}'), "no images and annotations in it"),
+        (b"", "re-run to resume, or remove "),
+        (b"<html>404</html>", "not a zip file"),
+        (patched(annotations(), "flags", b"\1\0"), "is encrypted"),
+        (patched(annotations(), "method", b"\x63\0"), "not supported"),
+        (patched(annotations(), "size", b"\xff\xff\xff\xf0"), "unpacks to more than 4 GB"),
+        (zipped({entry(PERSONS, 0o120777): b"/etc/passwd"}), "person_keypoints_val2017.json in it is a link"),
+        (zipped({"../../person_keypoints_val2017.json": b"{}", "/etc/b": b""}), "no item named"),
+        (naming("a/.."), "an image is named '..'"),
+        (naming(""), "an image is named ''"),
+        (naming("a\0b.jpg"), "an image is named"),
+        (naming("a\nb.jpg"), r"an image is named 'a\nb.jpg'"),
+        (naming([1]), "can't unpack it: "))),
+])
+def test_refuses_what_a_server_sends(download, server, tmp_path, part, path, sent, messages):
+    server.files[path] = sent
+    result = download(part)
     assert result.returncode == 1
-    assert message in one_line(result.stderr)
-    assert files(tmp_path) <= {"data/annotations_trainval2017.zip"}
+    check_line(result.stderr, *messages)
+    broken = {CHECKPOINT_URL: CHECKPOINT, IMAGES_URL: f"data/images/val2017/{MISSING}",
+              ANNOTATIONS_URL: f"data/{PERSONS}"}[path]
+    assert files(tmp_path) <= COMPLETE - {broken} | {"data/val2017.zip", f"data/{ZIP}"}
+
+
+@pytest.mark.parametrize(("part", "environment", "code", "messages"), [
+    ("imagenet", {}, 2, ("imagenet: expected checkpoint, coco, or nothing for both",)),
+    ("checkpoint", {"CHECKPOINT": "rtmpose-m.pth"}, 2, ("CHECKPOINT=rtmpose-m.pth: expected a name that ends in ",)),
+    ("checkpoint", {"OPENMMLAB_URL": "http://127.0.0.1:9"}, 1, ("can't fetch http://127.0.0.1:9/", "refused")),
+    ("coco", {"DATASETS_DIR": "/dev/null"}, 1, ("/dev/null", "choose a writable folder")),
+])
+def test_refuses_what_a_user_says(download, server, part, environment, code, messages):
+    result = download(part, **environment)
+    assert result.returncode == code
+    check_line(result.stderr, *messages)
+    assert server.requests == []
+
+
+def test_part_longer_than_the_file(download, tmp_path):
+    part = tmp_path / f"{CHECKPOINT}.part"
+    part.write_bytes(WEIGHTS + b"!")
+    result = download("checkpoint")
+    assert result.returncode == 1
+    check_line(result.stderr, "416", f"remove {part.name}")
 
 
 def test_gives_up_on_a_server_that_sends_a_byte_a_request(download, server, tmp_path):
     server.most = 1
     result = download("checkpoint")
     assert result.returncode == 1
-    assert "ended after 3 of" in one_line(result.stderr) and len(server.requests) == 3
+    check_line(result.stderr, "ended after 3 of")
+    assert len(server.requests) == 3
     assert (tmp_path / f"{CHECKPOINT}.part").read_bytes() == WEIGHTS[:3]
 
 
@@ -360,7 +285,7 @@ def test_gives_up_on_a_server_that_trickles(tmp_path, line):
         result = subprocess.run([sys.executable, "-I", "-c", code, str(SCRIPT.parent)], cwd=tmp_path, text=True,
                                 capture_output=True, timeout=30, env={**os.environ, "no_proxy": "*"})
     assert result.returncode == 1
-    assert "the server sent less than 30000 bytes in 1 seconds" in one_line(result.stderr)
+    check_line(result.stderr, "the server sent less than 30000 bytes in 1 seconds")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
