@@ -16,16 +16,12 @@ from pycocotools.coco import COCO
 from rtmpose.data.coco import Annotations, PersonSet
 from rtmpose.data.postprocess import KEYPOINT_SCORE_THRESHOLD
 from rtmpose.evaluate.matching import Evaluation
+from rtmpose.evaluate.oks import oks_nms
 from rtmpose.evaluate.predictions import Predictions
 from rtmpose.files import write_bytes
 from rtmpose.machine.versions import paused_gc
 
 METRICS = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
-OKS_NMS_THRESHOLD = 0.9
-OKS_AT_ONCE = 4096  # pairs of persons: they stay in a core's cache
-SIGMAS = np.array([.026, .025, .025, .035, .035, .079, .079, .072, .072, .062, .062, .107, .107,
-                   .087, .087, .089, .089], np.float32)
-"""Standard deviation of each COCO keypoint, relative to the person's size; float32 as in mmpose's OKS-NMS."""
 
 
 def rescore(scores: np.ndarray, box_scores: np.ndarray) -> np.ndarray:
@@ -37,36 +33,6 @@ def rescore(scores: np.ndarray, box_scores: np.ndarray) -> np.ndarray:
     # cumsum adds in order, as CocoMetric's loop does; sum adds pairwise and rounds differently.
     totals = np.cumsum(np.where(counted, scores, np.float32(0)), axis=1, dtype=np.float32)[:, -1]
     return box_scores * (totals / np.maximum(counted.sum(axis=1), 1).astype(np.float32))
-
-
-def oks(keypoints: np.ndarray, areas: np.ndarray, others: np.ndarray, other_areas: np.ndarray) -> np.ndarray:
-    """Object keypoint similarity of N pairs of persons (mmpose ``oks_iou``), float32 (N,), from 0 to 1.
-
-    Takes both persons' keypoints as float32 (N, 17, 2) and areas in square pixels as float32 (N,).
-    """
-    dx, dy = np.ascontiguousarray((others - keypoints).transpose(2, 0, 1))
-    variances = (SIGMAS * 2) ** 2
-    mean_areas = (areas + other_areas) / 2 + np.spacing(1)
-    return np.exp((dx**2 + dy**2) / variances / mean_areas[:, None] / -2).mean(axis=-1).astype(np.float32)
-
-
-def oks_nms(keypoints: np.ndarray, scores: np.ndarray, areas: np.ndarray) -> list[int]:
-    """Indices of the persons that non-maximum suppression keeps, best first (mmpose ``oks_nms`` at 0.9).
-
-    Takes float32 (N, 17, 2), (N,) and (N,).
-    """
-    order = scores.argsort()[::-1]
-    keypoints, areas = keypoints[order], areas[order]
-    dropped = np.zeros(len(order), bool)
-    step = 1 + OKS_AT_ONCE // (1 + len(order))
-    for start in range(0, len(order), step):
-        left = start + np.flatnonzero(~dropped[start:start + step])
-        rows, worse = np.nonzero(left[:, None] < np.arange(len(order)))
-        better = left[rows]
-        alike = ~(oks(keypoints[better], areas[better], keypoints[worse], areas[worse]) <= OKS_NMS_THRESHOLD)
-        for one, other in zip(better[alike].tolist(), worse[alike].tolist(), strict=True):
-            dropped[other] |= not dropped[one]
-    return order[~dropped].tolist()
 
 
 def score(predictions: Predictions, persons: PersonSet) -> tuple[list[dict[str, Any]], dict[str, float], str]:

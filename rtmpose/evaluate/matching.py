@@ -6,8 +6,11 @@ from typing import Any
 import numpy as np
 from pycocotools.cocoeval import COCOeval
 
+from rtmpose.evaluate.oks import oks_exponents
+
 Record = dict[str, Any]
-Candidates = dict[int, list[tuple[float, int]]]  # by prediction: similarity and person
+# By prediction, from best to worst: whether a person counts (isn't ignored), the similarity, and the person's position.
+Candidates = dict[int, list[tuple[bool, float, int]]]
 
 
 class Evaluation(COCOeval):
@@ -30,7 +33,6 @@ class Evaluation(COCOeval):
             return []
         points = np.array([prediction["keypoints"] for prediction in predictions], np.float64)
         x, y = np.ascontiguousarray(points[:, 0::3]), np.ascontiguousarray(points[:, 1::3])
-        variances = (self.params.kpt_oks_sigmas * 2) ** 2
         similarities = np.empty((len(predictions), len(persons)))
         for column, person in enumerate(persons):
             person_x, person_y, visibility = np.reshape(person["keypoints"], (-1, 3)).T
@@ -42,9 +44,9 @@ class Evaluation(COCOeval):
                 dx = np.maximum(0, left - width - x) + np.maximum(0, x - (left + width * 2))
                 dy = np.maximum(0, top - height - y) + np.maximum(0, y - (top + height * 2))
                 counted = np.arange(len(visibility))
-            exponents = (dx**2 + dy**2) / variances / (person["area"] + np.spacing(1)) / -2
             # NumPy adds contiguous rows, which take returns and an index may not, as pycocotools' single ones.
-            similarities[:, column] = np.exp(exponents.take(counted, axis=1)).sum(axis=1) / len(counted)
+            exponents = oks_exponents(dx, dy, person["area"]).take(counted, axis=1)
+            similarities[:, column] = np.exp(exponents).sum(axis=1) / len(counted)
         return similarities
 
     def evaluateImg(self, imgId: int | str, catId: int | str, aRng: list[float], maxDet: int) -> Record | None:
@@ -57,12 +59,12 @@ class Evaluation(COCOeval):
         persons, ignored = [persons[i] for i in order], [ignored[i] for i in order]
         crowds = [bool(person["iscrowd"]) for person in persons]
         thresholds, similarities = np.minimum(self.params.iouThrs, 1 - 1e-10).tolist(), self.ious[imgId, catId]
-        candidates = _list_candidates(similarities[:, order], min(thresholds)) if len(similarities) else {}
+        candidates = _list_candidates(similarities[:, order], ignored, thresholds[0]) if len(similarities) else {}
         found = np.zeros((len(thresholds), len(persons)))
         matches = np.zeros((len(thresholds), len(predictions)))
         match_ignored = np.zeros(matches.shape, bool)
         for row, threshold in enumerate(thresholds if candidates else []):
-            for column, match in _match(candidates, threshold, ignored, crowds):
+            for column, match in _match(candidates, threshold, crowds):
                 matches[row, column], match_ignored[row, column] = persons[match]["id"], ignored[match]
                 found[row, match] = predictions[column]["id"]
         areas = np.array([prediction["area"] for prediction in predictions])
@@ -74,32 +76,26 @@ class Evaluation(COCOeval):
                 "dtIgnore": match_ignored | ((matches == 0) & outside)}
 
 
-def _list_candidates(similarities: np.ndarray, least: float) -> Candidates:
-    """Who is at least so similar to a prediction; most predictions of a detector's boxes are to nobody."""
+def _list_candidates(similarities: np.ndarray, ignored: list[int], threshold: float) -> Candidates:
+    """Whom each prediction may match: the persons that count before the ignored ones, the most similar first, and of
+    equally similar ones the last. Most predictions of a detector's boxes are alike to nobody."""
     candidates: Candidates = {}
-    rows, columns = np.nonzero(similarities >= least)
+    rows, columns = np.nonzero(similarities >= threshold)
     values = similarities[rows, columns].tolist()
     for row, column, similarity in zip(rows.tolist(), columns.tolist(), values, strict=True):
-        candidates.setdefault(row, []).append((similarity, column))
+        candidates.setdefault(row, []).append((not ignored[column], similarity, column))
+    for persons in candidates.values():
+        persons.sort(reverse=True)
     return candidates
 
 
-def _match(candidates: Candidates, threshold: float, ignored: list[int], crowds: list[bool]
-           ) -> Iterator[tuple[int, int]]:
-    """Each prediction's most similar person that is free, the last among equals, an ignored one if there is no other.
-
-    Ignored persons are last. A crowd stays free.
-    """
-    free = [True] * len(ignored)
-    for prediction, similar in candidates.items():
-        match, best = None, threshold
-        for similarity, person in similar:
-            if not free[person]:
-                continue
-            if match is not None and ignored[person] > ignored[match]:
+def _match(candidates: Candidates, threshold: float, crowds: list[bool]) -> Iterator[tuple[int, int]]:
+    """Match each prediction with the first of its candidates that is free; a crowd stays free."""
+    taken: set[int] = set()
+    for prediction, persons in candidates.items():
+        for _, similarity, person in persons:
+            if similarity >= threshold and person not in taken:
+                if not crowds[person]:
+                    taken.add(person)
+                yield prediction, person
                 break
-            if similarity >= best:
-                match, best = person, similarity
-        if match is not None:
-            free[match] = crowds[match]
-            yield prediction, match

@@ -12,7 +12,7 @@ from rtmpose.data.images import read_image
 from rtmpose.data.postprocess import COCO_KEYPOINTS, KEYPOINT_SCORE_THRESHOLD
 from rtmpose.engines.record import Record
 from rtmpose.errors import KitError
-from rtmpose.evaluate.coco_eval import SIGMAS
+from rtmpose.evaluate.oks import oks_exponents
 from rtmpose.evaluate.predictions import Predictions
 from rtmpose.files import make_folder
 from rtmpose.report.drawing import (
@@ -153,8 +153,8 @@ def _compare(predictions: Predictions, persons: PersonSet) -> list[Comparison]:
 def _errors(keypoints: np.ndarray, annotation: dict[str, Any]) -> np.ndarray:
     """What OKS takes as the exponent of each labelled keypoint, float64 (N, labelled)."""
     expected = np.array(annotation["keypoints"], np.float64).reshape(-1, 3)
-    squared = ((keypoints - expected[:, :2]) ** 2).sum(axis=2)
-    errors = squared / (2 * SIGMAS.astype(np.float64)) ** 2 / (annotation["area"] + np.spacing(1)) / 2
+    dx, dy = np.moveaxis(keypoints - expected[:, :2], 2, 0)
+    errors = -oks_exponents(dx, dy, annotation["area"])
     return np.nan_to_num(errors, nan=np.inf, posinf=np.inf)[:, expected[:, 2] > 0]
 
 

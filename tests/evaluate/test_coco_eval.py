@@ -17,7 +17,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from rtmpose.data.coco import ANNOTATIONS, PersonSet, load_persons, read_annotations
-from rtmpose.evaluate.coco_eval import METRICS, OKS_AT_ONCE, evaluate, oks_nms, rescore, to_results, write_keypoints
+from rtmpose.evaluate.coco_eval import METRICS, evaluate, rescore, to_results, write_keypoints
+from rtmpose.evaluate.oks import oks_nms
 from rtmpose.evaluate.predictions import Predictions
 
 Random = np.random.Generator
@@ -263,7 +264,6 @@ def test_oks_nms(spread: float, kind: str) -> None:
 def test_oks_nms_of_more_persons_than_are_compared_at_once() -> None:
     random = np.random.default_rng(0)
     number = 200
-    assert number**2 > 5 * OKS_AT_ONCE
     keypoints = random.uniform(0, 300, (60, 17, 2))[random.integers(0, 60, number)]
     keypoints = (keypoints + random.normal(0, 3, keypoints.shape)).astype(np.float32)
     areas, scores = random.uniform(2000, 20000, number).astype(np.float32), random.random(number).astype(np.float32)
