@@ -24,8 +24,8 @@ from rtmpose.evaluate.throughput import measure_throughput
 from rtmpose.files import check_folder, check_name, make_folder, sha256, write_sealed
 from rtmpose.machine.versions import command_line, now
 from rtmpose.report import text
+from rtmpose.report.pictures import find_ground_truth, write_crops, write_photograph, write_pictures
 from rtmpose.report.summary import clear_output, summarize, table
-from rtmpose.report.visualize import find_ground_truth, write_crops, write_photograph, write_pictures
 
 # The options that only some modes take: a mode refuses those that it would ignore.
 MEASURING = {"datasets", "annotations", "images", "perf_only", "scenario"}

@@ -21,7 +21,7 @@ from rtmpose.engines.build import build_engine, plan_build
 from rtmpose.engines.record import read_record, write_record
 from rtmpose.evaluate import predict
 
-LEFT, RIGHT = (20, 140, 255), (255, 130, 40)
+LEFT, RIGHT, RED = (20, 140, 255), (255, 130, 40), (0, 0, 255)
 
 
 def run_here(monkeypatch: pytest.MonkeyPatch, engine: Path, photo: Path, output: Path, *options: object) -> int:
@@ -33,8 +33,9 @@ def run_here(monkeypatch: pytest.MonkeyPatch, engine: Path, photo: Path, output:
 
 @pytest.fixture
 def photo(tmp_path: Path) -> Path:
-    """A photograph, 320 x 240."""
+    """A photograph of noise, 320 x 240, with a red square."""
     pixels = np.random.default_rng(0).integers(90, 110, (240, 320, 3), np.uint8)
+    pixels[100:200, 150:250] = RED
     cv2.imwrite(str(tmp_path / "photo.png"), pixels)
     return tmp_path / "photo.png"
 
@@ -56,35 +57,29 @@ def test_keypoints_are_those_of_a_data_set_with_that_box(engine_file: Path, tmp_
 def test_skeleton_is_drawn_on_the_photograph(engine_file: Path, photo: Path, tmp_path: Path,
                                              monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
                                              ) -> None:
+    """On all of it, or on what is around the box."""
     monkeypatch.setenv("DATASETS_DIR", "/nowhere")
     assert run_here(monkeypatch, engine_file, photo, tmp_path / "out") == 0
     printed = capsys.readouterr().out
     assert f"Picture: {tmp_path / 'out/skeleton.jpg'}" in printed and " of 17 keypoints (coco) score above " in printed
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["skeleton.jpg"]
-    assert cv2.imread(str(tmp_path / "out/skeleton.jpg")).shape[1] == 1280
+    picture = cv2.imread(str(tmp_path / "out/skeleton.jpg")).astype(int)
+    assert picture.shape == (46 + 32 + 948 + 38 + 10 + 16, 1280, 3)
     predictions = predict.predict_person(load_engine(engine_file), read_photograph(photo),
                                          np.float32([0, 0, 320, 240]))
-    drawn = cv2.imread(str(tmp_path / "out/skeleton.jpg"))[-16 - 10 - 38 - 936:-16 - 10 - 38, 16:-16].astype(int)
-    zoom, inside = 1248 / 320, 0
+    drawn, found = picture[46 + 32:][:948, 8:-8], []
     for joint, (point, score) in enumerate(zip(predictions.keypoints[0], predictions.scores[0], strict=True)):
-        column, row = np.rint((point + 0.5) * zoom - 0.5).astype(int)
-        if joint and score > 0 and 8 < column < 1240 and 8 < row < 928:
+        column, row = np.rint(point * 1264 / 319).astype(int)
+        if joint and score > 0 and 8 < column < 1256 and 8 < row < 940:
             around = drawn[row - 8:row + 9, column - 8:column + 9].reshape(-1, 3)
-            inside += 1
-            assert np.abs(around - (LEFT if joint % 2 else RIGHT)).max(axis=1).min() < 40, joint
-    assert inside >= 4
-
-
-def test_box_is_enlarged(engine_file: Path, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pixels = np.full((240, 320, 3), 100, np.uint8)
-    pixels[100:200, 150:250] = (0, 0, 255)
-    cv2.imwrite(str(photo), pixels)
-    shares = []
-    for options in ((), ("--bbox", "145,95,110,110"), ("--bbox=-40,0,60,60",)):
-        assert run_here(monkeypatch, engine_file, photo, tmp_path / "out", *options) == 0
-        picture = cv2.imread(str(tmp_path / "out/skeleton.jpg")).astype(int)
-        shares.append((np.abs(picture - (0, 0, 255)).max(axis=2) < 60).mean())
-    assert shares[1] > 2 * shares[0] and shares[2] < shares[1]
+            found.append(np.abs(around - (LEFT if joint % 2 else RIGHT)).max(axis=1).min() < 40)
+    assert sum(found) >= max(4, len(found) - 2)  # some lie on each other
+    shares = [(np.abs(picture - RED).max(axis=2) < 60).mean()]
+    for box in ("145,95,110,110", "-40,0,60,60"):
+        assert run_here(monkeypatch, engine_file, photo, tmp_path / "out", f"--bbox={box}") == 0
+        around = cv2.imread(str(tmp_path / "out/skeleton.jpg")).astype(int)
+        shares.append((np.abs(around - RED).max(axis=2) < 60).mean())
+    assert shares[1] > 2 * shares[0] and shares[2] < shares[0]
 
 
 def test_other_skeletons(model_files: dict[str, Path], photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -111,23 +106,20 @@ def test_other_skeletons(model_files: dict[str, Path], photo: Path, tmp_path: Pa
     assert pictures[0] != pictures[1]
 
 
-def big_bmp() -> bytes:
-    """The header of a bitmap of 60,000 x 60,000 pixels."""
-    return b"BM" + struct.pack("<IHHI", 54, 0, 0, 54) + struct.pack("<IiiHHIIiiII", 40, 60000, 60000, 1, 24, *[0] * 6)
-
-
-def big_png() -> bytes:
-    """The header of a PNG of 60,000 x 60,000 pixels."""
-    return b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+BIG_BMP = (b"BM" + struct.pack("<IHHI", 54, 0, 0, 54)
+           + struct.pack("<IiiHHIIiiII", 40, 60000, 60000, 1, 24, *[0] * 6))  # the header, as of the PNG
+BIG_PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
 
 
 @pytest.mark.parametrize(("content", "options", "message"), [
-    (None, (), "no_photo: can't be read (No such file or directory), expected a photograph"),
-    (b"", (), "no_photo: is no image or was cut off (0 bytes)"),
-    (b"not a picture", (), "no_photo: is no image or was cut off"),
-    (b"\xff\xd8\xff\xe0", (), "no_photo: is damaged or was cut off"),
-    (big_png(), (), "no_photo: is 60000x60000 pixels, expected at most 268435456; reduce it"),
-    (big_bmp(), (), "no_photo: is no image or was cut off"),
+    (None, (), "given: can't be read (No such file or directory), expected a photograph"),
+    ("folder", (), "can't be read (Is a directory)"),
+    ("device", (), "/dev/zero: is a pipe or a device, expected a regular file of a photograph"),
+    (b"", (), "given: is no image or was cut off (0 bytes)"),
+    (b"not a picture", (), "given: is no image or was cut off"),
+    (b"\xff\xd8\xff\xe0", (), "given: is damaged or was cut off"),
+    (BIG_PNG, (), "given: is 60000x60000 pixels, expected at most 268435456; reduce it"),
+    (BIG_BMP, (), "given: is no image or was cut off"),
     ("photo", ("--bbox", "320,0,10,10"), "--bbox: bbox [320.0, 0.0, 10.0, 10.0] lies outside its image of 320x240"),
     ("photo", ("--bbox=-20,0,10,10",), "lies outside its image of 320x240; expected x,y,w,h in pixels of "),
     ("photo", ("--bbox", "1,2,1e-30,4"), "is empty"),
@@ -139,33 +131,24 @@ def test_photographs_and_boxes_that_are_refused(engine_file: Path, photo: Path, 
                                                 monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
                                                 options: tuple[str, ...], message: str) -> None:
     """In one line, and nothing is written."""
-    given, output = photo, tmp_path / "out"
+    given, output = tmp_path / "given", tmp_path / "out"
+    given = {"photo": photo, "folder": tmp_path, "device": Path("/dev/zero")}.get(content, given)
     if content == "output":
         output.mkdir()
         given = Path(shutil.copy(photo, output / "skeleton.jpg"))
-    elif content != "photo":
-        given = tmp_path / "no_photo"
-        if content is not None:
-            given.write_bytes(content)
-    before = given.read_bytes() if given.exists() else None
+    elif isinstance(content, bytes):
+        given.write_bytes(content)
+    before = given.read_bytes() if given.is_file() else None
     assert run_here(monkeypatch, engine_file, given, output, *options) == 2
     errors = capfd.readouterr().err.splitlines()
     assert len(errors) == 1 and message in errors[0]
-    assert (given.read_bytes() if given.exists() else None) == before
+    assert (given.read_bytes() if given.is_file() else None) == before
     assert content == "output" or not (output / "skeleton.jpg").exists()
-
-
-def test_pipe_and_folder_are_refused(engine_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                     capfd: pytest.CaptureFixture[str]) -> None:
-    for given, message in (("/dev/zero", "is a pipe or a device, expected a regular file of a photograph"),
-                           (tmp_path, "can't be read (Is a directory)")):
-        assert run_here(monkeypatch, engine_file, given, tmp_path / "out") == 2
-        assert message in capfd.readouterr().err
 
 
 def test_boxes_far_larger_than_the_photograph(engine_file: Path, photo: Path, tmp_path: Path,
                                               monkeypatch: pytest.MonkeyPatch) -> None:
-    for size in ((1, 1), (3000, 10), (10, 3000)):
+    for size in ((1, 1), (3000, 10)):
         cv2.imwrite(str(photo), np.full((*size, 3), 100, np.uint8))
         for options in ((), ("--bbox=-5e11,-5e11,9e11,9e11",), ("--bbox", "0.5,0.5,0.1,0.1")):
             assert run_here(monkeypatch, engine_file, photo, tmp_path / "out", *options) == 0

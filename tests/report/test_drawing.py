@@ -1,4 +1,6 @@
-"""Poses and arrows: where they are drawn, in which colour; skeletons and captions."""
+"""Poses and arrows: where they are drawn, in which colour; skeletons, captions and legends."""
+
+from pathlib import Path
 
 import cv2
 import judge
@@ -6,6 +8,7 @@ import numpy as np
 import pytest
 
 from rtmpose.data.postprocess import COCO_KEYPOINTS
+from rtmpose.data.preprocess import box_to_center_scale, crop_person
 from rtmpose.report.drawing import (
     COCO_SKELETON,
     DASHED,
@@ -15,130 +18,121 @@ from rtmpose.report.drawing import (
     MIDDLE,
     PAPER,
     RIGHT,
-    SIDES,
-    View,
-    cut,
+    SOLID,
+    crop_large,
     draw_arrow,
     draw_pose,
     make_card,
-    make_sheet,
     make_skeleton,
+    place,
+    write_sheet,
 )
 
-GREY = (120, 120, 120)
-LEFT_WRIST, RIGHT_WRIST, NOSE, LEFT_ELBOW = 9, 10, 0, 7
+GREY, MAGENTA = (120, 120, 120), (190, 20, 230)
+SIZE = 624, 624
 
 
-def blank(size: tuple[int, int] = (400, 300), box: tuple[float, ...] = (0, 0, 400, 300)) -> View:
-    return cut(np.full((*size[::-1], 3), GREY, np.uint8), np.array(box, np.float64), (616, 616))
+def blank() -> np.ndarray:
+    return np.full((400, 500, 3), GREY, np.uint8)
 
 
-def colour_at(view: View, point: tuple[float, float], dx: float = 0) -> tuple[int, ...]:
-    """The canvas beside the place of a point of the image."""
-    x, y = np.rint(view.place(np.array(point))).astype(int)
-    return tuple(map(int, view.canvas[y, x + round(dx)]))
+def colour_at(canvas: np.ndarray, x: int, y: int) -> tuple[int, ...]:
+    return tuple(map(int, canvas[y, x]))
 
 
-def pose(**joints: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
-    """Some of COCO's keypoints, visible."""
-    keypoints, visibility = np.zeros((17, 2)), np.zeros(17, int)
-    for name, point in joints.items():
-        keypoints[COCO_KEYPOINTS.index(name)], visibility[COCO_KEYPOINTS.index(name)] = point, 2
-    return keypoints, visibility
+def make_pose(**joints: tuple[float, ...]) -> np.ndarray:
+    """Some of COCO's keypoints, as x and y, and visibility if they aren't visible."""
+    pose = np.zeros((17, 3))
+    for name, (x, y, *visibility) in joints.items():
+        pose[COCO_KEYPOINTS.index(name)] = x, y, *(visibility or [2])
+    return pose
 
 
-@pytest.mark.parametrize("box", [(0, 0, 400, 300), (350, 40, 390, 100), (-1e11, -1e11, 1e11, 1e11), (5, 290, 9, 292)])
-def test_view_places_points_where_the_pixels_are(box: tuple[float, ...]) -> None:
-    """A white square in the image is around the place of its centre on the canvas."""
+@pytest.mark.parametrize("box", [(100, 50, 260, 200), (350, 40, 390, 100), (-1e11, -1e11, 1e11, 1e11), (5, 290, 9, 292),
+                                 (200, 100, 200, 100)])
+def test_points_are_placed_where_the_pixels_are(box: tuple[float, ...]) -> None:
+    """A white square in the image is around the place of its centre on the canvas, which shows the image only."""
     x, y = (min(max((box[i] + box[i + 2]) // 2, 4), limit - 5) for i, limit in ((0, 400), (1, 300)))
     image = np.zeros((300, 400, 3), np.uint8)
     image[int(y) - 1:int(y) + 2, int(x) - 1:int(x) + 2] = 255
-    view = cut(image, np.array(box), (616, 616))
-    weights = view.canvas[..., 0].astype(float)
-    centre = [(weights.sum(axis) * np.arange(weights.shape[1 - axis])).sum() / weights.sum() for axis in (0, 1)]
-    assert view.place(np.array([x, y])) == pytest.approx(centre, abs=0.6)
-    assert max(view.canvas.shape) <= 616 and max(view.canvas.shape) >= 615
+    canvas, matrix = crop_large(image, np.reshape(box, (2, 2)), SIZE)
+    if box[0] < 0:  # the whole image
+        assert (canvas[:75] == PAPER).all() and (canvas[-75:] == PAPER).all()
+        canvas[[*range(80), *range(-80, 0)]] = 0
+    weights = canvas[..., 0].astype(float)
+    centre = [(weights.sum(axis) * np.arange(624)).sum() / weights.sum() for axis in (0, 1)]
+    assert place(np.array([[x, y, 2]]), matrix)[0] == pytest.approx([*centre, 2], abs=0.6)
+    assert matrix[0, 0] <= 8.001
 
 
-@pytest.mark.parametrize(("size", "canvas"), [((10, 3000), (2, 616)), ((3000, 10), (616, 2)), ((1, 1), (8, 8)),
-                                              ((500, 1000), (308, 616))], ids=str)
-def test_views_of_odd_images_have_their_shape(size: tuple[int, int], canvas: tuple[int, int]) -> None:
-    view = blank(size, (0, 0, *size))
-    assert view.canvas.shape[1::-1] == canvas
-    assert (view.canvas == 120).all()
+def test_pictures_are_the_networks_crops() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (400, 400, 3), np.uint8)
+    box = np.float32([150, 120, 230, 300])
+    crop = crop_person(image, *box_to_center_scale(box, (384, 512)), (384, 512))
+    assert np.array_equal(crop_large(image, box.reshape(2, 2), (384, 512))[0], crop)
 
 
-def test_joints_have_the_colour_of_their_side() -> None:
-    view = blank()
-    draw_pose(view, *pose(left_wrist=(100.3, 50.8), right_wrist=(300, 50), nose=(200, 200)))
-    assert [colour_at(view, point) for point in ((100.3, 50.8), (300, 50), (200, 200))] == [LEFT, RIGHT, MIDDLE]
+@pytest.mark.parametrize(("size", "share"), [((10, 3000), 2 / 624), ((3000, 10), 2 / 624), ((1, 1), 0.0009),
+                                             ((500, 1000), 0.5)], ids=str)
+def test_odd_images_keep_their_shape(size: tuple[int, int], share: float) -> None:
+    """All of the image is there, averaged where it is reduced; the rest is paper."""
+    image = np.indices(size[::-1]).sum(axis=0) % 2 * 240  # a chessboard
+    pixels, corners = np.dstack([image] * 3).astype(np.uint8), np.array([(0, 0), size])
+    canvas, _ = crop_large(pixels, corners, SIZE)
+    seen = (canvas != PAPER).any(axis=2)
+    assert seen.mean() == pytest.approx(share, rel=0.6)
+    if size == (500, 1000):
+        assert seen[:, 157:467].all() and not seen[:, :155].any() and not seen[:, 470:].any()
+        assert np.abs(crop_large(pixels, corners, (60, 120))[0][1:-1, 1:-1].astype(int) - 120).max() < 12
 
 
-def test_joints_are_filled_or_hollow() -> None:
-    keypoints, visibility = pose(left_wrist=(100, 50), right_wrist=(300, 50), nose=(200, 200))
-    visibility[[LEFT_WRIST, NOSE]] = 1, 0
-    for style, radius in ((DASHED, 6), (None, 8)):
-        view = blank()
-        draw_pose(view, keypoints, visibility, **({"style": style} if style else {}))
-        assert colour_at(view, (100, 50)) == INK  # hollow, within a ring
-        ring, filled = colour_at(view, (100, 50), radius - 1), colour_at(view, (300, 50))
-        assert (ring == LEFT) == (filled == RIGHT) == (style is None) and INK not in (ring, filled)
-        assert colour_at(view, (200, 200)) == GREY
+def test_joints_have_the_colour_of_their_side_and_are_filled_hollow_or_absent() -> None:
+    for style, radius in ((SOLID, 8), (DASHED, 6)):
+        canvas = blank()
+        draw_pose(canvas, make_pose(left_wrist=(100.3, 50.2), right_wrist=(300, 50), nose=(200, 200),
+                                    left_ear=(50, 300, 1), right_ear=(300, 300, 0)), style)
+        pale = [tuple(round(channel + (255 - channel) * style.white) for channel in colour)
+                for colour in (LEFT, RIGHT, MIDDLE)]
+        assert [colour_at(canvas, *at) for at in ((100, 50), (300, 50), (200, 200))] == pale
+        assert colour_at(canvas, 50, 300) == INK and colour_at(canvas, 50 + radius - 1, 300) == pale[0]
+        assert colour_at(canvas, 300, 300) == GREY
 
 
-def test_ground_truth_is_dashed_and_pale() -> None:
-    """A prediction's limb is the same all along, one of the ground truth has gaps."""
-    keypoints, visibility = pose(left_elbow=(50, 100), left_wrist=(350, 100))
-    seen = []
-    for style in (None, DASHED):
-        view = blank()
-        draw_pose(view, keypoints, visibility, **({"style": style} if style else {}))
-        y = round(float(view.place(np.array([0, 100]))[1]))
-        seen.append({tuple(map(int, pixel)) for pixel in view.canvas[y, 110:500]})
-    assert seen[0] == {LEFT}
-    assert GREY in seen[1] and LEFT not in seen[1]
-    assert tuple(round(channel + (255 - channel) * 0.55) for channel in LEFT) in seen[1]
-
-
-def test_limbs_to_hollow_joints_are_thin_and_other_poses_faint() -> None:
-    keypoints, visibility = pose(left_elbow=(50, 100), left_wrist=(350, 100))
-    widths = []
-    for wrist in (2, 1):
-        view, visibility[LEFT_WRIST] = blank(), wrist
-        draw_pose(view, keypoints, visibility)
-        widths.append(int((view.canvas[:, 308] == LEFT).all(axis=1).sum()))
+def test_ground_truth_is_dashed_and_other_poses_are_faint() -> None:
+    """A prediction's limb is the same all along, one of the ground truth has gaps; to a hollow joint it is thin."""
+    seen, widths = [], []
+    for style, visibility in ((SOLID, 2), (SOLID, 1), (DASHED, 2), (FAINT, 2)):
+        canvas = blank()
+        draw_pose(canvas, make_pose(left_elbow=(50, 100), left_wrist=(350, 100, visibility)), style, opacity=0.5)
+        seen.append({colour_at(canvas, x, 100) for x in range(70, 330)})
+        widths.append(int((canvas[:, 200] != GREY).any(axis=1).sum()))
+    half = [tuple(int(channel * 0.5 + 60.5) for channel in colour) for colour in (LEFT, (255, 255, 255))]
+    assert seen[0] == seen[1] == {half[0]} and seen[3] == {half[1]}
+    assert GREY in seen[2] and half[0] not in seen[2] and len(seen[2]) > 2
     assert widths[1] < widths[0]
-    view = blank()
-    draw_pose(view, keypoints, np.full(17, 2) * (visibility > 0), style=FAINT, opacity=0.5)
-    assert colour_at(view, (200, 100)) == pytest.approx(tuple((120 + 255) / 2 for _ in range(3)), abs=1)
-    assert colour_at(view, (50, 100), -6) == GREY  # no joint
-    view = blank()
-    draw_pose(view, keypoints, visibility, style=FAINT, opacity=0.0)
-    assert (view.canvas == GREY).all()
+    assert colour_at(canvas, 50 - 6, 100) == GREY  # no joint
 
 
 def test_arrow_leads_from_one_point_to_the_other() -> None:
-    view = blank()
-    draw_arrow(view, np.array([100, 100]), np.array([300, 100]))
-    magenta = (190, 20, 230)
-    assert colour_at(view, (200, 100)) == magenta and colour_at(view, (298, 100)) == magenta
-    assert colour_at(view, (100, 100)) == GREY and colour_at(view, (100, 100), -16) == magenta
-    heads = [(view.canvas[:, x] == magenta).all(axis=1).sum() for x in range(*map(int, view.place(np.array(
-        [[130, 0], [298, 0]]))[:, 0]))]
+    canvas = blank()
+    draw_arrow(canvas, np.array([100, 100]), np.array([300, 100]))
+    assert colour_at(canvas, 200, 100) == colour_at(canvas, 298, 100) == colour_at(canvas, 84, 100) == MAGENTA
+    assert colour_at(canvas, 100, 100) == GREY
+    heads = [(canvas[:, x] == MAGENTA).all(axis=1).sum() for x in range(130, 298)]
     assert np.argmax(heads) > 0.9 * len(heads)  # the head is at the end
 
 
-@pytest.mark.parametrize("number", [1e11, -1e11, 3e38, np.nan, np.inf, -np.inf])
-def test_numbers_that_lie_nowhere(number: float) -> None:
-    """Nothing is drawn at NaN; the other joints are, and the limbs towards numbers far outside."""
-    keypoints, visibility = pose(left_elbow=(200, 100), left_wrist=(number, 100), nose=(100, 250))
-    for style in (DASHED, FAINT, None):
-        view = blank()
-        draw_pose(view, keypoints, visibility, **({"style": style} if style else {}))
-        draw_arrow(view, keypoints[LEFT_ELBOW], keypoints[LEFT_WRIST] if np.isfinite(number) else keypoints[NOSE])
-        assert style is FAINT or colour_at(view, (100, 250)) != GREY
-    inside = colour_at(view, (200 + np.sign(number) * 100, 100)) if not np.isnan(number) else GREY
-    assert inside == (LEFT if np.isfinite(number) else GREY)
+@pytest.mark.parametrize("number", [1e11, -1e11, 3e38])
+def test_numbers_far_outside(number: float) -> None:
+    """The limbs towards them are drawn, and the other joints."""
+    pose = place(make_pose(left_elbow=(200, 100), left_wrist=(number, 100), nose=(100, 250)), np.eye(2, 3))
+    for style in (DASHED, SOLID):
+        canvas = blank()
+        draw_pose(canvas, pose, style)
+        assert colour_at(canvas, 100, 250) != GREY
+    assert colour_at(canvas, 200 + int(np.sign(number)) * 100, 100) == LEFT
+    draw_arrow(canvas, *pose[[7, 9], :2])
+    assert colour_at(canvas, 200 + int(np.sign(number)) * 100, 100) == MAGENTA
 
 
 @pytest.mark.parametrize("name", ["coco", "halpe26", "coco_wholebody", "ap10k", "crowdpose"])
@@ -147,37 +141,41 @@ def test_limbs_are_mmposes(name: str) -> None:
     parse = judge.mmpose("datasets.datasets").utils.parse_pose_metainfo
     info = parse({"from_file": str(judge.coco_metainfo().with_name(f"{name}.py"))})
     names = [info["keypoint_id2name"][i] for i in range(info["num_keypoints"])]
-    found = make_skeleton(names, len(names))
+    found, colours = make_skeleton(names)
     expected = {frozenset(link) for link in info["skeleton_links"]}
-    coco = {frozenset(names.index(COCO_KEYPOINTS[joint]) for joint in limb) for limb in COCO_SKELETON.limbs
+    coco = {frozenset(names.index(COCO_KEYPOINTS[joint]) for joint in limb) for limb in COCO_SKELETON[0]
             if all(COCO_KEYPOINTS[joint] in names for joint in limb)}
-    limbs = {frozenset(limb) for limb in found.limbs}
-    assert len(limbs) == len(found.limbs) >= 10
+    limbs = {frozenset(limb) for limb in found}
+    assert len(limbs) == len(found) >= 10
     assert limbs == expected if name == "coco" else coco <= limbs
     extra = limbs - expected - coco
     assert {tuple(sorted(names[joint] for joint in limb)) for limb in extra} <= {
         ("L_Hip", "L_Shoulder"), ("R_Hip", "R_Shoulder"), ("L_Hip", "R_Hip"), ("L_Shoulder", "R_Shoulder")}
-    for swapped, colours in zip(info["flip_indices"], found.colours, strict=True):
-        opposite = {LEFT: RIGHT, RIGHT: LEFT, MIDDLE: MIDDLE}[colours]
-        assert found.colours[swapped] == opposite or "face" in name or colours == MIDDLE
+    for swapped, colour in zip(info["flip_indices"], colours, strict=True):
+        opposite = {LEFT: RIGHT, RIGHT: LEFT, MIDDLE: MIDDLE}[colour]
+        assert colours[swapped] == opposite or "face" in name or colour == MIDDLE
 
 
-def test_skeleton_without_names() -> None:
-    skeleton = make_skeleton((), 5)
+def test_skeleton_without_names_is_dots() -> None:
+    skeleton = make_skeleton([""] * 5)
     assert skeleton == ([], [MIDDLE] * 5)
-    view = blank()
-    draw_pose(view, np.array([[100, 100]] * 5), np.full(5, 2), skeleton)
-    assert colour_at(view, (100, 100), 6) == MIDDLE
+    canvas = blank()
+    draw_pose(canvas, np.array([[100, 100, 2]] * 5), skeleton=skeleton)
+    assert colour_at(canvas, 106, 100) == MIDDLE
 
 
-def test_captions_fit_and_odd_formats_get_no_bars() -> None:
-    """A caption of any length or script stays on its card; what the picture doesn't fill is paper."""
-    view = blank((100, 1000), (0, 0, 100, 1000))
-    assert view.canvas.shape[1] == 62
-    cards = [make_card(view, ["worst 1", name * 50], (616, 616)) for name in ("long_name", "bild\u00fc\u4eba", "\n")]
+def test_sheets_have_a_legend_and_captions_that_fit(tmp_path: Path) -> None:
+    """A caption of any length or script stays on its card. An odd card leaves paper beside it."""
+    picture = np.full((624, 624, 3), GREY, np.uint8)
+    cards = [make_card(picture, ["worst 1", name]) for name in ("long_name" * 50, "bild\u00fc\u4eba", "\n")]
     for card in cards:
-        assert card.shape[1] == 616
-        assert (card[:616, :270] == PAPER).all() and (card[:616, -270:] == PAPER).all()
-        assert (card[616:] != PAPER).any()
-    sheet = make_sheet(cards, SIDES)
-    assert sheet.shape[1] == 1280 and cv2.imencode(".jpg", sheet)[0]
+        assert card.shape == (624 + 2 * 38 + 10 + 16, 640, 3)
+        assert (card[:624, 8:-8] == GREY).all() and (card[630:, -6:] == PAPER).all()
+        assert (card[624 + 38 + 10:] != PAPER).any()
+    sheet = cv2.imread(str(write_sheet(tmp_path / "sheet.jpg", cards, {"prediction": SOLID, "moved": None})))
+    assert sheet.shape == (2 * 46 + 32 + 2 * 726, 1280, 3)
+    assert (np.abs(sheet[-700:, 650:].astype(int) - PAPER) < 9).all()
+    legend = sheet[:2 * 46 + 32].astype(int)
+    for row, column, colour in ((0, 1, MAGENTA), (0, 2, LEFT), (0, 3, RIGHT), (1, 0, MIDDLE)):
+        entry = legend[16 + 46 * row:16 + 46 * (row + 1), 320 * column:320 * (column + 1)]
+        assert (np.abs(entry - colour).max(axis=2) < 50).sum() > 100
