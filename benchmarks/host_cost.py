@@ -121,10 +121,9 @@ def measure_loadgen(engine: Engine, persons: PersonSet, seconds: float) -> dict[
         complete_samples(samples, answers)
 
     complete_samples = loadgen.complete
-    library = loadgen.QuerySampleLibrary
     answer_queries = stages.timed(SUT, runner._answer_queries)
     with (patch.object(runner, "_answer_queries", answer_queries), patch.object(loadgen, "complete", complete),
-          patch.object(library, "load", stages.timed("load", library.load)),
+          patch.object(runner, "load", stages.timed("load", runner.load)),
           tempfile.TemporaryDirectory() as folder):
         run_scenario = stages.timed("run", loadgen.run_scenario)
         run_scenario(runner, None, Path(folder))

@@ -10,10 +10,12 @@ from tqdm import tqdm
 
 _WINDOW = 0.5  # seconds
 _STEADY = 0.02
+_WARMUP_LIMIT = 10.0  # seconds
 
 
-def warm_up(run: Callable[[], float], batches: int, limit: float) -> dict[str, Any]:
-    """Run at least ``batches`` batches, then until the speed is steady, but for at most ``limit`` more seconds.
+def warm_up(run: Callable[[], float], batches: int, duration: float) -> dict[str, Any]:
+    """Run at least ``batches`` batches, then until the speed is steady, but for at most 10 more seconds and twice
+    ``duration``, the seconds to be timed.
 
     It is steady when the mean milliseconds of two consecutive windows of half a second differ by at most 2 %. Returns
     ``warmup`` (number of batches), ``warmup_s`` and ``steady`` of ``summary.json``.
@@ -24,7 +26,7 @@ def warm_up(run: Callable[[], float], batches: int, limit: float) -> dict[str, A
             run()
             done += 1
             bar.update()
-        end = time.perf_counter() + limit
+        end = time.perf_counter() + min(_WARMUP_LIMIT, 2 * duration)
         while not steady and time.perf_counter() < end:
             window: list[float] = []
             window_end = time.perf_counter() + _WINDOW
@@ -84,11 +86,9 @@ def describe_latency(samples: Sequence[float] | np.ndarray) -> dict[str, float]:
     return {"mean": float(np.mean(samples)), "median": float(median), "p90": float(p90), "p99": float(p99)}
 
 
-def percentiles(samples: Sequence[float] | np.ndarray) -> list[float]:
-    """Percentiles 0 to 100, in the unit of the samples, to four decimals."""
-    return [round(float(value), 4) for value in np.percentile(samples, range(101))]
-
-
-def spread(samples: Sequence[float] | np.ndarray) -> float:
-    """Standard deviation divided by the mean."""
-    return float(np.std(samples) / np.mean(samples))
+def describe_samples(samples: Sequence[float] | np.ndarray) -> dict[str, Any]:
+    """``latency_ms``, ``percentiles_ms`` (0 to 100, to four decimals), ``spread`` (standard deviation divided by the
+    mean) and ``iterations`` of ``summary.json``, from the milliseconds of each batch."""
+    return {"latency_ms": describe_latency(samples),
+            "percentiles_ms": [round(float(value), 4) for value in np.percentile(samples, range(101))],
+            "spread": float(np.std(samples) / np.mean(samples)), "iterations": len(samples)}

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import groupby
+from operator import itemgetter
 from time import perf_counter
 from typing import Any
 
@@ -14,14 +16,13 @@ from rtmpose.errors import KitError
 from rtmpose.evaluate.accuracy import AccuracyResult, predict_all, score
 from rtmpose.evaluate.predictions import join
 from rtmpose.evaluate.ranks import Ranks
-from rtmpose.evaluate.throughput import WARMUP_LIMIT, throughput_input
+from rtmpose.evaluate.throughput import throughput_input, time_batches
 from rtmpose.machine.monitor import Monitor, combine_conditions
 
 _ALONE = 0.25  # of --duration, for each device alone
 
 
-def measure_accuracy_by_ranks(ranks: Ranks, engine: Engine, persons: PersonSet, flip_test: bool
-                              ) -> AccuracyResult:
+def measure_accuracy_by_ranks(ranks: Ranks, engine: Engine, persons: PersonSet, flip_test: bool) -> AccuracyResult:
     """Predict this rank's share of the persons. Rank 0 returns the result of all persons, scored; the others that of
     their share, not scored.
 
@@ -35,14 +36,13 @@ def measure_accuracy_by_ranks(ranks: Ranks, engine: Engine, persons: PersonSet, 
     parts, described = ranks.gather(predicted), ranks.describe()
     if ranks.rank:
         return predicted
-    numbers = [len(part.predictions) for part in parts]
-    fps = [number / part.seconds for number, part in zip(numbers, parts, strict=True)]
+    conditions = [part.conditions for part in parts]
     return score(AccuracyResult(
         predictions=join([part.predictions for part in parts]),
         batch_ms=[milliseconds for part in parts for milliseconds in part.batch_ms],
         seconds=max(part.seconds for part in parts),
-        conditions=combine_conditions([part.conditions for part in parts], "rank"),
-        costs=combine_costs([part.costs for part in parts], numbers), ranks={**described, "fps": fps}), persons)
+        conditions=combine_conditions(conditions, "rank"), costs=combine_costs(conditions, len(persons)),
+        ranks={**described, "fps": [len(part.predictions) / part.seconds for part in parts]}), persons)
 
 
 def take_share(persons: PersonSet, rank: int, world_size: int, batch: int) -> PersonSet:
@@ -55,13 +55,9 @@ def take_share(persons: PersonSet, rank: int, world_size: int, batch: int) -> Pe
         raise KitError(f"{len(persons)} persons are {batches} batch{'es' * (batches > 1)} of {batch}, too few for "
                        f"{world_size} ranks; start fewer")
     first, end = (batches * number // world_size * batch for number in (rank, rank + 1))
-    images, start = [], 0
-    for image in persons.images:
-        chosen = image.persons[max(first - start, 0):max(end - start, 0)]
-        if chosen:
-            images.append(replace(image, persons=chosen))
-        start += len(image.persons)
-    return replace(persons, images=tuple(images))
+    pairs = [(image, person) for image in persons.images for person in image.persons][first:end]
+    return replace(persons, images=tuple(replace(image, persons=tuple(person for _, person in group))
+                                         for image, group in groupby(pairs, itemgetter(0))))
 
 
 def measure_throughput_by_ranks(ranks: Ranks, engine: Engine, data_set: DataSet | str | None, warmup: int,
@@ -73,42 +69,30 @@ def measure_throughput_by_ranks(ranks: Ranks, engine: Engine, data_set: DataSet 
     """
     crops, source = throughput_input(data_set, engine)
     (name, timer), batch = next(iter(engine.timers(crops).items())), engine.record.batch
-    alone_ms = time_alone(ranks, timer, warmup, iterations, duration)
-    warmed = timing.warm_up(timer, warmup, min(WARMUP_LIMIT, 2 * duration))
+    for rank in range(ranks.world_size):
+        if rank == ranks.rank:
+            alone = time_batches(engine, timer, warmup, iterations, _ALONE * duration)["fps"]
+        ranks.barrier()
+    warmed = timing.warm_up(timer, warmup, duration)
     watched, samples, ends = time_together(ranks, engine, timer, iterations, duration)
-    parts = ranks.gather((alone_ms, samples, ends, warmed, watched.conditions, watched.costs(len(samples) * batch)))
-    described = ranks.describe()
+    parts, described = ranks.gather((alone, samples, ends, warmed, watched.conditions)), ranks.describe()
     if ranks.rank:
         return {}
-    alone, all_samples, all_ends, warmups, conditions, costs = zip(*parts, strict=True)
+    alone_fps, all_samples, all_ends, warmups, conditions = zip(*parts, strict=True)
     window, counted = count_in_window(all_samples, all_ends)
-    together = np.concatenate(counted)
     fps = [batch / float(np.mean(milliseconds)) * 1e3 for milliseconds in counted]
-    alone_fps = [batch / milliseconds * 1e3 for milliseconds in alone]
     return {
         "mode": "throughput",
         "fps": sum(fps),
         "fps_of": f"sum of {ranks.world_size} ranks at once, each: {name}",
-        "latency_ms": timing.describe_latency(together), "percentiles_ms": timing.percentiles(together),
-        "spread": timing.spread(together), "iterations": len(together),
+        **timing.describe_samples(np.concatenate(counted)),
         "warmup": min(one["warmup"] for one in warmups), "warmup_s": max(one["warmup_s"] for one in warmups),
         "steady": all(one["steady"] for one in warmups),
         "input": source, "other_timings": {}, "conditions": combine_conditions(conditions, "rank"),
-        **combine_costs(costs, [len(one) for one in all_samples]),
-        "ranks": {**described, "fps": fps, "alone_fps": alone_fps, "efficiency": sum(fps) / sum(alone_fps),
+        **combine_costs(conditions, batch * sum(map(len, all_samples))),
+        "ranks": {**described, "fps": fps, "alone_fps": list(alone_fps), "efficiency": sum(fps) / sum(alone_fps),
                   "window_s": window},
     }
-
-
-def time_alone(ranks: Ranks, timer: Callable[[], float], warmup: int, iterations: int, duration: float) -> float:
-    """Milliseconds a batch of this rank, measured while the others wait."""
-    for _ in range(ranks.rank):
-        ranks.barrier()
-    timing.warm_up(timer, warmup, min(WARMUP_LIMIT, duration))
-    milliseconds = float(np.mean(timing.measure(timer, 0, iterations, _ALONE * duration, "Alone")))
-    for _ in range(ranks.rank, ranks.world_size):
-        ranks.barrier()
-    return milliseconds
 
 
 def time_together(ranks: Ranks, engine: Engine, timer: Callable[[], float], iterations: int, duration: float
@@ -140,8 +124,7 @@ def count_in_window(samples: Sequence[Sequence[float]], ends: Sequence[Sequence[
                     for rank_samples, rank_ends in zip(samples, ends, strict=True)]
 
 
-def combine_costs(costs: Sequence[dict[str, Any]], persons: Sequence[int]) -> dict[str, Any]:
+def combine_costs(conditions: Sequence[dict[str, Any]], persons: int) -> dict[str, Any]:
     """Cores of all ranks for each person, if all measured them. No energy: ranks may share what it is measured of."""
-    if not all("cores_per_1000_fps" in one for one in costs):
-        return {}
-    return {"cores_per_1000_fps": float(np.average([one["cores_per_1000_fps"] for one in costs], weights=persons))}
+    cpus = [one["cpu"] for one in conditions]
+    return {"cores_per_1000_fps": sum(cpu["own_seconds"] for cpu in cpus) / persons * 1e3} if all(cpus) else {}

@@ -4,17 +4,17 @@ The system under test (SUT) takes crops in memory and answers with keypoints in 
 are timed; reading, cropping and normalising are not. It is the same in performance and in accuracy mode.
 """
 
+import contextlib
 import importlib.util
 import os
 import sys
-import threading
-from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, cycle, islice
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -55,38 +55,9 @@ class LoadGenConfig:
     target_latency: float  # milliseconds in which the server must answer 99 % of the queries
 
 
-class QuerySampleLibrary:
-    """MLPerf's QSL: the crops of all samples, uint8 (H, W, 3) BGR, and the loaded ones normalised as well.
-
-    ``memory``, if given, is what holds the loaded ones, float32 (3, H, W) each.
-    """
-
-    def __init__(self, crops: Sequence[np.ndarray], memory: Sequence[np.ndarray] = ()) -> None:
-        self.crops = crops
-        self._free = list(memory)
-        self._loaded: dict[int, np.ndarray] = {}
-
-    def __len__(self) -> int:
-        return len(self.crops)
-
-    def load(self, indices: list[int]) -> None:
-        """Normalise samples, which LoadGen is about to query."""
-        for index in indices:
-            out = self._free.pop() if self._free else None
-            self._loaded[index] = preprocess.normalize(self.crops[index], out)
-
-    def unload(self, indices: list[int]) -> None:
-        """Drop normalised samples; their memory is used again."""
-        self._free += [self._loaded.pop(index) for index in indices]
-
-    def take(self, indices: Sequence[int]) -> list[np.ndarray]:
-        """Loaded samples."""
-        return [self._loaded[index] for index in indices]
-
-
 class QueueRunner:
-    """MLPerf's SUT: an engine behind a queue. Threads, one a batch in flight, take up to a batch of queued samples and
-    answer them.
+    """MLPerf's system under test and sample library: an engine behind a queue. Threads, one a batch in flight, take up
+    to a batch of queued samples and answer them.
 
     The answer to a sample is float32 (K, 3): x and y in crop pixels, and the score.
     """
@@ -103,24 +74,28 @@ class QueueRunner:
         record = engine.record
         self.engine, self.config = engine, config
         self.crops = cut_crops(persons, record.input_size) if persons else []  # of all persons, not normalised
-        pixels = [crop.pixels for crop in self.crops] or random_crops(LOADED_SAMPLES, record.input_size)
+        self.pixels = [crop.pixels for crop in self.crops] or random_crops(LOADED_SAMPLES, record.input_size)
+        self.loaded: dict[int, np.ndarray] = {}  # normalised crops, which lie in _memory
+        number, shape = min(LOADED_SAMPLES, len(self.pixels)), (3, *record.input_size[::-1])
         if isinstance(engine, TensorRTEngine):
             gpu = CropRunner(engine)
-            self._infer, self._in_flight = gpu.infer, gpu.in_flight
-            self.library = QuerySampleLibrary(pixels, gpu.allocate_crops(min(LOADED_SAMPLES, len(pixels))))
+            self._infer, self._in_flight, self._memory = gpu.infer, gpu.in_flight, gpu.allocate_crops(number)
         else:
-            batch = np.empty((record.batch, 3, *record.input_size[::-1]), np.float32)
-            self._infer, self._in_flight = partial(infer_on_host, engine, batch), 1
-            self.library = QuerySampleLibrary(pixels)
+            self._infer = partial(infer_on_host, engine, np.empty((record.batch, *shape), np.float32))
+            self._in_flight, self._memory = 1, list(np.empty((number, *shape), np.float32))
         # Milliseconds a batch (singlestream: a single sample); samples a second: server's rate, offline's expected one.
         self.batch_ms = self._fastest_batch_ms(1 if config.scenario == "singlestream" else record.batch)
         load = SERVER_LOAD if config.scenario == "server" else HEADROOM
         self.target_qps = config.target_qps or load * record.batch / self.batch_ms * 1e3
         if config.scenario == "server" and not config.accuracy:
             check_server(config, self.batch_ms, record.batch, self.target_qps)
-        self._error: Exception | None = None  # the first; in LoadGen it would crash the process
-        self._queue: deque[Any] = deque()
-        self._closed, self._changed = False, threading.Condition()
+        self._queue: SimpleQueue[Any] = SimpleQueue()
+        self._error: Exception | None = None  # in LoadGen it would crash the process
+
+    def load(self, indices: list[int]) -> None:
+        """Normalise samples, which LoadGen is about to query; they replace those of the last call."""
+        self.loaded = {index: preprocess.normalize(self.pixels[index], out)
+                       for index, out in zip(indices, self._memory, strict=False)}
 
     def infer(self, crops: Sequence[np.ndarray]) -> np.ndarray:
         """Answers, float32 (N, K, 3), to up to a batch of normalised crops, by at most one thread for each batch in
@@ -131,16 +106,14 @@ class QueueRunner:
 
     def _fastest_batch_ms(self, samples: int) -> float:
         """Milliseconds a batch of ``samples``, the fastest of a second; a full one with others in flight."""
-        indices = list(range(min(samples, len(self.library))))
-        self.library.load(indices)
-        crops = list(islice(cycle(self.library.take(indices)), samples))
+        self.load(list(range(min(samples, len(self._memory)))))
+        crops = list(islice(cycle(self.loaded.values()), samples))
         self.infer(crops)  # checks the logits before LoadGen starts
         in_flight = self._in_flight if samples == self.engine.record.batch else 1
         number = 1 if in_flight == 1 else 8 * in_flight  # batches a timing
         with ThreadPoolExecutor(in_flight) as pool:
             timer = timing.wall_clock(lambda: list(pool.map(self._infer, [crops] * number)))
             runs = timing.measure(timer, -(-2 // number), -(-10 // number), 1.0, "Warming up")
-        self.library.unload(indices)
         return float(runs.min()) / number
 
     def run_test(self, logs: Path) -> None:
@@ -149,50 +122,40 @@ class QueueRunner:
         log_settings = mlperf_loadgen.LogSettings()
         log_settings.log_output.outdir = os.fsencode(logs)
         log_settings.enable_trace = False
-        library, seconds = self.library, 0.0 if self.config.accuracy else self.config.min_duration
-        with timing.Countdown(seconds, unit="sample", desc="LoadGen") as bar:
-            threads = [threading.Thread(target=self._answer_queries, args=(bar,), daemon=True)
-                       for _ in range(self._in_flight)]
-            for thread in threads:
-                thread.start()
-            sut = mlperf_loadgen.ConstructSUT(self._issue_query, lambda: None)
-            qsl = mlperf_loadgen.ConstructQSL(len(library), min(LOADED_SAMPLES, len(library)), library.load,
-                                              library.unload)
+        seconds = 0.0 if self.config.accuracy else self.config.min_duration
+        with (timing.Countdown(seconds, unit="sample", desc="LoadGen") as bar,
+              ThreadPoolExecutor(self._in_flight) as pool):
+            for _ in range(self._in_flight):
+                pool.submit(self._answer_queries, bar)
+            sut = mlperf_loadgen.ConstructSUT(self._enqueue, lambda: None)
+            qsl = mlperf_loadgen.ConstructQSL(len(self.pixels), len(self._memory), self.load, lambda indices: None)
             mlperf_loadgen.StartTestWithLogSettings(sut, qsl, make_settings(self), log_settings)
-            with self._changed:
-                self._closed = True
-                self._changed.notify_all()
-            for thread in threads:
-                thread.join()
+            self._enqueue([None] * self._in_flight)
         mlperf_loadgen.DestroyQSL(qsl)
         mlperf_loadgen.DestroySUT(sut)
         if self._error:
             raise self._error
 
-    def _issue_query(self, samples: list[Any]) -> None:
-        """Queue the ``QuerySample`` objects of a query."""
-        with self._changed:
-            self._queue.extend(samples)
-            self._changed.notify_all()
+    def _enqueue(self, samples: list[Any]) -> None:
+        """Queue the ``QuerySample`` objects of a query; None ends a thread that answers."""
+        for sample in samples:
+            self._queue.put(sample)
 
     def _answer_queries(self, bar: tqdm) -> None:
-        """Answer samples until closed. After an error the answers are empty, so that LoadGen still finishes."""
-        while samples := self._next_samples(bar):
+        """Answer queued samples until there is None. After an error the answers are empty, so that LoadGen finishes."""
+        while sample := self._queue.get():
+            samples = [sample]
+            with contextlib.suppress(Empty):
+                while len(samples) < self.engine.record.batch:
+                    samples.append(self._queue.get_nowait())
             answers = np.empty((len(samples), 0), np.float32)
             if self._error is None:
                 try:
-                    answers = self.infer(self.library.take([sample.index for sample in samples]))
+                    answers = self.infer([self.loaded[sample.index] for sample in samples])
                 except Exception as error:
-                    self._error = self._error or error
+                    self._error = error
             complete(samples, answers)
-
-    def _next_samples(self, bar: tqdm) -> list[Any]:
-        """Wait for samples and take up to a batch of them; none if closed and the queue is empty."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._queue or self._closed)
-            samples = [self._queue.popleft() for _ in range(min(self.engine.record.batch, len(self._queue)))]
             bar.update(len(samples))
-            return samples
 
 
 def infer_on_host(engine: Engine, batch: np.ndarray, crops: Sequence[np.ndarray]) -> np.ndarray:
@@ -277,7 +240,7 @@ def make_settings(runner: QueueRunner) -> Any:
     settings.single_stream_expected_latency_ns = runner.batch_ms / HEADROOM * 1e6
     settings.server_target_latency_ns = round(config.target_latency * 1e6)
     if config.scenario == "offline":
-        settings.min_query_count = min(OFFLINE_SAMPLES, len(runner.library))
+        settings.min_query_count = min(OFFLINE_SAMPLES, len(runner.pixels))
     if config.scenario == "server":
         settings.min_query_count = SERVER_QUERIES
     return settings

@@ -1,5 +1,6 @@
 """Throughput mode: one batch through the engine, over and over."""
 
+from collections.abc import Callable
 from itertools import cycle, islice
 from typing import Any
 
@@ -11,37 +12,35 @@ from rtmpose.data.batches import iterate_crops
 from rtmpose.data.coco import DataSet, load_persons
 from rtmpose.engines import Engine, monitor
 
-WARMUP_LIMIT = 10.0  # seconds
-
 
 def measure_throughput(engine: Engine, data_set: DataSet | str | None, warmup: int, iterations: int,
                        duration: float) -> dict[str, Any]:
     """Time the engine on one batch of :func:`throughput_input`.
 
-    Warms up with ``warmup`` batches and until the speed is steady, for at most :data:`WARMUP_LIMIT` and twice
-    ``duration``; then times at least ``iterations`` batches and ``duration`` seconds, under a monitor. Returns the
-    result as ``summary.json`` has it: ``fps`` and ``latency_ms`` come from the engine's first timer, ``other_timings``
-    from the others.
+    Returns the result as ``summary.json`` has it: the figures are those of the engine's first timer, ``other_timings``
+    those of the others.
     """
     crops, source = throughput_input(data_set, engine)
-    timings = {}
-    for name, timer in engine.timers(crops).items():
-        warmed = timing.warm_up(timer, warmup, min(WARMUP_LIMIT, 2 * duration))
-        with monitor(engine) as watched:
-            samples = timing.measure(timer, 0, iterations, duration, "Timing")
-        latency = timing.describe_latency(samples)
-        timings[name] = {**latency, "percentiles_ms": timing.percentiles(samples), "spread": timing.spread(samples),
-                         "iterations": len(samples), "fps": engine.record.batch / latency["mean"] * 1e3, **warmed,
-                         "conditions": watched.conditions, **watched.costs(len(samples) * engine.record.batch)}
-    (name, headline), *others = timings.items()
+    (name, headline), *others = [(name, time_batches(engine, timer, warmup, iterations, duration))
+                                 for name, timer in engine.timers(crops).items()]
     return {
         "mode": "throughput",
         "fps_of": name,
-        "latency_ms": {key: headline[key] for key in latency},
-        **{key: value for key, value in headline.items() if key not in latency},
+        **headline,
         "input": source,
-        "other_timings": dict(others),
+        "other_timings": {name: {**other.pop("latency_ms"), **other} for name, other in others},
     }
+
+
+def time_batches(engine: Engine, timer: Callable[[], float], warmup: int, iterations: int, duration: float
+                 ) -> dict[str, Any]:
+    """Warm up with at least ``warmup`` batches; then time at least ``iterations`` and ``duration`` seconds, under a
+    monitor."""
+    warmed = timing.warm_up(timer, warmup, duration)
+    with monitor(engine) as watched:
+        samples = timing.measure(timer, 0, iterations, duration, "Timing")
+    return {**timing.describe_samples(samples), "fps": engine.record.batch / float(samples.mean()) * 1e3, **warmed,
+            "conditions": watched.conditions, **watched.costs(len(samples) * engine.record.batch)}
 
 
 def throughput_input(data_set: DataSet | str | None, engine: Engine) -> tuple[np.ndarray, str]:

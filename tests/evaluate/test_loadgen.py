@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,6 @@ import pytest
 from helpers import ROOT, run_script
 
 import inference
-from rtmpose.data import preprocess
 from rtmpose.data.coco import ANNOTATIONS
 from rtmpose.engines import backend, load_engine
 from rtmpose.engines.build import build_engine, plan_build
@@ -24,7 +24,6 @@ from rtmpose.evaluate.coco_eval import METRICS
 from rtmpose.evaluate.loadgen import (
     SCENARIOS,
     LoadGenConfig,
-    QuerySampleLibrary,
     QueueRunner,
     check_server,
     infer_on_host,
@@ -162,11 +161,10 @@ def test_server_that_cannot_be_valid(limit: float, qps: float, seconds: float, m
 
 
 def test_an_error_beside_loadgen_ends_the_run(engine_file: Path, tmp_path: Path) -> None:
-    """An exception would crash LoadGen. Here the last sample's crop has another size than the engine's."""
-    pixels = [np.zeros((256, 192, 3), np.uint8)] * 9 + [np.zeros((8, 8, 3), np.uint8)]
+    """An exception would crash LoadGen. Here the memory of a batch has another size than the crops."""
     config = LoadGenConfig("offline", accuracy=False, min_duration=0.001, target_qps=None, target_latency=100)
     runner = QueueRunner(load_engine(engine_file), config, None)
-    runner.library = QuerySampleLibrary(pixels)
+    runner._infer = partial(infer_on_host, runner.engine, np.empty((4, 3, 8, 8), np.float32))
     with pytest.raises(ValueError, match="could not broadcast"):
         runner.run_test(tmp_path)
 
@@ -190,21 +188,6 @@ def test_padding_is_the_first_sample(engine_file: Path, monkeypatch: pytest.Monk
     answers = infer_on_host(engine, np.empty((4, 3, 256, 192), np.float32), crops)
     np.testing.assert_array_equal(ran[0], crops[[0, 1, 0, 0]])
     assert answers.shape == (2, 17, 3)
-
-
-@pytest.mark.parametrize("memory", [(), np.empty((2, 3, 8, 6), np.float32)], ids=["any", "given"])
-def test_library(memory: Sequence[np.ndarray]) -> None:
-    """Samples lie in the memory that was given, which is used again."""
-    random = np.random.default_rng(0)
-    library = QuerySampleLibrary(random.integers(0, 256, (3, 8, 6, 3), np.uint8), memory)
-    for indices in ([0, 1], [2, 1]):
-        library.load(indices)
-        for index, sample in zip(indices, library.take(indices), strict=True):
-            np.testing.assert_array_equal(sample, preprocess.normalize(library.crops[index]))
-            assert not len(memory) or np.shares_memory(sample, memory)
-        library.unload(indices)
-    with pytest.raises(KeyError):
-        library.take([2])
 
 
 @pytest.fixture
