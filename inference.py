@@ -21,7 +21,7 @@ from rtmpose.evaluate.accuracy import check_comparable, compare_accuracy, measur
 from rtmpose.evaluate.coco_eval import write_keypoints
 from rtmpose.evaluate.predict import predict_person
 from rtmpose.evaluate.throughput import measure_throughput
-from rtmpose.files import check_folder, check_name, make_folder, sha256, write_sealed
+from rtmpose.files import check_output, make_folder, sha256, write_sealed
 from rtmpose.machine.versions import command_line, now
 from rtmpose.report import text
 from rtmpose.report.pictures import find_ground_truth, write_crops, write_photograph, write_pictures
@@ -130,7 +130,7 @@ def measure(group: ranks.Ranks | None) -> int:
     if group:
         check_ranks({"scenario": args.scenario, "repeats": args.repeats > 1, "picture": args.picture is not None})
     if args.output:
-        check_folder(args.output)
+        check_output(Path(args.output) / "summary.json", parents=True)
     output = Path(args.output) if args.output else None
     if args.picture is not None:
         draw_photograph(args.engine, args.batchsize, args.input_name, args.picture, args.bbox, Path(args.output))
@@ -265,7 +265,7 @@ def draw_photograph(engine_path: str, batch: int | None, input_name: str | None,
     predictions = predict_person(engine, pixels, corners)
     engine.close()
     path = make_folder(output) / "skeleton.jpg"
-    check_name(path, picture)
+    check_output(path, picture)
     print(text.photograph_line(predictions, engine.record))
     print(f"Picture: {write_photograph(path, pixels, predictions, engine.record)}")
 

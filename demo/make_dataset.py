@@ -12,8 +12,9 @@ import argparse
 import cv2
 
 from drawing.dataset import contact_sheet, make_dataset
+from rtmpose.data.coco import ANNOTATIONS
 from rtmpose.errors import KitError
-from rtmpose.files import check_folder, check_output, write_bytes
+from rtmpose.files import check_output, write_bytes
 
 
 def non_negative(text: str) -> int:
@@ -39,7 +40,7 @@ def main() -> int:
     sheet = args.contact_sheet
     if sheet and sheet.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise KitError(f"--contact-sheet {sheet}: expected a file name that ends in .png or .jpg")
-    check_folder(args.output)
+    check_output(args.output / ANNOTATIONS, parents=True)
     if sheet:
         check_output(sheet)
     make_dataset(args.output, args.images, args.seed)

@@ -11,7 +11,7 @@ import argparse
 
 from make_dataset import non_negative
 from rtmpose.errors import KitError
-from rtmpose.files import check_folder
+from rtmpose.files import check_output
 
 CONFIG = Path(__file__).resolve().parent / "rtmpose-t_drawn-people-256x192.py"
 
@@ -50,7 +50,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> int:
     """Train, or resume a training, and write the checkpoint."""
     args = parse_arguments()
-    check_folder(args.output)
+    check_output(args.output / "state.pth", parents=True)
     require("torch", "mmpose", "mmengine", "mmcv")
     # Imported here so that --help, wrong arguments and the process that draws don't wait for torch.
     import torch

@@ -14,6 +14,7 @@ import json
 import multiprocessing
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -35,7 +36,7 @@ from rtmpose.engines.tensorrt.engine import TensorRTEngine
 from rtmpose.engines.tensorrt.graph import Graph
 from rtmpose.errors import KitError
 from rtmpose.evaluate.accuracy import compare_accuracy, measure_accuracy
-from rtmpose.files import check_output, temporary_folder, write_json
+from rtmpose.files import check_output, write_json
 from rtmpose.machine.gpu import find_gpu
 from rtmpose.machine.versions import describe_machine, describe_versions, now
 from rtmpose.model.graph import OUTPUTS
@@ -363,8 +364,8 @@ def main() -> int:
     no_bf16 = backend("tensorrt").find_bf16_obstacle()
     if no_bf16:
         print(f"BF16 is not checked: {no_bf16}")
-    with temporary_folder() as folder:
-        setting = Setting(folder, 32 if real else 2, real)
+    with tempfile.TemporaryDirectory() as folder:
+        setting = Setting(Path(folder), 32 if real else 2, real)
         prepare(setting)
         results = [report(run_check(name, setting)) for name in CHECKS if not (no_bf16 and name.endswith("bf16"))]
     passed = all(result.passed for result in results)

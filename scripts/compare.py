@@ -13,7 +13,7 @@ from common import Parser, run
 import argparse
 
 from rtmpose.errors import EXIT_ACCURACY_MISSED, EXIT_SLOWER, KitError
-from rtmpose.files import check_folder, make_folder, write_text
+from rtmpose.files import check_output, make_folder, write_text
 from rtmpose.report import compare, compare_text
 from rtmpose.report.compare_page import draw_page
 from rtmpose.report.results import name_arguments
@@ -48,7 +48,7 @@ def main() -> int:
     """Compare, print the table, write the page."""
     args = parse_arguments()
     if args.output:
-        check_folder(args.output)
+        check_output(args.output / "compare.md", parents=True)
     prices = compare_text.parse_prices(args.price, name_arguments(args.results))
     report = compare.compare(args.results, args.annotations)
     if report.refused and not report.compared:

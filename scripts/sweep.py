@@ -17,7 +17,7 @@ from rtmpose.data.coco import load_persons
 from rtmpose.engines import BACKENDS
 from rtmpose.engines.build import PRECISIONS
 from rtmpose.errors import EXIT_OK, KitError
-from rtmpose.files import check_folder, write_json, write_text
+from rtmpose.files import check_output, write_json, write_text
 from rtmpose.report.page import draw_page
 from rtmpose.report.summary import csv_text, table
 from rtmpose.report.sweep import Settings, run_sweep
@@ -71,7 +71,7 @@ def split_options(extra: Sequence[str]) -> dict[str, list[str]]:
 def main() -> int:
     """Run the sweep, write its four reports, and print the table and the failures."""
     settings = parse_arguments()
-    check_folder(settings.output)
+    check_output(settings.output / "table.md", parents=True)
     load_persons(settings.datasets)  # an error in it would come up only after the first build
     cells = run_sweep(settings)
     summaries = [cell.summary for cell in cells if not cell.failure]

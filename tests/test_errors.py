@@ -509,4 +509,4 @@ def test_interrupt_leaves_nothing_half_written(model_files: dict[str, Path], tmp
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=5)
     assert process.returncode == -signal.SIGINT
-    assert [path.suffix for path in tmp_path.iterdir()] == [".tmp"]  # until the same file is written again
+    assert [path.suffix for path in tmp_path.iterdir()] == [".tmp"]

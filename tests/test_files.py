@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from rtmpose.engines.record import read_record
 from rtmpose.errors import KitError
-from rtmpose.files import is_folder, read_json, sha256, write_bytes
+from rtmpose.files import atomic_write, check_output, read_json, sha256, write_bytes
 
 READERS: list[Callable[[Path], object]] = [lambda path: read_json(path, "a test"), sha256]
 
@@ -51,11 +50,37 @@ def locked(tmp_path: Path) -> Iterator[Path]:
     folder.chmod(0o700)
 
 
-@pytest.mark.parametrize("read", [*READERS, is_folder, read_record, lambda path: write_bytes(path, b"")],
-                         ids=["read_json", "sha256", "is_folder", "read_record", "write_bytes"])
-def test_folder_that_cannot_be_searched(locked: Path, read: Callable) -> None:
-    with pytest.raises(KitError, match=r"locked/inner/file.json: can't be read \(Permission denied\)"):
-        read(locked / "inner/file.json")
+@pytest.mark.parametrize("use", [*READERS, lambda path: write_bytes(path, b""), check_output],
+                         ids=["read_json", "sha256", "write_bytes", "check_output"])
+def test_folder_that_cannot_be_searched(locked: Path, use: Callable) -> None:
+    with pytest.raises(KitError, match=r"locked/inner/file.json: can't be (read|written) \(Permission denied\)"):
+        use(locked / "inner/file.json")
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "file", b"old")
+    (tmp_path / "other").write_bytes(b"")
+    assert (tmp_path / "file").stat().st_mode == (tmp_path / "other").stat().st_mode
+    for error, raised in ((OSError(28, "No space left on device"), KitError), (OSError(5, "No", "other"), OSError)):
+        with (pytest.raises(raised, match="file: can't be written .No space|other"),
+              atomic_write(tmp_path / "file") as new):
+            new.write_bytes(b"half")
+            raise error
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "other"}
+    assert (tmp_path / "file").read_bytes() == b"old"
+    with atomic_write(tmp_path / "file") as first, atomic_write(tmp_path / "file") as second:
+        first.write_bytes(b"first")
+        second.write_bytes(b"second")
+    assert (tmp_path / "file").read_bytes() == b"first"
+
+
+def test_an_output_is_checked_without_a_trace(tmp_path: Path) -> None:
+    check_output(tmp_path / "new")
+    check_output(tmp_path / "a/b/new", parents=True)
+    assert list(tmp_path.iterdir()) == []
+    for path, parents in ((tmp_path / "a/new", False), ("/proc/a/new", True), (tmp_path / ("x" * 300), False)):
+        with pytest.raises(KitError, match="can't be written"):
+            check_output(path, parents=parents)
 
 
 @pytest.mark.parametrize("text", ["[" * 200_000, '{"a":' * 200_000, "1" * 5000, "", "nul", '"\\x"', "[1"])

@@ -15,7 +15,7 @@ import pytest
 from helpers import ROOT, run_script
 
 from rtmpose.errors import KitError, one_line
-from rtmpose.files import atomic_write, write_sealed
+from rtmpose.files import write_sealed
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SCRIPTS = ("export.py", "build_engine.py", "inference.py", "scripts/sweep.py", "table.py", "scripts/check_gpu.py",
@@ -224,15 +224,3 @@ def test_help_for_another_script_is_no_help() -> None:
 def test_options_are_not_abbreviated() -> None:
     done = run_script("demo/make_dataset.py", "--out", "nowhere")
     assert done.returncode == 2 and "--output" in done.stderr
-
-
-def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
-    target = tmp_path / "a.engine"
-    code = (f"import os, signal; from rtmpose.files import temporary_beside\n"
-            f"with temporary_beside({str(target)!r}): os.kill(os.getpid(), signal.SIGKILL)")
-    subprocess.run([sys.executable, "-c", code], env=with_kit(), check=False)
-    (leftover,) = tmp_path.iterdir()
-    with atomic_write(tmp_path / "b.engine") as other, atomic_write(target) as first:
-        assert not leftover.exists()
-        with atomic_write(target) as second:  # others write the same file, and are not disturbed
-            assert {*tmp_path.iterdir()} == {other, first, second}

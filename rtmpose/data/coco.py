@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from rtmpose.errors import KitError
-from rtmpose.files import file_mode, is_folder, read_json
-from rtmpose.machine.versions import paused_gc
+from rtmpose.files import read_json
 
 ANNOTATIONS = Path("annotations/person_keypoints_val2017.json")
 GROUND_TRUTH = "ground-truth boxes"
@@ -86,7 +85,6 @@ class DataSet:
         return f"{self.annotations} and {self.images}"
 
 
-@paused_gc()
 def load_persons(data_set: DataSet | str | Path | None, detections: str | Path | None = None,
                  limit: int | None = None) -> PersonSet:
     """Read the persons of a data set. Raises KitError if a file is missing, broken or contradictory.
@@ -98,7 +96,7 @@ def load_persons(data_set: DataSet | str | Path | None, detections: str | Path |
     """
     files = find_data_set(data_set)
     annotations = read_annotations(files.annotations)
-    if not is_folder(files.images):
+    if not files.images.is_dir():
         raise KitError(f"{files.images}: no such folder, expected the images of {files.annotations}")
     records = {record["id"]: record for record in annotations.images}
     if detections is None:
@@ -126,13 +124,13 @@ def find_data_set(folder: DataSet | str | Path | None) -> DataSet:
         raise KitError("DATASETS_DIR is not set: give --datasets DIR or set DATASETS_DIR to a folder with "
                        f"{ANNOTATIONS} and {IMAGE_FOLDERS[0]}/ (scripts/download.sh fetches COCO val2017)")
     folder = Path(folder)
-    if not is_folder(folder):
-        found = "is a file" if file_mode(folder) else "no such folder"
+    if not folder.is_dir():
+        found = "is a file" if folder.exists() else "no such folder"
         raise KitError(f"{folder}: {found}, expected a folder with {ANNOTATIONS} and {IMAGE_FOLDERS[0]}/; check "
                        "--datasets or DATASETS_DIR")
-    if not file_mode(folder / ANNOTATIONS):
+    if not (folder / ANNOTATIONS).exists():
         raise KitError(f"{folder / ANNOTATIONS}: no such file, {_other_annotations(folder)}")
-    images = next((folder / name for name in IMAGE_FOLDERS if is_folder(folder / name)), None)
+    images = next((folder / name for name in IMAGE_FOLDERS if (folder / name).is_dir()), None)
     if images is None:
         raise KitError(f"{folder}: has neither {IMAGE_FOLDERS[0]}/ nor {IMAGE_FOLDERS[1]}/, expected the images there")
     return DataSet(folder / ANNOTATIONS, images)

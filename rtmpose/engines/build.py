@@ -1,7 +1,6 @@
 """ONNX file -> engine file, with its record beside it."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -13,7 +12,7 @@ from rtmpose.data import preprocess
 from rtmpose.engines import BACKENDS, Backend, Engine, choose_backends, headline_timer
 from rtmpose.engines.record import Facts, Record, read_record, record_path, write_record
 from rtmpose.errors import KitError, first_line
-from rtmpose.files import check_name, put_in_place, sha256, temporary_beside
+from rtmpose.files import atomic_write, check_output, sha256
 from rtmpose.machine.versions import command_line, now
 from rtmpose.model import graph
 from rtmpose.model.int8 import calibrate, quantize
@@ -55,8 +54,6 @@ def plan_build(model_path: str | Path, engine_path: str | Path, batch: int | Non
     ``backend`` is ``auto`` or one of :data:`rtmpose.engines.BACKENDS`. ``declared`` is the input's name and shape, if
     the user says them; without it, ``batch`` is needed.
     """
-    for path in (engine_path, record_path(engine_path)):
-        check_name(path, model_path)  # an engine that is up to date may lie where nobody can write
     model = graph.load(model_path)
     input_name, shape = graph.find_input(model, model_path, batch, declared)
     crops = None
@@ -96,18 +93,20 @@ def is_built(plan: Plan) -> bool:
 
 def build_engine(plan: Plan) -> Built:
     """Build all candidates, and keep the one that is fastest here; raises KitError if a step of it fails."""
-    with ExitStack() as stack:
-        built = [one for facts in plan.candidates for one in build_candidate(plan, facts, stack)]
+    for path in (plan.engine_path, record_path(plan.engine_path)):
+        check_output(path, plan.model_path)
+    with atomic_write(plan.engine_path) as target:
+        built = [one for facts in plan.candidates for one in build_candidate(plan, facts, target)]
         file, best = choose_fastest(built) if len(built) > 1 else built[0]
+        file.rename(target)
         # An old record must not stand beside a new engine.
         record_path(plan.engine_path).unlink(missing_ok=True)
-        put_in_place(file, plan.engine_path)
     write_record(plan.engine_path, best.record)
     return best
 
 
-def build_candidate(plan: Plan, facts: Facts, stack: ExitStack) -> Iterator[tuple[Path, Built]]:
-    """Simplify the graph, set its precision, and build an engine, into a file that ``stack`` removes.
+def build_candidate(plan: Plan, facts: Facts, target: Path) -> Iterator[tuple[Path, Built]]:
+    """Simplify the graph, set its precision, and build an engine, into a new file beside ``target``.
 
     Beside INT8, what is FP32 is built in BF16 as well where the runtime can.
     """
@@ -131,7 +130,7 @@ def build_candidate(plan: Plan, facts: Facts, stack: ExitStack) -> Iterator[tupl
                        f"{first_line(error)}); expected a graph that export.py wrote") from error
     module = BACKENDS[facts.backend]
     for bf16 in (False, True):
-        file = stack.enter_context(temporary_beside(plan.engine_path))
+        file = target.with_name(f"{facts.backend}{'_bf16' * bf16}")
         arithmetic, layers = module.build(typed, file, plan.engine_path, bf16)
         record = Record(**asdict(facts), precision=name_precision(arithmetic), arithmetic=arithmetic, layers=layers,
                         num_keypoints=spec.num_keypoints, skeleton=skeleton.name, keypoints=skeleton.keypoints,

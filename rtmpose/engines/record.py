@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rtmpose.errors import KitError
-from rtmpose.files import is_regular, read_sealed, sha256, write_sealed
+from rtmpose.files import read_sealed, sha256, write_sealed
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,9 @@ def record_path(engine: str | Path) -> Path:
 def read_record(engine: str | Path) -> Record:
     """The record of an engine. Raises KitError if one of the two is missing, or they don't belong together."""
     path, engine = record_path(engine), Path(engine)
-    if not is_regular(engine):
+    if not engine.is_file():
         raise KitError(f"{engine}: no such engine; build it with build_engine.py")
-    if not is_regular(path):
+    if not path.is_file():
         raise KitError(f"{engine}: has no record {path.name} beside it; build it again with build_engine.py")
     content = read_sealed(path, "record")
     if set(content) != {field.name for field in fields(Record)}:

@@ -19,7 +19,6 @@ from rtmpose.evaluate.matching import Evaluation
 from rtmpose.evaluate.oks import oks_nms
 from rtmpose.evaluate.predictions import Predictions
 from rtmpose.files import write_bytes
-from rtmpose.machine.versions import paused_gc
 
 METRICS = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
 
@@ -41,7 +40,6 @@ def score(predictions: Predictions, persons: PersonSet) -> tuple[list[dict[str, 
     return results, *evaluate(results, persons)
 
 
-@paused_gc()
 def to_results(predictions: Predictions, category_id: int | str = 1) -> list[dict[str, Any]]:
     """Rescore, apply OKS-NMS, and convert to COCO's result format.
 
@@ -78,7 +76,6 @@ def write_keypoints(path: Path, results: list[dict[str, Any]]) -> None:
     write_bytes(path, ("[" + ",\n ".join(lines) + "]\n").encode())
 
 
-@paused_gc()
 def evaluate(results: list[dict[str, Any]], persons: PersonSet) -> tuple[dict[str, float], str]:
     """Compute COCO's ten keypoint numbers of results that :func:`to_results` returned.
 

@@ -2,14 +2,16 @@
 
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rtmpose import startup
 from rtmpose.errors import EXIT_OK, EXIT_THROUGHPUT_MISSED, KitError
-from rtmpose.files import read_sealed, temporary_folder
+from rtmpose.files import read_sealed
 from rtmpose.machine.monitor import combine_conditions
 
 CONFIDENCE = 0.95
@@ -21,14 +23,14 @@ def measure_in_new_process(command: Sequence[str]) -> dict[str, Any]:
 
     Raises KitError with its last line if it fails; a missed target is no failure.
     """
-    with temporary_folder() as folder:
-        again = [sys.executable, *command, "--repeats", "1", "--output", str(folder)]
+    with tempfile.TemporaryDirectory() as folder:
+        again = [sys.executable, *command, "--repeats", "1", "--output", folder]
         done = subprocess.run(startup.child(again), check=False, stdin=subprocess.DEVNULL, capture_output=True,
                               text=True, errors="replace")
         if done.returncode not in (EXIT_OK, EXIT_THROUGHPUT_MISSED):
             lines = done.stderr.strip().splitlines() or [f"a process of --repeats ended with code {done.returncode}"]
             raise KitError(lines[-1].removeprefix("inference.py: error: "))
-        summary = read_sealed(folder / "summary.json", "summary.json")
+        summary = read_sealed(Path(folder) / "summary.json", "summary.json")
         del summary["missed_targets"]  # the median counts
         return summary
 

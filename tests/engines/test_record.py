@@ -64,7 +64,7 @@ def test_a_folder_in_place_of_the_record(engine: Path, model_files: dict[str, Pa
     record_path(engine).mkdir()
     assert "has no record" in refusal(engine)
     with pytest.raises(KitError, match="is a folder, expected the name of a file"):
-        plan_build(model_files["onnx"], engine, 4, "fp32", "onnxruntime")
+        build_engine(plan_build(model_files["onnx"], engine, 4, "fp32", "onnxruntime"))
 
 
 def test_more_fields_than_a_record_has(engine: Path) -> None:

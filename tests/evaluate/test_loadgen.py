@@ -218,7 +218,7 @@ def refused(engine_file: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch, cap
     (("--scenario", "offline", "--min_duration", 0), "--min_duration: 0 is not above zero"),
     (("--scenario", "server", "--target_qps", "nan"), "--target_qps: nan is not above zero"),
     (("--scenario", "server", "--target_latency", "fast"), "--target_latency: invalid amount value: 'fast'"),
-    (("--scenario", "offline", "--output", "/dev/null"), "/dev/null: can't be written (Not a directory)"),
+    (("--scenario", "offline", "--output", "/dev/null"), "/dev/null/summary.json: can't be written (Not a directory)"),
 ])
 def test_contradictions(refused: Callable, options: tuple, message: str) -> None:
     assert message in refused(*options)

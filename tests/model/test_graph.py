@@ -238,7 +238,7 @@ def test_an_engine_path_that_cant_be_is_refused_before_the_work(tmp_path: Path, 
     path = tiny(tmp_path / "tiny.onnx")
     before = path.read_bytes()
     with pytest.raises(KitError) as raised:
-        plan_build(path, make(path), 2, "fp32", "onnxruntime")
+        build_engine(plan_build(path, make(path), 2, "fp32", "onnxruntime"))
     assert message in str(raised.value) and "\n" not in str(raised.value)
     assert path.read_bytes() == before
 

@@ -6,6 +6,7 @@ that it is done once.
 import contextlib
 import hashlib
 import io
+import tempfile
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
@@ -23,7 +24,7 @@ from rtmpose.data.batches import iterate_batches
 from rtmpose.data.coco import ANNOTATIONS, Image, load_persons
 from rtmpose.data.postprocess import decode
 from rtmpose.errors import KitError, first_line
-from rtmpose.files import read_sealed, sha256, temporary_folder, write_sealed
+from rtmpose.files import read_sealed, sha256, write_sealed
 from rtmpose.model.graph import OUTPUTS, count_macs, simplify
 from rtmpose.model.int8.equalize import Factors, channel_factors, equalize, equalized_tensors
 from rtmpose.model.int8.quantize import Block, Int8Scheme, Ranges, group_by_block, insert_quantization
@@ -142,8 +143,8 @@ def find_ranges(model: onnx.ModelProto, scheme: Int8Scheme, batches: Sequence[np
     """Ranges of the inputs and outputs of all convolutions of an FP32 graph on real crops, less the rarest outliers."""
     from onnxruntime.quantization import CalibrationMethod
     from onnxruntime.quantization.calibrate import create_calibrator
-    with temporary_folder() as folder, contextlib.redirect_stdout(io.StringIO()):
-        path, augmented = folder / "model.onnx", f"{folder}/augmented.onnx"
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        path, augmented = Path(folder) / "model.onnx", f"{folder}/augmented.onnx"
         onnx.save(model, path)
         calibrator = create_calibrator(path, ["Conv"], augmented, CalibrationMethod.Percentile,
                                        extra_options={"percentile": PERCENTILE, "symmetric": scheme.signed})

@@ -137,14 +137,14 @@ def test_real_builder_rounds_no_operands_to_tf32(model_files: dict[str, Path], t
 def test_rtx_on_a_gpu_that_it_does_not_list(monkeypatch: pytest.MonkeyPatch, package: str, capability: str,
                                             message: str | None) -> None:
     monkeypatch.setattr(tensorrt, "_is_importable", lambda name: True)
-    obstacle = tensorrt.find_obstacle(Gpu("NVIDIA", capability, "13.0", 0), package)
+    obstacle = tensorrt.find_obstacle(Gpu("NVIDIA", capability, "13.0", 0, ""), package)
     assert (obstacle or "").startswith(message or "") and bool(obstacle) == bool(message)
 
 
 @pytest.mark.parametrize(("capability", "message"), [("7.5", "has compute capability 7.5, and BF16 needs 8.0"),
                                                     ("8.0", None), ("12.0", None)])
 def test_gpus_without_bf16_are_named(monkeypatch: pytest.MonkeyPatch, capability: str, message: str | None) -> None:
-    monkeypatch.setattr("rtmpose.engines.tensorrt.build.find_gpu", lambda: Gpu("NVIDIA", capability, "13.0", 0))
+    monkeypatch.setattr("rtmpose.engines.tensorrt.build.find_gpu", lambda: Gpu("NVIDIA", capability, "13.0", 0, ""))
     obstacle = tensorrt.find_bf16_obstacle()
     assert obstacle == (message and f"NVIDIA {message}")
 
