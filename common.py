@@ -55,7 +55,7 @@ def require(*packages: str) -> None:
                       ".venv/bin/activate"))
 
 
-require("cv2", "numpy", "onnx", "pycocotools", "simplejpeg", "tqdm")
+require("cv2", "numpy", "onnx", "psutil", "pycocotools", "simplejpeg", "tqdm")
 
 
 class Parser(argparse.ArgumentParser):

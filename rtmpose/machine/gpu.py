@@ -2,11 +2,9 @@
 
 import contextlib
 import ctypes
-import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rtmpose.errors import KitError
@@ -36,13 +34,14 @@ class Gpu:
     compute_capability: str  # e.g. "8.9"
     cuda_version: str  # of CUDA, the newest that the driver speaks, e.g. "13.0"
     ordinal: int  # among the devices that CUDA_VISIBLE_DEVICES leaves
+    bus_id: str  # of PCI, e.g. "0000:01:00.0", by which NVML finds it
 
 
 def find_gpu() -> Gpu | None:
     """The NVIDIA GPU that engines run on, or None. Asks the driver itself, so that no CUDA package is needed.
 
-    It is the one that pycuda takes: of ``CUDA_DEVICE``, of ``~/.cuda_device``, or the first; under torchrun it is that
-    of ``LOCAL_RANK``. Raises KitError if one of them names none, and DriverError if the driver doesn't work.
+    It is the first, or that of ``CUDA_DEVICE``, or under torchrun of ``LOCAL_RANK``. Raises KitError if that is none,
+    and DriverError if the driver doesn't work.
     """
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
@@ -55,15 +54,16 @@ def find_gpu() -> Gpu | None:
     if not number.value:
         return None
     ordinal = _device_ordinal(number.value)
-    device, version, name = ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(256)
-    major, minor = ctypes.c_int(), ctypes.c_int()
+    device, version, major, minor = (ctypes.c_int() for _ in range(4))
+    name, bus_id = ctypes.create_string_buffer(256), ctypes.create_string_buffer(32)
     # CUdevice_attribute 75 and 76 are the two parts of the compute capability (cuda.h).
     failed = (cuda.cuDeviceGet(ctypes.byref(device), ordinal) or cuda.cuDeviceGetName(name, len(name), device)
-              or cuda.cuDriverGetVersion(ctypes.byref(version))
+              or cuda.cuDeviceGetPCIBusId(bus_id, len(bus_id), device) or cuda.cuDriverGetVersion(ctypes.byref(version))
               or cuda.cuDeviceGetAttribute(ctypes.byref(major), 75, device)
               or cuda.cuDeviceGetAttribute(ctypes.byref(minor), 76, device))
     return None if failed else Gpu(name.value.decode(), f"{major.value}.{minor.value}",
-                                   f"{version.value // 1000}.{version.value % 1000 // 10}", ordinal)
+                                   f"{version.value // 1000}.{version.value % 1000 // 10}", ordinal,
+                                   bus_id.value.decode())
 
 
 def _describe_driver_error(cuda: ctypes.CDLL, error: int) -> str:
@@ -76,15 +76,9 @@ def _describe_driver_error(cuda: ctypes.CDLL, error: int) -> str:
 
 
 def _device_ordinal(number: int) -> int:
-    file = Path.home() / ".cuda_device"
-    if "RANK" in os.environ and "LOCAL_RANK" in os.environ:  # torchrun's: each process has a GPU of its own
-        source, text = "LOCAL_RANK", os.environ["LOCAL_RANK"]
-    elif "CUDA_DEVICE" in os.environ:
-        source, text = "CUDA_DEVICE", os.environ["CUDA_DEVICE"]
-    elif file.is_file():
-        source, text = str(file), file.read_text().strip()
-    else:
-        return 0
+    # Each process of torchrun has a GPU of its own.
+    source = "LOCAL_RANK" if {"RANK", "LOCAL_RANK"} <= {*os.environ} else "CUDA_DEVICE"
+    text = os.environ.get(source, "0")
     if not text.isdecimal() or int(text) >= number:
         raise KitError(f"{source}: is {text!r}, expected the number of a GPU from 0 to {number - 1}; "
                        f"{'start fewer ranks' if source == 'LOCAL_RANK' else 'correct or remove it'}")
@@ -93,57 +87,35 @@ def _device_ordinal(number: int) -> int:
 
 def describe_driver(gpu: Gpu | None) -> dict[str, Any]:
     """Driver and settings of a GPU that change its speed, through NVML; None where NVML can't say."""
-    described: dict[str, Any] = dict.fromkeys(("driver", "power_limit_w", "persistence_mode", "mig_mode"))
-    if gpu is None or importlib.util.find_spec("pynvml") is None:
-        return described
-    import pynvml
-    readings: dict[str, Callable[[Any], Any]] = {
-        "driver": lambda device: pynvml.nvmlSystemGetDriverVersion(),
-        "power_limit_w": lambda device: pynvml.nvmlDeviceGetEnforcedPowerLimit(device) / 1e3,
-        "persistence_mode": lambda device: bool(pynvml.nvmlDeviceGetPersistenceMode(device)),
-        "mig_mode": lambda device: bool(pynvml.nvmlDeviceGetMigMode(device)[0]),
-    }
-    with contextlib.suppress(pynvml.NVMLError):
-        described |= read_nvml(*open_nvml(gpu), readings)
-    return described
-
-
-def open_nvml(gpu: Gpu) -> tuple[Any, Any]:
-    """NVML, i.e. the module pynvml, and its handle of a GPU. Raises ImportError or the module's NVMLError."""
-    import pynvml
-    pynvml.nvmlInit()
-    # NVML counts all devices, whatever CUDA_VISIBLE_DEVICES says.
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    chosen = visible[gpu.ordinal] if gpu.ordinal < len(visible) and visible[gpu.ordinal] else str(gpu.ordinal)
-    return pynvml, (pynvml.nvmlDeviceGetHandleByIndex(int(chosen)) if chosen.isdecimal()
-                    else pynvml.nvmlDeviceGetHandleByUUID(chosen))
-
-
-def read_nvml(nvml: Any, device: Any, readings: dict[str, Callable[[Any], Any]]) -> dict[str, Any]:
-    """Take the readings of a GPU; those that it or its driver can't give are missing."""
-    taken = {}
-    for name, read in readings.items():
-        with contextlib.suppress(nvml.NVMLError):
-            taken[name] = read(device)
-    return taken
+    settings = {}
+    with contextlib.suppress(Exception):  # NVML's package is missing, or it has an error of its own
+        settings = GpuSensor(gpu).settings if gpu else {}
+    return {name: settings.get(name) for name in ("driver", "power_limit_w", "persistence_mode", "mig_mode")}
 
 
 class GpuSensor:
-    """An NVIDIA GPU. What the card or its driver can't say is missing in the readings."""
+    """An NVIDIA GPU, through NVML. What the card or its driver can't say is missing in settings and readings.
+
+    Raises ImportError without NVML's package, and its NVMLError where it doesn't find the GPU.
+    """
 
     def __init__(self, gpu: Gpu) -> None:
-        self._nvml, self._device = open_nvml(gpu)
-        nvml = self._nvml
-        self.settings = read_nvml(nvml, self._device, {
+        import pynvml as nvml
+        self._nvml = nvml
+        nvml.nvmlInit()
+        self._device = nvml.nvmlDeviceGetHandleByPciBusId(gpu.bus_id)
+        self.settings = self._take({
+            "driver": lambda device: nvml.nvmlSystemGetDriverVersion(),
             "power_limit_w": lambda device: nvml.nvmlDeviceGetEnforcedPowerLimit(device) / 1e3,
             "default_power_limit_w": lambda device: nvml.nvmlDeviceGetPowerManagementDefaultLimit(device) / 1e3,
+            "persistence_mode": lambda device: bool(nvml.nvmlDeviceGetPersistenceMode(device)),
             "ecc": lambda device: bool(nvml.nvmlDeviceGetEccMode(device)[0]),
-            "mig": lambda device: bool(nvml.nvmlDeviceGetMigMode(device)[0])})
+            "mig_mode": lambda device: bool(nvml.nvmlDeviceGetMigMode(device)[0])})
 
     def read(self) -> dict[str, Any]:
         """Clocks (MHz), temperature (°C), power (W), energy (mJ), reasons for slower clocks, other processes."""
         nvml = self._nvml
-        return read_nvml(nvml, self._device, {
+        return self._take({
             "sm_mhz": lambda device: nvml.nvmlDeviceGetClockInfo(device, nvml.NVML_CLOCK_SM),
             "memory_mhz": lambda device: nvml.nvmlDeviceGetClockInfo(device, nvml.NVML_CLOCK_MEM),
             "temperature_c": lambda device: nvml.nvmlDeviceGetTemperature(device, nvml.NVML_TEMPERATURE_GPU),
@@ -151,6 +123,13 @@ class GpuSensor:
             "energy_mj": nvml.nvmlDeviceGetTotalEnergyConsumption,
             "throttle_reasons": nvml.nvmlDeviceGetCurrentClocksThrottleReasons,
             "other_processes": self._count_others})
+
+    def _take(self, readings: dict[str, Callable[[Any], Any]]) -> dict[str, Any]:
+        taken = {}
+        for name, read in readings.items():
+            with contextlib.suppress(self._nvml.NVMLError):
+                taken[name] = read(self._device)
+        return taken
 
     def _count_others(self, device: Any) -> int | None:
         """Other processes that compute on the GPU, None if NVML doesn't even list this one.

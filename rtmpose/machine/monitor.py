@@ -1,16 +1,16 @@
 """The conditions of a measurement: what else used the machine, what slowed it down, and the energy that it took."""
 
+import contextlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from rtmpose.machine.cpu import CpuReading, CpuSensor
+from rtmpose.machine.cpu import CpuSensor
 from rtmpose.machine.gpu import Gpu, GpuSensor
 
 VERDICTS = ("clean", "unknown", "throttled", "busy")  # from best to worst
@@ -24,12 +24,15 @@ _LEAST_SECONDS = 1.0
 # on all cores gets half a core to a whole one, however many cores there are, and the threads of a batch wait for the
 # slowest. System services alone take a few hundredths of a core.
 _OTHERS_SHARE, _OTHERS_CORES = 0.05, 0.3
+# /proc/stat counts all time of a core, except where a container or a virtual machine makes it up.
+_COUNTED_SHARE = 0.5
 # An engine on the GPU needs the CPU only to enqueue: others disturb it where they leave few cores idle.
 _IDLE_SHARE = 0.25
 # A process that uses exactly its quota is now and then stopped for a moment.
 _STOPPED_SHARE = 0.01
 # Energy counters move in steps of up to 0.1 s, and power varies within seconds.
 _LEAST_ENERGY_SECONDS = 10.0
+_MOST_MISSED = 10  # samples that may be late at the start of a region
 
 # Bits of NVML's nvmlClocksEventReasons. The others are idleness and choices of the user.
 _POWER_CAP = "software power cap"
@@ -42,21 +45,22 @@ Finding = tuple[str, str]  # a verdict, and its reason with figures
 class Monitor:
     """Watch the machine while the block runs, in a thread of its own; then ``conditions`` is for ``summary.json``.
 
-    ``gpu`` is the GPU that the work runs on, if any; ``proc`` and ``sys`` are the roots of the two file systems. Where
-    something can't be read, the verdict is ``unknown``; no error leaves the monitor.
+    ``gpu`` is the GPU that the work runs on, if any; ``sys`` is the root of that file system. Where something can't be
+    read, the verdict is ``unknown``; no error leaves the monitor.
     """
 
-    def __init__(self, gpu: Gpu | None = None, proc: Path = Path("/proc"), sys: Path = Path("/sys"),
-                 interval: float = INTERVAL) -> None:
+    def __init__(self, gpu: Gpu | None = None, sys: Path = Path("/sys"), interval: float = INTERVAL) -> None:
         self.conditions: dict[str, Any] = {}
-        self._on_gpu = gpu is not None
         self._interval = interval
         self._errors: dict[str, str] = {}
         self._sensors: dict[str, Any] = {}
-        self._open("cpu", lambda: CpuSensor(proc, sys))
-        if gpu:
-            self._open("gpu", lambda: GpuSensor(gpu))
         self._samples: dict[str, list[Any]] = {"cpu": [], "gpu": []}
+        self._on_gpu = gpu is not None
+        with self._guard("cpu"):
+            self._sensors["cpu"] = CpuSensor(sys)
+        if gpu:
+            with self._guard("gpu"):
+                self._sensors["gpu"] = GpuSensor(gpu)
         self._cost = 0.0  # CPU seconds
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="monitor")
@@ -67,8 +71,7 @@ class Monitor:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-                 ) -> None:
+    def __exit__(self, *error: object) -> None:
         died = not self._thread.is_alive()
         self._stop.set()
         self._thread.join(_PATIENCE)
@@ -88,14 +91,13 @@ class Monitor:
                                "source": "NVML, the whole GPU board" if self._on_gpu else "RAPL, processor packages"}
         return found
 
-    def _open(self, name: str, create: Callable[[], Any]) -> None:
+    @contextlib.contextmanager
+    def _guard(self, name: str) -> Iterator[None]:
+        """Keep an error of a sensor; the measurement goes on."""
         try:
-            self._sensors[name] = create()
-        except Exception as error:  # a measurement goes on without its monitor
-            self._fail(name, error)
-
-    def _fail(self, name: str, error: Exception) -> None:
-        self._errors[name] = f"the monitor of the {name.upper()} died: {type(error).__name__}: {error}"
+            yield
+        except Exception as error:
+            self._errors[name] = f"the monitor of the {name.upper()} died: {type(error).__name__}: {error}"
 
     def _watch(self) -> None:
         pause = self._interval
@@ -105,12 +107,9 @@ class Monitor:
     def _sample(self) -> float:
         """Read every sensor that has not failed; returns the CPU seconds that this took."""
         start = time.thread_time()
-        for name, sensor in self._sensors.items():
-            if name not in self._errors:
-                try:
-                    self._samples[name].append(sensor.read())
-                except Exception as error:
-                    self._fail(name, error)
+        for name in set(self._sensors) - set(self._errors):
+            with self._guard(name):
+                self._samples[name].append(self._sensors[name].read())
         cost = time.thread_time() - start
         self._cost += cost
         return cost
@@ -124,9 +123,9 @@ class Monitor:
             findings += judge_cpu(cpu, self._on_gpu)
         if self._on_gpu and not {"gpu", "thread"} & set(self._errors):
             gpu = _describe_gpu(self._sensors["gpu"].settings, self._samples["gpu"])
-            findings += _judge_gpu(gpu)
+            findings += judge_gpu(gpu)
         taken = len(self._samples["cpu"])
-        if taken == 2 and self.seconds > 10 * self._interval:
+        if taken == 2 and self.seconds > _MOST_MISSED * self._interval:
             findings.append(("unknown", f"the monitor took no sample in {self.seconds:.0f} s"))
         verdict = max((verdict for verdict, _ in findings), key=VERDICTS.index, default="clean")
         return {"verdict": verdict, "reasons": [reason for _, reason in findings], "seconds": self.seconds,
@@ -142,7 +141,7 @@ class Monitor:
             if None in counters or self.conditions["gpu"]["mig"]:
                 return None
             return (counters[-1] - counters[0]) / 1e3
-        packages = np.array([sample.microjoules for sample in self._samples["cpu"]], dtype=np.int64)
+        packages = np.array([sample["microjoules"] for sample in self._samples["cpu"]], dtype=np.int64)
         # The counters start again at 0, after a minute at the earliest.
         steps = np.diff(packages, axis=0) % np.array(self._sensors["cpu"].energy_ranges, dtype=np.int64)
         return float(steps.sum()) / 1e6 if packages.size else None
@@ -156,22 +155,22 @@ def combine_conditions(conditions: Sequence[dict[str, Any]], of: str, first: int
     return {**worst, "reasons": reasons}
 
 
-def _describe_cpu(sensor: CpuSensor, samples: Sequence[CpuReading]) -> dict[str, Any]:
+def _describe_cpu(sensor: CpuSensor, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Figures from the first to the last sample; shares are of all cores that this process may use."""
     first, last, cores = samples[0], samples[-1], len(sensor.cores)
-    passed = {name: getattr(last, name) - getattr(first, name)
-              for name in ("uptime", "busy", "steal", "counted", "own", "slowdowns", "periods", "stopped")}
-    capacity = max(passed["uptime"], 0.01) * cores
-    mhz = [core for sample in samples for core in sample.mhz]
+    passed = {name: last[name] - first[name] for name in
+              ("time", "busy", "steal", "counted", "own", "slowdowns", "periods", "stopped")}
+    capacity = max(passed["time"], 0.01) * cores
     return {
-        "seconds": passed["uptime"], "cores": cores,
+        "seconds": passed["time"], "cores": cores,
         "own_seconds": passed["own"], "own_share": passed["own"] / capacity,
         "others_share": max(0.0, passed["busy"] - passed["own"]) / capacity,
         "steal_share": passed["steal"] / capacity,
         "idle_share": max(0.0, 1 - (passed["busy"] + passed["steal"]) / capacity),
         "counted_share": passed["counted"] / capacity,
-        "load_average": last.load_average,
-        "mhz": _range(mhz), "governor": sensor.governor, "slowdowns": passed["slowdowns"],
+        "load_average": last["load_average"],
+        "mhz": _range([mhz for sample in samples for mhz in sample["mhz"]]),
+        "governor": sensor.governor, "slowdowns": passed["slowdowns"],
         "quota_cores": sensor.quota, "quota_periods": passed["periods"], "quota_stopped": passed["stopped"],
     }
 
@@ -182,7 +181,7 @@ def judge_cpu(cpu: dict[str, Any], on_gpu: bool) -> Iterator[Finding]:
     if seconds < _LEAST_SECONDS:
         yield "unknown", f"{seconds:.2f} s are too short to tell, at least {_LEAST_SECONDS:g} s are needed"
         return
-    if cpu["counted_share"] < 0.5:
+    if cpu["counted_share"] < _COUNTED_SHARE:
         yield "unknown", f"/proc/stat counted {100 * cpu['counted_share']:.0f} % of the time of {cores} cores"
     limit = min(_OTHERS_SHARE, _OTHERS_CORES / cores)
     if not on_gpu or cpu["idle_share"] < _IDLE_SHARE:
@@ -205,7 +204,8 @@ def _describe_gpu(settings: dict[str, Any], samples: Sequence[dict[str, Any]]) -
                              "other_processes")}
     reasons = readings["throttle_reasons"]
     return {
-        **{name: settings.get(name) for name in ("power_limit_w", "default_power_limit_w", "ecc", "mig")},
+        **{name: settings.get(name) for name in ("power_limit_w", "default_power_limit_w", "ecc")},
+        "mig": settings.get("mig_mode"),
         **{name: _range(readings[name]) for name in ("sm_mhz", "memory_mhz", "temperature_c", "power_w")},
         # Number of samples in which each held.
         "throttle_reasons": dict(Counter(name for bits in reasons for bit, name in _SLOWDOWNS.items() if bits & bit))
@@ -215,7 +215,8 @@ def _describe_gpu(settings: dict[str, Any], samples: Sequence[dict[str, Any]]) -
     }
 
 
-def _judge_gpu(gpu: dict[str, Any]) -> Iterator[Finding]:
+def judge_gpu(gpu: dict[str, Any]) -> Iterator[Finding]:
+    """What is wrong with a measurement's figures of the GPU."""
     reasons, others, samples = gpu["throttle_reasons"], gpu["other_processes"], gpu["samples"]
     if others is None:
         yield "unknown", "NVML lists no process on the GPU, not even this one; in a container, see --pid=host"

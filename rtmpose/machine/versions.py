@@ -2,12 +2,10 @@
 
 import contextlib
 import datetime
-import gc
 import hashlib
 import platform
 import shlex
 import sys
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -30,18 +28,6 @@ def describe_machine() -> dict[str, Any]:
     return {"cpu": cpu_name(), "instruction_sets": cpu_instruction_sets(), "cores": count_cores(),
             "gpu": gpu.name if gpu else None, "compute_capability": gpu.compute_capability if gpu else None,
             "cuda": gpu.cuda_version if gpu else None, **describe_driver(gpu), "os": platform.platform()}
-
-
-@contextlib.contextmanager
-def paused_gc() -> Iterator[None]:
-    """Pause the garbage collector, which walks through all records again and again while more are made."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def peak_memory_mib() -> float | None:

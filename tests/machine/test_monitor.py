@@ -1,4 +1,4 @@
-"""The monitor beside a measurement: real load, made-up /proc and /sys trees, a stand-in for NVML's library."""
+"""The monitor beside a measurement: real load, made-up readings, a made-up /sys, a stand-in for NVML's library."""
 
 import os
 import resource
@@ -14,59 +14,15 @@ from typing import Any
 import pytest
 
 from rtmpose.machine import cpu
-from rtmpose.machine.gpu import Gpu
-from rtmpose.machine.monitor import Monitor, judge_cpu
+from rtmpose.machine.gpu import Gpu, describe_driver
+from rtmpose.machine.monitor import Monitor, judge_cpu, judge_gpu
 from rtmpose.report.text import describe_conditions
 
-TICKS = os.sysconf("SC_CLK_TCK")
-GPU = Gpu("NVIDIA L4", "8.9", "13.0", 0)
-QUOTAS = {"2": ("0::/kit/run\n", "kit", {"cpu.max": "150000 100000\n"}),
-          "1": ("3:memory:/x\n2:cpu,cpuacct:/not/visible\n", "cpu",
-                {"cpu.cfs_quota_us": "150000\n", "cpu.cfs_period_us": "100000\n"})}  # by version: cgroup, folder, files
-
-
-class Machine:
-    """A made-up /proc and /sys of some cores, all of which this process may use."""
-
-    def __init__(self, root: Path, cores: int) -> None:
-        self.proc, self.sys, self.cores = root / "proc", root / "sys", cores
-        self.uptime = self.own = self.others = self.steal = 0.0
-        self.write(self.proc, {"self/cgroup": "0::/\n", "loadavg": "1.50 1.00 0.50 2/300 4242\n"})
-        self.let_pass(1000.0, own=0.0)
-
-    @staticmethod
-    def write(folder: Path, files: dict[str, object]) -> None:
-        for name, content in files.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_text(str(content))
-
-    def let_pass(self, seconds: float, own: float, others: float = 0.0, steal: float = 0.0, idle: float | None = None
-                 ) -> None:
-        """Seconds of which this process, others and the hypervisor took some core seconds."""
-        self.uptime += seconds
-        self.own, self.others, self.steal = self.own + own, self.others + others, self.steal + steal
-        if idle is None:
-            idle = self.uptime * self.cores - self.own - self.others - self.steal
-        states = (self.own, 0, self.others, idle, 0, 0, 0, self.steal)  # user ... steal, as in /proc/stat
-        row = " ".join(str(round(state / self.cores * TICKS)) for state in states)
-        lines = [f"cpu {row} 0 0", *(f"cpu{core} {row} 0 0" for core in range(self.cores)),
-                 f"cpu{self.cores} {round(self.uptime * TICKS)} 0 0 0 0 0 0 0 0 0", "intr 1 2 3"]  # that one is busy
-        own_ticks = " ".join(str(round(self.own * TICKS / 4)) for _ in range(4))
-        self.write(self.proc, {"stat": "\n".join(lines), "uptime": f"{self.uptime:.2f} 1.0\n",
-                               "self/stat": f"7 (a (b) c) R 1 7 7 0 -1 0 1 2 3 4 {own_ticks} 20 0 1 0 9"})
-
-    def monitor(self, gpu: Gpu | None = None) -> Monitor:
-        """A monitor that reads only at the start and at the end."""
-        return Monitor(gpu, self.proc, self.sys, interval=60)
-
-
-@pytest.fixture
-def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Machine]:
-    def make(cores: int = 2) -> Machine:
-        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
-        return Machine(tmp_path, cores)
-
-    return make
+GPU = Gpu("NVIDIA L4", "8.9", "13.0", 0, "0000:01:00.0")
+CPU_FIGURES = {"cores": 2, "seconds": 5.0, "counted_share": 1.0, "idle_share": 0.0, "others_share": 0.05,
+               "steal_share": 0.05, "quota_stopped": 1, "quota_periods": 100, "quota_cores": 1.5, "slowdowns": 0}
+GPU_FIGURES = {"throttle_reasons": {}, "other_processes": 0, "samples": 9, "temperature_c": {"max": 61.2},
+               "power_limit_w": 72.0, "default_power_limit_w": 72.0}
 
 
 @pytest.fixture
@@ -79,8 +35,9 @@ def busy_process() -> Iterator[None]:
 def test_a_busy_process_beside_is_seen(busy_process: None) -> None:
     with Monitor() as monitor:
         time.sleep(1.5)
+    figures = monitor.conditions["cpu"]
     assert monitor.conditions["verdict"] == "busy", monitor.conditions
-    assert monitor.conditions["cpu"]["others_share"] > 0.5 / monitor.conditions["cpu"]["cores"]
+    assert figures["others_share"] > 0.3 / figures["cores"] and figures["counted_share"] == pytest.approx(1, abs=0.2)
     assert monitor.conditions["samples"] >= 3
 
 
@@ -104,176 +61,178 @@ def test_own_threads_and_children_are_not_others() -> None:
     assert monitor.conditions["cpu"]["own_seconds"] >= 0.5
 
 
-@pytest.mark.parametrize(("cores", "passed", "expected"), [
-    (2, {"own": 9.9}, "clean"),
-    (2, {"own": 9.5, "others": 0.4}, "clean"),
-    (2, {"own": 6.2, "others": 3.8}, "busy: others took 38 % of the cores; not a result"),
-    (16, {"own": 75, "others": 2.5}, "busy: others took 3 % of the cores; not a result"),  # half a core
-    (2, {"own": 8, "others": 1, "steal": 1},
-     "busy: others took 10 % of the cores, the hypervisor took 10 % of the cores (steal); not a result"),
-    (2, {"own": 1, "idle": 2000}, "unknown: /proc/stat counted 10 % of the time of 2 cores"),  # 2000 since the start
+@pytest.mark.parametrize(("figures", "on_gpu", "finding"), [  # on both sides of each threshold
+    ({}, False, ""),
+    ({"seconds": 0.99}, False, "unknown: 0.99 s are too short to tell, at least 1 s are needed"),
+    ({"seconds": 1.0}, False, ""),
+    ({"counted_share": 0.49}, False, "unknown: /proc/stat counted 49 % of the time of 2 cores"),
+    ({"counted_share": 0.5}, False, ""),
+    ({"others_share": 0.051}, False, "busy: others took 5 % of the cores"),
+    ({"steal_share": 0.051}, False, "busy: the hypervisor took 5 % of the cores (steal)"),
+    ({"cores": 10, "steal_share": 0, "others_share": 0.031}, False, "busy: others took 3 % of the cores"),
+    ({"cores": 10, "steal_share": 0, "others_share": 0.03}, False, ""),
+    ({"others_share": 0.5, "idle_share": 0.24}, True, "busy: others took 50 % of the cores"),
+    ({"others_share": 0.5, "idle_share": 0.25}, True, ""),
+    ({"quota_stopped": 2}, False, "throttled: the CPU quota of 1.5 cores stopped this process in 2 of 100 periods"),
+    ({"slowdowns": 1}, False, "throttled: the processor slowed down because of heat, 1 times"),
 ])
-def test_others_and_steal(machine: Callable, cores: int, passed: dict, expected: str) -> None:
-    here = machine(cores)
-    with here.monitor() as monitor:
-        here.let_pass(5, **passed)
-    assert describe_conditions(monitor.conditions) == expected
-    assert monitor.conditions["cpu"]["own_seconds"] == pytest.approx(passed["own"], abs=0.1)
-    assert monitor.costs(1000)["cores_per_1000_fps"] == pytest.approx(passed["own"], abs=0.1)
-    assert "energy" not in monitor.costs(1000)  # no RAPL
+def test_thresholds_of_the_cpu(figures: dict, on_gpu: bool, finding: str) -> None:
+    assert [": ".join(found) for found in judge_cpu(CPU_FIGURES | figures, on_gpu)] == [finding] * bool(finding)
 
 
-CPU = {"cores": 2, "seconds": 5.0, "counted_share": 1.0, "idle_share": 0.0, "others_share": 0.0, "steal_share": 0.0,
-       "quota_stopped": 0, "quota_periods": 100, "quota_cores": 1.5, "slowdowns": 0}
+@pytest.mark.parametrize(("figures", "finding"), [
+    ({}, ""),
+    ({"other_processes": 1}, "busy: 1 other process on the GPU"),
+    ({"other_processes": 2}, "busy: 2 other processes on the GPU"),
+    ({"other_processes": None},
+     "unknown: NVML lists no process on the GPU, not even this one; in a container, see --pid=host"),
+    ({"throttle_reasons": None}, "unknown: NVML doesn't say whether the GPU slows down"),
+    ({"throttle_reasons": {"power brake": 1}},
+     "throttled: the GPU slowed down in 1 of 9 samples: power brake, at up to 61 °C"),
+    ({"throttle_reasons": {"software power cap": 9}}, ""),  # an L4 always runs at its limit
+    ({"throttle_reasons": {"software power cap": 9}, "power_limit_w": 71.0},
+     "throttled: the GPU reached its power limit in 9 of 9 samples: 71 W, 72 W by default"),
+])
+def test_thresholds_of_the_gpu(figures: dict, finding: str) -> None:
+    assert [": ".join(found) for found in judge_gpu(GPU_FIGURES | figures)] == [finding] * bool(finding)
 
 
-@pytest.mark.parametrize(("reading", "on_gpu", "verdicts"), [  # on both sides of each threshold
-    ({"seconds": 0.99}, False, ["unknown"]), ({"seconds": 1.0}, False, []),
-    ({"counted_share": 0.49}, False, ["unknown"]), ({"counted_share": 0.5}, False, []),
-    ({"others_share": 0.051}, False, ["busy"]), ({"others_share": 0.05}, False, []),
-    ({"steal_share": 0.051}, False, ["busy"]), ({"steal_share": 0.05}, False, []),
-    ({"cores": 10, "others_share": 0.031}, False, ["busy"]), ({"cores": 10, "others_share": 0.03}, False, []),
-    ({"others_share": 0.5, "idle_share": 0.24}, True, ["busy"]), ({"others_share": 0.5, "idle_share": 0.25}, True, []),
-    ({"quota_stopped": 2}, False, ["throttled"]), ({"quota_stopped": 1}, False, []),
-    ({"slowdowns": 1}, False, ["throttled"])])
-def test_thresholds(reading: dict, on_gpu: bool, verdicts: list[str]) -> None:
-    assert [verdict for verdict, _ in judge_cpu(CPU | reading, on_gpu)] == verdicts
+class Machine:
+    """Two cores, by the readings of its sensor."""
+
+    def __init__(self) -> None:
+        self.now: dict[str, Any] = {"load_average": 1.5, "mhz": [1000.0, 3000.0], "microjoules": [], **dict.fromkeys(
+            ("time", "busy", "steal", "counted", "own", "slowdowns", "periods", "stopped"), 100)}
+
+    def let_pass(self, seconds: float, own: float, others: float = 0.0, steal: float = 0.0) -> None:
+        """Seconds of which this process, others and the hypervisor took some core seconds."""
+        for name, change in (("time", seconds), ("busy", own + others), ("steal", steal), ("counted", 2 * seconds),
+                             ("own", own)):
+            self.now[name] += change
 
 
-@pytest.mark.parametrize("version", ["1", "2"])
-@pytest.mark.parametrize(("stopped", "expected"), [
-    (31, "throttled: the CPU quota of 1.5 cores stopped this process in 31 of 50 periods"), (0, "clean")])
-def test_cpu_quota(machine: Callable, version: str, stopped: int, expected: str) -> None:
-    here = machine()
-    cgroup, folder, files = QUOTAS[version]
-    here.write(here.proc, {"self/cgroup": cgroup})
-    here.write(here.sys / "fs/cgroup" / folder, {**files, "cpu.stat": "nr_periods 100\nnr_throttled 7\n"})
-    with here.monitor() as monitor:
-        here.let_pass(5, own=7.5)
-        here.write(here.sys / "fs/cgroup" / folder, {"cpu.stat": f"nr_periods 150\nnr_throttled {7 + stopped}\n"})
-    assert describe_conditions(monitor.conditions) == expected
-    assert monitor.conditions["cpu"]["quota_cores"] == 1.5
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    here = Machine()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+    monkeypatch.setattr(cpu.CpuSensor, "read", lambda sensor: dict(here.now))
+    return here
 
 
-def test_heat_frequency_and_governor(machine: Callable) -> None:
-    here = machine()
-    cpu = here.sys / "devices/system/cpu"
-    for core, khz in ((0, 3000000), (1, 1000000)):
-        here.write(cpu / f"cpu{core}", {"cpufreq/scaling_cur_freq": khz, "cpufreq/scaling_governor": "powersave\n",
-                                        "thermal_throttle/core_throttle_count": 5})
-    with here.monitor() as monitor:
-        here.let_pass(5, own=9.9)
-        here.write(cpu / "cpu1", {"thermal_throttle/core_throttle_count": 17})
-    assert describe_conditions(monitor.conditions) == "throttled: the processor slowed down because of heat, 12 times"
-    assert monitor.conditions["cpu"]["mhz"] == {"min": 1000, "mean": 2000, "max": 3000}
-    assert monitor.conditions["cpu"]["governor"] == "powersave"
-
-
-def test_too_short_to_tell(machine: Callable) -> None:
-    here = machine()
-    with here.monitor() as monitor:
-        here.let_pass(0.5, own=1)
+def test_figures_of_the_cpu(machine: Machine, tmp_path: Path) -> None:
+    with Monitor(sys=tmp_path) as monitor:
+        machine.let_pass(5, own=6, others=2, steal=1)
+        machine.now.update(slowdowns=103, periods=150, stopped=102)
+    assert monitor.conditions["cpu"] == {
+        "seconds": 5, "cores": 2, "own_seconds": 6, "own_share": 0.6, "others_share": 0.2, "steal_share": 0.1,
+        "idle_share": pytest.approx(0.1), "counted_share": 1, "load_average": 1.5,
+        "mhz": {"min": 1000, "mean": 2000, "max": 3000}, "governor": None, "slowdowns": 3, "quota_cores": None,
+        "quota_periods": 50, "quota_stopped": 2}
     assert describe_conditions(monitor.conditions) == (
-        "unknown: 0.50 s are too short to tell, at least 1 s are needed")
+        "busy: others took 20 % of the cores, the hypervisor took 10 % of the cores (steal), the CPU quota stopped "
+        "this process in 2 of 50 periods, the processor slowed down because of heat, 3 times; not a result")
+    assert monitor.costs(1000) == {"cores_per_1000_fps": 6}
 
 
-def test_a_container_that_hides_its_cores_is_unknown(machine: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    here = machine()
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 9})
-    with here.monitor() as monitor:
-        here.let_pass(5, own=9.9)
+def write(folder: Path, files: dict[str, object]) -> None:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"{content}\n")
+
+
+def test_readings_from_sys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
+    monkeypatch.setattr(cpu, "CGROUP", tmp_path / "cgroup")
+    write(tmp_path, {"cgroup": "4:memory:/x\n0::/kit/run"})
+    write(tmp_path / "fs/cgroup", {"kit/run/cpu.max": "max 100000", "kit/cpu.max": "150000 100000",
+                                   "kit/run/cpu.stat": "usage_usec 5\nnr_periods 0\nnr_throttled 0",
+                                   "kit/cpu.stat": "usage_usec 5\nnr_periods 100\nnr_throttled 7"})
+    write(tmp_path / "devices/system/cpu/cpu0", {
+        "cpufreq/scaling_cur_freq": 3000000, "cpufreq/scaling_governor": "powersave",
+        "thermal_throttle/core_throttle_count": 5, "thermal_throttle/package_throttle_count": 12})
+    for domain, name in (("0", "package-0"), ("0:0", "core"), ("1", "package-1"), ("2", "psys")):
+        write(tmp_path / f"class/powercap/intel-rapl:{domain}", {"name": name, "max_energy_range_uj": 10**9,
+                                                                 "energy_uj": 9 * 10**8})
+    sensor = cpu.CpuSensor(tmp_path)
+    assert (sensor.quota, sensor.governor, sensor.energy_ranges) == (1.5, "powersave", [10**9, 10**9])
+    expected = {"mhz": [3000], "slowdowns": 17, "periods": 100, "stopped": 7, "microjoules": [9 * 10**8] * 2}
+    assert {name: value for name, value in sensor.read().items() if name in expected} == expected
+    (tmp_path / "class/powercap/intel-rapl:1/energy_uj").unlink()
+    assert cpu.CpuSensor(tmp_path).read()["microjoules"] == []  # a part of the energy is no guess of the whole
+    bare = cpu.CpuSensor(tmp_path / "nothing")
+    assert (bare.quota, bare.governor, bare.read()["mhz"], bare.read()["microjoules"]) == (None, None, [], [])
+
+
+def test_a_container_that_hides_its_cores_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 9999})
+    with Monitor() as monitor:
+        pass
     assert monitor.conditions["verdict"] == "unknown"
-    assert "doesn't list cpu9, which this process may use" in monitor.conditions["reasons"][0]
+    assert "doesn't list cpu9999, which this process may use" in monitor.conditions["reasons"][0]
     assert monitor.costs(1000) == {}
 
 
-def test_a_monitor_without_proc_is_unknown(tmp_path: Path) -> None:
-    with Monitor(proc=tmp_path, sys=tmp_path) as monitor:
-        pass
-    assert monitor.conditions["verdict"] == "unknown" and monitor.costs(1) == {}
+def die() -> None:
+    raise SystemExit  # ends the thread without a word
 
 
-def die(call: int) -> None:
-    if call == 2:
-        raise SystemExit  # ends the thread without a word
-
-
-def fail(call: int) -> None:
-    if call >= 2:
-        raise OSError("gone")
-
-
-def hang(call: int) -> None:
-    if call == 2:
-        threading.Event().wait()
+def fail() -> None:
+    raise OSError("gone")
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize(("fault", "reason"), [
-    (die, "the monitor ended early"), (hang, "the monitor hangs"),
+    (die, "the monitor ended early"), (lambda: threading.Event().wait(), "the monitor hangs"),
     (fail, "the monitor of the CPU died: OSError: gone")])
-def test_a_monitor_that_died_is_never_clean(machine: Callable, monkeypatch: pytest.MonkeyPatch,
-                                            fault: Callable[[int], None], reason: str) -> None:
-    here, read, calls = machine(), cpu.CpuSensor.read, []
+def test_a_monitor_that_died_is_never_clean(machine: Machine, monkeypatch: pytest.MonkeyPatch,
+                                            fault: Callable[[], None], reason: str) -> None:
+    def read(sensor: cpu.CpuSensor) -> dict[str, Any]:
+        if threading.current_thread().name == "monitor":
+            fault()
+        return dict(machine.now)
 
-    def faulty(sensor: cpu.CpuSensor) -> cpu.CpuReading:
-        calls.append(1)
-        fault(len(calls))
-        return read(sensor)
-
-    monkeypatch.setattr(cpu.CpuSensor, "read", faulty)
+    monkeypatch.setattr(cpu.CpuSensor, "read", read)
     monkeypatch.setattr("rtmpose.machine.monitor._PATIENCE", 0.2)
-    with Monitor(None, here.proc, here.sys, interval=0.02) as monitor:
+    with Monitor(interval=0.02) as monitor:
         time.sleep(0.2)
-        here.let_pass(5, own=9.9)
+        machine.let_pass(5, own=9.9)
     assert monitor.conditions["verdict"] == "unknown" and monitor.conditions["reasons"] == [reason]
     assert monitor.costs(1) == {}
 
 
-def test_a_monitor_without_samples_is_unknown(machine: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    here = machine()
+@pytest.mark.parametrize(("seconds", "expected"), [(0.6, "clean"), (1.1, "unknown: the monitor took no sample in 1 s")])
+def test_a_monitor_without_samples_is_unknown(machine: Machine, monkeypatch: pytest.MonkeyPatch, seconds: float,
+                                              expected: str) -> None:
     monkeypatch.setattr(Monitor, "_watch", lambda self: self._stop.wait())
-    with Monitor(None, here.proc, here.sys, interval=0.01) as monitor:
-        time.sleep(0.2)
-        here.let_pass(5, own=9.9)
-    assert describe_conditions(monitor.conditions) == "unknown: the monitor took no sample in 0 s"
+    with Monitor(interval=0.1) as monitor:
+        time.sleep(seconds)
+        machine.let_pass(5, own=9.9)
+    assert describe_conditions(monitor.conditions) == expected
 
 
-def test_a_costly_sensor_is_read_less_often(machine: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_costly_sensor_is_read_less_often(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """At most 1 % of a core: with 5 ms a sample, one each half second."""
-    here, read = machine(), cpu.CpuSensor.read
-
-    def slow(sensor: cpu.CpuSensor) -> cpu.CpuReading:
+    def slow(sensor: cpu.CpuSensor) -> dict[str, Any]:
         end = time.thread_time() + 0.005
         while time.thread_time() < end:
             pass
-        return read(sensor)
+        return dict(machine.now)
 
     monkeypatch.setattr(cpu.CpuSensor, "read", slow)
-    with Monitor(None, here.proc, here.sys, interval=0.01) as monitor:
+    with Monitor(interval=0.01) as monitor:
         time.sleep(0.4)
     assert 3 <= monitor.conditions["samples"] <= 4
 
 
-def test_rapl_counts_the_packages_and_wraps(machine: Callable) -> None:
-    here = machine()
-    powercap = here.sys / "class/powercap"
-    for domain, name in (("0", "package-0"), ("0:0", "core"), ("1", "package-1"), ("2", "psys")):
-        here.write(powercap / f"intel-rapl:{domain}", {"name": f"{name}\n", "max_energy_range_uj": 1_000_000_000,
-                                                       "energy_uj": 900_000_000})
-    with here.monitor() as monitor:
-        here.let_pass(20, own=39)
-        for domain, microjoules in (("0", 100_000_000), ("0:0", 950_000_000), ("1", 960_000_000), ("2", 0)):
-            here.write(powercap / f"intel-rapl:{domain}", {"energy_uj": microjoules})
-    assert monitor.costs(1000)["energy"] == {"joules_per_person": pytest.approx(0.26), "seconds": 20,
-                                             "source": "RAPL, processor packages"}
-    with here.monitor() as monitor:
-        here.let_pass(9.9, own=19)
-    assert "energy" not in monitor.costs(1000)  # too short
-    (powercap / "intel-rapl:1/energy_uj").unlink()
-    with here.monitor() as monitor:
-        here.let_pass(20, own=39)
-    assert "energy" not in monitor.costs(1000)  # a part of the energy is no guess of the whole
+@pytest.mark.parametrize(("seconds", "energy"), [(9.9, None), (10, {
+    "joules_per_person": pytest.approx(0.26), "seconds": 10, "source": "RAPL, processor packages"})])
+def test_rapl_counts_the_packages_and_wraps(machine: Machine, seconds: float, energy: dict | None) -> None:
+    with Monitor(interval=60) as monitor:
+        monitor._sensors["cpu"].energy_ranges = [10**9, 10**9]
+        monitor._samples["cpu"][0]["microjoules"] = [900_000_000, 900_000_000]
+        machine.let_pass(seconds, own=1)
+        machine.now["microjoules"] = [100_000_000, 960_000_000]
+    assert monitor.costs(1000).get("energy") == energy
 
 
 class NVMLError(Exception):
@@ -285,88 +244,56 @@ def not_supported(*_: Any) -> None:
 
 
 def nvml(**changed: Any) -> ModuleType:
-    """A stand-in for pynvml: an idle L4 with this process on it, with some functions changed."""
+    """A stand-in for pynvml: an idle L4 with this process and another one on it, with some functions changed."""
     module = ModuleType("pynvml")
     energy = iter(range(10**6, 10**9, 720_000))
     functions = {
         "NVMLError": NVMLError, "NVML_CLOCK_SM": 1, "NVML_CLOCK_MEM": 2, "NVML_TEMPERATURE_GPU": 0,
         "nvmlInit": lambda: None,
-        "nvmlDeviceGetHandleByIndex": lambda index: f"device {index}",
+        "nvmlSystemGetDriverVersion": lambda: "580.65.06",
+        "nvmlDeviceGetHandleByPciBusId": lambda bus_id: f"device {bus_id}",
         "nvmlDeviceGetEnforcedPowerLimit": lambda device: 72000,
-        "nvmlDeviceGetPowerManagementDefaultLimit": lambda device: 72000,
+        "nvmlDeviceGetPowerManagementDefaultLimit": lambda device: 75000,
+        "nvmlDeviceGetPersistenceMode": lambda device: 1,
         "nvmlDeviceGetEccMode": lambda device: (1, 1),
         "nvmlDeviceGetMigMode": not_supported,
         "nvmlDeviceGetClockInfo": lambda device, clock: {1: 2040, 2: 6251}[clock],
         "nvmlDeviceGetTemperature": lambda device, sensor: 61,
         "nvmlDeviceGetPowerUsage": lambda device: 71500,
         "nvmlDeviceGetTotalEnergyConsumption": lambda device: next(energy),
-        "nvmlDeviceGetCurrentClocksThrottleReasons": lambda device: 0x1,
-        "nvmlDeviceGetComputeRunningProcesses": lambda device: [SimpleNamespace(pid=os.getpid())],
+        "nvmlDeviceGetCurrentClocksThrottleReasons": lambda device: 0x21,
+        "nvmlDeviceGetComputeRunningProcesses": lambda device: [SimpleNamespace(pid=pid) for pid in (1, os.getpid())],
     }
     vars(module).update({**functions, **changed})
     return module
 
 
-def two_processes(_: Any) -> list[SimpleNamespace]:
-    return [SimpleNamespace(pid=1), SimpleNamespace(pid=2)]
-
-
-@pytest.mark.parametrize(("changed", "expected"), [
-    ({}, "clean"),
-    ({"nvmlDeviceGetComputeRunningProcesses": two_processes}, "busy: 1 other process on the GPU; not a result"),
-    ({"nvmlDeviceGetCurrentClocksThrottleReasons": lambda device: 0x21},
-     "throttled: the GPU slowed down in 2 of 2 samples: software thermal slowdown, at up to 61 °C"),
-    ({"nvmlDeviceGetCurrentClocksThrottleReasons": lambda device: 0x4}, "clean"),  # an L4 always runs at its limit
-    ({"nvmlDeviceGetCurrentClocksThrottleReasons": lambda device: 0x4,
-      "nvmlDeviceGetPowerManagementDefaultLimit": lambda device: 100000},
-     "throttled: the GPU reached its power limit in 2 of 2 samples: 72 W, 100 W by default"),
-    ({"nvmlDeviceGetCurrentClocksThrottleReasons": not_supported},
-     "unknown: NVML doesn't say whether the GPU slows down"),
-    ({"nvmlDeviceGetComputeRunningProcesses": lambda device: []},
-     "unknown: NVML lists no process on the GPU, not even this one; in a container, see --pid=host"),
-    ({"nvmlInit": not_supported}, "unknown: the monitor of the GPU died: NVMLError: Not Supported"),
-])
-def test_gpu(machine: Callable, monkeypatch: pytest.MonkeyPatch, changed: dict, expected: str) -> None:
-    here = machine()
+@pytest.mark.parametrize("changed", [
+    {}, {"nvmlDeviceGetTotalEnergyConsumption": not_supported}, {"nvmlDeviceGetMigMode": lambda device: (1, 1)}])
+def test_figures_of_the_gpu(machine: Machine, monkeypatch: pytest.MonkeyPatch, changed: dict) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", nvml(**changed))
-    with here.monitor(GPU) as monitor:
-        here.let_pass(20, own=1)
-    assert describe_conditions(monitor.conditions) == expected
-    if not changed:
-        assert monitor.conditions["gpu"] == {
-            "power_limit_w": 72, "default_power_limit_w": 72, "ecc": True, "mig": None, "samples": 2,
-            **{name: {"min": value, "mean": value, "max": value} for name, value in (
-                ("sm_mhz", 2040), ("memory_mhz", 6251), ("temperature_c", 61), ("power_w", 71.5))},
-            "throttle_reasons": {}, "other_processes": 0}
-        assert monitor.costs(10_000)["energy"] == {"joules_per_person": 0.072, "seconds": 20,
-                                                   "source": "NVML, the whole GPU board"}
+    with Monitor(GPU, interval=60) as monitor:
+        machine.let_pass(20, own=1)
+    mig = True if "nvmlDeviceGetMigMode" in changed else None
+    assert monitor.conditions["gpu"] == {
+        "power_limit_w": 72, "default_power_limit_w": 75, "ecc": True, "mig": mig, "samples": 2,
+        **{name: {"min": value, "mean": value, "max": value} for name, value in (
+            ("sm_mhz", 2040), ("memory_mhz", 6251), ("temperature_c", 61), ("power_w", 71.5))},
+        "throttle_reasons": {"software thermal slowdown": 2}, "other_processes": 1}
+    assert monitor.conditions["verdict"] == "busy"
+    energy = {"joules_per_person": 0.072, "seconds": 20, "source": "NVML, the whole GPU board"}
+    assert monitor.costs(10_000).get("energy") == (None if changed else energy)
+    assert describe_driver(GPU) == {"driver": "580.65.06", "power_limit_w": 72, "persistence_mode": True,
+                                    "mig_mode": mig}
 
 
-@pytest.mark.parametrize("changed", [{"nvmlDeviceGetTotalEnergyConsumption": not_supported},
-                                     {"nvmlDeviceGetMigMode": lambda device: (1, 1)}])
-def test_energy_of_a_gpu_is_absent_where_it_would_be_a_guess(machine: Callable, monkeypatch: pytest.MonkeyPatch,
-                                                             changed: dict) -> None:
-    here = machine()
-    monkeypatch.setitem(sys.modules, "pynvml", nvml(**changed))
-    with here.monitor(GPU) as monitor:
-        here.let_pass(20, own=1)
-    assert monitor.conditions["verdict"] == "clean" and set(monitor.costs(1)) == {"cores_per_1000_fps"}
-
-
-def test_a_gpu_without_its_package_is_unknown(machine: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    here = machine()
-    monkeypatch.setitem(sys.modules, "pynvml", None)  # as if it were not installed
-    with here.monitor(GPU) as monitor:
-        here.let_pass(5, own=1)
-    assert monitor.conditions["verdict"] == "unknown"
-    assert monitor.conditions["reasons"][0].startswith("the monitor of the GPU died: ModuleNotFoundError")
-
-
-@pytest.mark.parametrize(("others", "verdict"), [(5, "clean"), (8.9, "busy")])
-def test_a_gpu_minds_other_processes_only_on_full_cores(machine: Callable, monkeypatch: pytest.MonkeyPatch,
-                                                        others: float, verdict: str) -> None:
-    here = machine()
-    monkeypatch.setitem(sys.modules, "pynvml", nvml())
-    with here.monitor(GPU) as monitor:
-        here.let_pass(5, own=1, others=others)
-    assert monitor.conditions["verdict"] == verdict
+@pytest.mark.parametrize(("module", "reason"), [
+    (None, "the monitor of the GPU died: ModuleNotFoundError: "),  # as if it were not installed
+    (nvml(nvmlInit=not_supported), "the monitor of the GPU died: NVMLError: Not Supported")])
+def test_a_gpu_without_nvml_is_unknown(machine: Machine, monkeypatch: pytest.MonkeyPatch, module: ModuleType | None,
+                                       reason: str) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", module)
+    with Monitor(GPU) as monitor:
+        machine.let_pass(5, own=1)
+    assert monitor.conditions["verdict"] == "unknown" and monitor.conditions["reasons"][0].startswith(reason)
+    assert describe_driver(GPU) == dict.fromkeys(("driver", "power_limit_w", "persistence_mode", "mig_mode"))
