@@ -267,7 +267,7 @@ def test_engine_of_another_machine_or_network(fails_with: Fails, copies: dict[st
         trt = pytest.importorskip("tensorrt_rtx")
         from rtmpose.engines.tensorrt import build
         from rtmpose.machine.gpu import Gpu
-        monkeypatch.setattr(build, "find_gpu", lambda: Gpu("NVIDIA L4", "8.9", "13.0", 0))
+        monkeypatch.setattr(build, "find_gpu", lambda: Gpu("NVIDIA L4", "8.9", "13.0", 0, ""))
         changed = {"version": trt.__version__, **changed}
     write_record(copies["engine"], dataclasses.replace(read_record(copies["engine"]), **changed))
     assert message in fails_with("engine", copies["engine"])
