@@ -201,7 +201,7 @@ def predict_and_score(engine: Engine, reference_path: str | None, data_set: Data
         print(text.agreement_lines(measured["agreement"]))
         if output and worst:
             written = write_crops(output / "agreement", worst, accuracy.predictions, expected.predictions,
-                                  persons, engine.record.input_size)
+                                  persons)
             print(f"  {len(worst)} worst crops: {written}")
     return measured
 

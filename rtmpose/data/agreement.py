@@ -42,8 +42,9 @@ def _describe(distances: np.ndarray, pixels_per_bin: float) -> dict[str, float]:
             "median_px": float(median), "p99_px": float(p99), "max_px": float(lengths.max())}
 
 
-def worst_crops(distances: np.ndarray, scores: np.ndarray, limit: int = 10) -> list[int]:
-    """Indices of the persons whose worst counted keypoint moved, furthest first."""
-    lengths = np.where(scores > KEYPOINT_SCORE_THRESHOLD, np.hypot(distances[..., 0], distances[..., 1]), 0).max(axis=1)
-    order = np.argsort(-lengths, kind="stable")[:limit]
-    return [int(index) for index in order if lengths[index] > 0]
+def worst_crops(distances: np.ndarray, scores: np.ndarray, limit: int = 10) -> list[tuple[int, int, float]]:
+    """The persons whose worst counted keypoint moved, furthest first: row, keypoint, and distance in pixels."""
+    lengths = np.where(scores > KEYPOINT_SCORE_THRESHOLD, np.hypot(distances[..., 0], distances[..., 1]), 0)
+    order = np.argsort(-lengths.max(axis=1), kind="stable")[:limit]
+    worst = [(int(row), int(lengths[row].argmax()), float(lengths[row].max())) for row in order]
+    return [person for person in worst if person[2] > 0]

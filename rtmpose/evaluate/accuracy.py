@@ -83,10 +83,10 @@ def check_comparable(engine: Engine, reference: Engine) -> None:
 
 
 def compare_accuracy(engine: Engine, result: AccuracyResult, reference: Engine, expected: AccuracyResult
-                     ) -> tuple[dict[str, Any], list[int]]:
+                     ) -> tuple[dict[str, Any], list[tuple[int, int, float]]]:
     """Compare an engine's keypoints and AP with those of a reference engine for the same persons.
 
-    Returns ``agreement`` of ``summary.json``, and the rows of the persons that agree least, worst first.
+    Returns ``agreement`` of ``summary.json``, and the persons that agree least, as :func:`worst_crops` returns them.
     """
     record = engine.record
     distances = crop_distances(result.predictions.keypoints, expected.predictions.keypoints,

@@ -79,8 +79,7 @@ def crop_large(pixels: np.ndarray, points: np.ndarray, size: tuple[int, int]) ->
 
 def place(pose: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """Where a pose in the image lies on the canvas; not farther outside than OpenCV can draw."""
-    points = pose[:, :2] @ matrix[:, :2].T + matrix[:, 2]
-    return np.column_stack([np.clip(points, -_FAR, _FAR), pose[:, 2]])
+    return np.column_stack([np.clip(pose[:, :2] @ matrix[:, :2].T + matrix[:, 2], -_FAR, _FAR), pose[:, 2]])
 
 
 def draw_pose(canvas: np.ndarray, pose: np.ndarray, style: Style = SOLID, skeleton: Skeleton = COCO_SKELETON,
@@ -93,15 +92,14 @@ def draw_pose(canvas: np.ndarray, pose: np.ndarray, style: Style = SOLID, skelet
         for start, end in limbs:
             colour = colours[start] if colours[start] == colours[end] else colours[-1]
             is_thin = 1 in visibility[[start, end]] and not style.dashed
-            thickness = style.thickness // 2 if is_thin else style.thickness
-            _draw_line(canvas, points[[start, end]], INK if outline else colour, thickness + outline, style.dashed)
+            thickness = (style.thickness // 2 if is_thin else style.thickness) + outline
+            _draw_line(canvas, points[[start, end]], INK if outline else colour, thickness, style.dashed)
     in_limbs = {joint for limb in skeleton[0] for joint in limb}
     for joint in np.flatnonzero(visibility if style.radius else 0):
         radius = style.radius if joint in in_limbs or not in_limbs else style.radius // 2
-        _draw_disc(canvas, points[joint], radius + 2, INK)
-        _draw_disc(canvas, points[joint], radius, colours[joint])
-        if visibility[joint] == 1:
-            _draw_disc(canvas, points[joint], radius - 3, INK)
+        discs = ((radius + 2, INK), (radius, colours[joint]), (radius - 3, INK))
+        for size, colour in discs if visibility[joint] == 1 else discs[:2]:
+            cv2.circle(canvas, np.rint(points[joint]).astype(int).tolist(), size, colour, cv2.FILLED, cv2.LINE_AA)
     cv2.addWeighted(canvas, opacity, below, 1 - opacity, 0, dst=canvas)
 
 
@@ -161,10 +159,6 @@ def _draw_line(canvas: np.ndarray, ends: np.ndarray, colour: Sequence[float], th
     shares = np.minimum(begins[:, None] + (0, stroke), length) / length
     strokes = ends[0] + (ends[1] - ends[0]) * shares[..., None]
     cv2.polylines(canvas, np.rint(strokes).astype(np.int32), False, colour, thickness, cv2.LINE_AA)
-
-
-def _draw_disc(canvas: np.ndarray, point: np.ndarray, radius: int, colour: Sequence[float]) -> None:
-    cv2.circle(canvas, np.rint(point).astype(int).tolist(), radius, colour, cv2.FILLED, cv2.LINE_AA)
 
 
 def _write(canvas: np.ndarray, text: str, corner: tuple[int, int], width: int, scale: float = 1.0) -> None:

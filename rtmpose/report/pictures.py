@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from rtmpose.data.agreement import crop_distances
 from rtmpose.data.coco import Image, PersonSet
 from rtmpose.data.images import read_image
 from rtmpose.data.postprocess import COCO_KEYPOINTS, KEYPOINT_SCORE_THRESHOLD
@@ -43,21 +42,18 @@ def write_pictures(folder: Path, number: int, predictions: Predictions, persons:
     return drawing.write_sheet(folder / "overview.jpg", cards, styles)
 
 
-def write_crops(folder: Path, rows: Sequence[int], predictions: Predictions, reference: Predictions,
-                persons: PersonSet, input_size: tuple[int, int]) -> Path:
+def write_crops(folder: Path, worst: Sequence[tuple[int, int, float]], predictions: Predictions, reference: Predictions,
+                persons: PersonSet) -> Path:
     """Draw an engine's keypoints and those of the reference engine, with an arrow at the joint that moved furthest.
 
-    Both predictions are of the same persons, ``rows`` selects some. The input size is width and height of a crop.
+    Both predictions are of the same persons, of whom ``worst`` has row, joint and its distance in pixels of the crop.
     Returns the path of the picture. Raises KitError if it can't be written.
     """
-    distances = np.linalg.norm(crop_distances(predictions.keypoints, reference.keypoints, reference.scales, input_size),
-                               axis=2) * (reference.scores > KEYPOINT_SCORE_THRESHOLD)
     images, cards = {image.id: image for image in persons.images}, []
-    for rank, row in enumerate(rows, 1):
-        person, joint = predictions.persons[row], int(distances[row].argmax())
-        caption = f"{rank}: {_NAMES[joint]}, {distances[row, joint]:,.1f} px of the crop"
+    for rank, (row, joint, distance) in enumerate(worst, 1):
+        person, caption = predictions.persons[row], f"{rank}: {_NAMES[joint]}, {distance:,.1f} px of the crop"
         cards.append(_draw_person(images[person.image_id], person.bbox.reshape(2, 2), _pose(reference, row),
-                                  _pose(predictions, row), joint, [caption]))
+                                  predictions, [row], joint, caption))
     styles = {"this engine": SOLID, "reference": DASHED, "moved furthest": None}
     return drawing.write_sheet(make_folder(folder) / "overview.jpg", cards, styles)
 
@@ -86,7 +82,7 @@ def find_ground_truth(persons: PersonSet) -> list[dict[str, Any]]:
     return found
 
 
-def rank_persons(predictions: Predictions, persons: PersonSet) -> list[tuple[float, np.ndarray, dict[str, Any]]]:
+def rank_persons(predictions: Predictions, persons: PersonSet) -> list[tuple[float, list[int], dict[str, Any]]]:
     """The annotated persons, lowest OKS first: the OKS of the closest prediction, the rows of all predictions for the
     image, closest first, and the annotation. Raises KitError if there are none."""
     rows: dict[int, list[int]] = {}
@@ -94,43 +90,44 @@ def rank_persons(predictions: Predictions, persons: PersonSet) -> list[tuple[flo
         rows.setdefault(person.image_id, []).append(row)
     ranked = []
     for annotation in find_ground_truth(persons):
-        found, (x, y, labelled) = np.array(rows[annotation["image_id"]]), _expected(annotation).T
-        keypoints = predictions.keypoints[found]
-        exponents = oks_exponents(keypoints[..., 0] - x, keypoints[..., 1] - y, annotation["area"])
-        oks = np.exp(exponents[:, labelled > 0]).mean(axis=1)
-        ranked.append((float(oks.max()), found[np.argsort(-oks, kind="stable")], annotation))
+        found, expected = rows[annotation["image_id"]], _expected(annotation)
+        dx, dy = np.moveaxis(predictions.keypoints[found] - expected[:, :2], 2, 0)
+        oks = np.exp(oks_exponents(dx, dy, annotation["area"])[:, expected[:, 2] > 0]).mean(axis=1)
+        ranked.append((float(oks.max()), [found[i] for i in np.argsort(-oks, kind="stable")], annotation))
     return sorted(ranked, key=lambda person: person[0])
 
 
-def _draw_annotated(title: str, image: Image, annotation: dict[str, Any], predictions: Predictions, rows: np.ndarray
+def _draw_annotated(title: str, image: Image, annotation: dict[str, Any], predictions: Predictions, rows: list[int]
                     ) -> np.ndarray:
-    """The card of an annotated person, and of the predictions for its image, closest first.
+    """The card of an annotated person, with the predictions for its image, closest first.
 
-    The arrow is at the joint that lowers OKS most. Other predictions are the fainter, the lower their box's score.
+    The arrow is at the joint that lowers OKS most.
     """
     expected, (x, y, width, height) = _expected(annotation), annotation["bbox"]
     labelled = expected[:, 2] > 0
     points = np.concatenate([expected[labelled, :2], [(x, y), (x + width, y + height)]])
-    best, *others = (_pose(predictions, row) for row in rows)
-    dx, dy = (best - expected)[:, :2].T
+    dx, dy = (predictions.keypoints[rows[0]] - expected[:, :2]).T
     worst = int(np.where(labelled, oks_exponents(dx, dy, annotation["area"]), 1).argmin())
-    faint = [(other * (other[:, 2:] == 2), float(np.clip(predictions.persons[row].score, 0, 0.7)))
-             for row, other in zip(rows[1:], others, strict=True)]
-    return _draw_person(image, points, expected, best, worst, [
-        title, f"{_NAMES[worst]}, {np.hypot(dx, dy)[worst]:,.1f} px",
-        f"area {annotation['area']:,.0f}, {labelled.sum()} of {len(expected)} labelled"], faint)
+    return _draw_person(image, points, expected, predictions, rows, worst, title,
+                        f"{_NAMES[worst]}, {np.hypot(dx, dy)[worst]:,.1f} px",
+                        f"area {annotation['area']:,.0f}, {labelled.sum()} of {len(expected)} labelled")
 
 
-def _draw_person(image: Image, points: np.ndarray, expected: np.ndarray, found: np.ndarray, joint: int,
-                 lines: Sequence[str], faint: Sequence[tuple[np.ndarray, float]] = ()) -> np.ndarray:
-    """A card: a pose on the expected one, an arrow at one joint, and below them other poses with their opacity."""
+def _draw_person(image: Image, points: np.ndarray, expected: np.ndarray, predictions: Predictions, rows: Sequence[int],
+                 joint: int, *lines: str) -> np.ndarray:
+    """A card of what is around points of an image: the first row's pose on the expected one, and an arrow at a joint.
+
+    The other rows are below them, the fainter, the lower the score of their box, and without joints of low score.
+    """
     canvas, matrix = drawing.crop_large(read_image(image), points, (COLUMN, COLUMN))
-    for pose, opacity in faint:
-        drawing.draw_pose(canvas, drawing.place(pose, matrix), FAINT, opacity=opacity)
-    start, end = drawing.place(expected, matrix), drawing.place(found, matrix)
+    for row in rows[1:]:
+        pose = drawing.place(_pose(predictions, row), matrix)
+        opacity = float(np.clip(predictions.persons[row].score, 0, 0.7))
+        drawing.draw_pose(canvas, pose * (pose[:, 2:] == 2), FAINT, opacity=opacity)
+    start, found = (drawing.place(pose, matrix) for pose in (expected, _pose(predictions, rows[0])))
     drawing.draw_pose(canvas, start, DASHED)
-    drawing.draw_pose(canvas, end)
-    drawing.draw_arrow(canvas, start[joint, :2], end[joint, :2])
+    drawing.draw_pose(canvas, found)
+    drawing.draw_arrow(canvas, start[joint, :2], found[joint, :2])
     return drawing.make_card(canvas, [*lines, image.path.name])
 
 

@@ -31,8 +31,8 @@ def test_only_keypoints_that_the_reference_sees_count() -> None:
     assert described == pytest.approx({"counted": 17, "within_bin": 13 / 17, "within_1px": 15 / 17,
                                        "within_4px": 16 / 17, "median_px": 0, "p99_px": 5 - 0.16 * 1.1, "max_px": 5})
     assert (rest["counted"], rest["within_4px"], rest["max_px"]) == (17, 16 / 17, 100)
-    assert worst_crops(distances, scores) == [0]
-    assert worst_crops(distances, np.ones_like(scores)) == [1, 0]
+    assert worst_crops(distances, scores) == [(0, 3, 5)]
+    assert worst_crops(distances, np.ones_like(scores)) == [(1, 3, 100), (0, 3, 5)]
 
 
 def test_two_engines_from_the_command_line(model_files: dict[str, Path], engine_file: Path, drawn: Path, tmp_path: Path
