@@ -7,28 +7,35 @@ import json
 import shutil
 import struct
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from helpers import draw_dataset, small_config
+from helpers import draw_dataset, save_random_checkpoint, small_config
 
 import inference
+from rtmpose.data.coco import load_persons, to_corners
 from rtmpose.data.images import read_photograph
 from rtmpose.engines import load_engine
 from rtmpose.engines.build import build_engine, plan_build
 from rtmpose.engines.record import read_record, write_record
 from rtmpose.evaluate import predict
+from rtmpose.model.checkpoint import load_network
+from rtmpose.model.export import export
 
 LEFT, RIGHT, RED = (20, 140, 255), (255, 130, 40), (0, 0, 255)
 
 
-def run_here(monkeypatch: pytest.MonkeyPatch, engine: Path, photo: Path, output: Path, *options: object) -> int:
-    """Run inference.py in this process; returns its exit code."""
-    given = ("--engine", engine, "--picture", photo, "--output", output, *options)
-    monkeypatch.setattr(sys, "argv", ["inference.py", *map(str, given)])
-    return common.exit_code(inference.main)
+@pytest.fixture
+def draw(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable:
+    """inference.py --picture into ``out/``, in this process; returns its exit code."""
+    def run(engine: Path, photo: Path, *options: object) -> int:
+        given = ("--engine", engine, "--picture", photo, "--output", tmp_path / "out", *options)
+        monkeypatch.setattr(sys, "argv", ["inference.py", *map(str, given)])
+        return common.exit_code(inference.main)
+    return run
 
 
 @pytest.fixture
@@ -41,69 +48,55 @@ def photo(tmp_path: Path) -> Path:
 
 
 def test_keypoints_are_those_of_a_data_set_with_that_box(engine_file: Path, tmp_path: Path) -> None:
-    """Predicted for one person and drawn from the same image as among all persons of a set."""
-    content = draw_dataset(tmp_path / "set", images=1)
-    boxes = [{"image_id": 1, "category_id": 1, "bbox": [10.5, 20, 90, 130], "score": 1}]
-    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
-    persons = inference.load_persons(tmp_path / "set", tmp_path / "boxes.json")
+    content, box = draw_dataset(tmp_path, images=1), [10.5, 20, 90, 130]
+    (tmp_path / "boxes.json").write_text(json.dumps([{"image_id": 1, "category_id": 1, "bbox": box, "score": 1}]))
     engine = load_engine(engine_file)
-    pixels = read_photograph(tmp_path / "set/images/val2017" / content["images"][0]["file_name"])
-    one = predict.predict_person(engine, pixels, inference.to_corners([10.5, 20, 90, 130], pixels.shape[1::-1]))
-    all_of_them = predict.predict_persons(engine, persons)[0]
-    assert np.array_equal(one.keypoints, all_of_them.keypoints)
-    assert np.array_equal(one.scores, all_of_them.scores)
+    pixels = read_photograph(tmp_path / "images/val2017" / content["images"][0]["file_name"])
+    one = predict.predict_person(engine, pixels, to_corners(box, pixels.shape[1::-1]))
+    among_others = predict.predict_persons(engine, load_persons(tmp_path, tmp_path / "boxes.json"))[0]
+    assert np.array_equal(one.keypoints, among_others.keypoints) and np.array_equal(one.scores, among_others.scores)
 
 
-def test_skeleton_is_drawn_on_the_photograph(engine_file: Path, photo: Path, tmp_path: Path,
+def test_skeleton_is_drawn_on_the_photograph(engine_file: Path, photo: Path, tmp_path: Path, draw: Callable,
                                              monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
                                              ) -> None:
     """On all of it, or on what is around the box."""
     monkeypatch.setenv("DATASETS_DIR", "/nowhere")
-    assert run_here(monkeypatch, engine_file, photo, tmp_path / "out") == 0
-    printed = capsys.readouterr().out
-    assert f"Picture: {tmp_path / 'out/skeleton.jpg'}" in printed and " of 17 keypoints (coco) score above " in printed
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["skeleton.jpg"]
-    picture = cv2.imread(str(tmp_path / "out/skeleton.jpg")).astype(int)
-    assert picture.shape == (46 + 32 + 948 + 38 + 10 + 16, 1280, 3)
-    predictions = predict.predict_person(load_engine(engine_file), read_photograph(photo),
-                                         np.float32([0, 0, 320, 240]))
-    drawn, found = picture[46 + 32:][:948, 8:-8], []
+    assert draw(engine_file, photo) == 0
+    written, printed = tmp_path / "out/skeleton.jpg", capsys.readouterr().out
+    assert f"Picture: {written}" in printed and " of 17 keypoints (coco) score above " in printed
+    assert list(written.parent.iterdir()) == [written]
+    pictures = [cv2.imread(str(written)).astype(int)]
+    assert pictures[0].shape == (46 + 32 + 948 + 38 + 10 + 16, 1280, 3)
+    predictions = predict.predict_person(load_engine(engine_file), read_photograph(photo), np.float32([0, 0, 320, 240]))
+    drawn, found = pictures[0][46 + 32:][:948, 8:-8], []
     for joint, (point, score) in enumerate(zip(predictions.keypoints[0], predictions.scores[0], strict=True)):
         column, row = np.rint(point * 1264 / 319).astype(int)
         if joint and score > 0 and 8 < column < 1256 and 8 < row < 940:
-            around = drawn[row - 8:row + 9, column - 8:column + 9].reshape(-1, 3)
-            found.append(np.abs(around - (LEFT if joint % 2 else RIGHT)).max(axis=1).min() < 40)
+            around = drawn[row - 8:row + 9, column - 8:column + 9]
+            found.append(np.abs(around - (LEFT if joint % 2 else RIGHT)).max(axis=2).min() < 40)
     assert sum(found) >= max(4, len(found) - 2)  # some lie on each other
-    shares = [(np.abs(picture - RED).max(axis=2) < 60).mean()]
     for box in ("145,95,110,110", "-40,0,60,60"):
-        assert run_here(monkeypatch, engine_file, photo, tmp_path / "out", f"--bbox={box}") == 0
-        around = cv2.imread(str(tmp_path / "out/skeleton.jpg")).astype(int)
-        shares.append((np.abs(around - RED).max(axis=2) < 60).mean())
-    assert shares[1] > 2 * shares[0] and shares[2] < shares[0]
+        assert draw(engine_file, photo, f"--bbox={box}") == 0
+        pictures.append(cv2.imread(str(written)).astype(int))
+    whole, square, beside = ((np.abs(picture - RED).max(axis=2) < 60).mean() for picture in pictures)
+    assert square > 2 * whole and beside < whole
 
 
-def test_other_skeletons(model_files: dict[str, Path], photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                         capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_skeletons(photo: Path, tmp_path: Path, draw: Callable, capsys: pytest.CaptureFixture[str]) -> None:
     """An engine on which no AP can be measured: 26 keypoints, with their names or without."""
-    import torch
-
-    from rtmpose.model.checkpoint import load_network
-    from rtmpose.model.config import build_estimator, read_config
-    from rtmpose.model.export import export
-    config = tmp_path / "halpe.py"
+    config, checkpoint, onnx, engine = (tmp_path / f"halpe.{kind}" for kind in ("py", "pth", "onnx", "engine"))
     config.write_text(small_config(26))
-    torch.manual_seed(0)
-    torch.save({"state_dict": build_estimator(read_config(config).model, config).state_dict()}, tmp_path / "halpe.pth")
-    export(load_network(config, tmp_path / "halpe.pth"), tmp_path / "halpe.onnx", {}, simplify_it=False)
-    engine = tmp_path / "halpe.engine"
-    build_engine(plan_build(tmp_path / "halpe.onnx", engine, 2, "fp32", "onnxruntime"))
-    pictures = []
+    save_random_checkpoint(config, checkpoint)
+    export(load_network(config, checkpoint), onnx, {}, simplify_it=False)
+    build_engine(plan_build(onnx, engine, 2, "fp32", "onnxruntime"))
+    pictures = set()
     for skeleton in ("halpe26", "unknown"):
-        assert run_here(monkeypatch, engine, photo, tmp_path / "out", "--batchsize", 2) == 0
+        assert draw(engine, photo, "--batchsize", 2) == 0
         assert f" of 26 keypoints ({skeleton}) score above 0.2" in capsys.readouterr().out
-        pictures.append((tmp_path / "out/skeleton.jpg").read_bytes())
+        pictures.add((tmp_path / "out/skeleton.jpg").read_bytes())
         write_record(engine, dataclasses.replace(read_record(engine), keypoints=(), skeleton="unknown"))
-    assert pictures[0] != pictures[1]
+    assert len(pictures) == 2
 
 
 BIG_BMP = (b"BM" + struct.pack("<IHHI", 54, 0, 0, 54)
@@ -128,28 +121,26 @@ BIG_PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">IIBBBBB", 60000, 6000
     ("output", (), "skeleton.jpg: is an input as well, and would be lost"),
 ])
 def test_photographs_and_boxes_that_are_refused(engine_file: Path, photo: Path, tmp_path: Path, content: bytes | str,
-                                                monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
+                                                draw: Callable, capfd: pytest.CaptureFixture[str],
                                                 options: tuple[str, ...], message: str) -> None:
     """In one line, and nothing is written."""
-    given, output = tmp_path / "given", tmp_path / "out"
-    given = {"photo": photo, "folder": tmp_path, "device": Path("/dev/zero")}.get(content, given)
+    output = tmp_path / "out/skeleton.jpg"
+    given = {"photo": photo, "folder": tmp_path, "device": Path("/dev/zero"), "output": output}.get(
+        content, tmp_path / "given")
     if content == "output":
-        output.mkdir()
-        given = Path(shutil.copy(photo, output / "skeleton.jpg"))
+        output.parent.mkdir()
+        shutil.copy(photo, output)
     elif isinstance(content, bytes):
         given.write_bytes(content)
-    before = given.read_bytes() if given.is_file() else None
-    assert run_here(monkeypatch, engine_file, given, output, *options) == 2
+    assert draw(engine_file, given, *options) == 2
     errors = capfd.readouterr().err.splitlines()
     assert len(errors) == 1 and message in errors[0]
-    assert (given.read_bytes() if given.is_file() else None) == before
-    assert content == "output" or not (output / "skeleton.jpg").exists()
+    assert output.read_bytes() == photo.read_bytes() if content == "output" else not output.exists()
 
 
-def test_boxes_far_larger_than_the_photograph(engine_file: Path, photo: Path, tmp_path: Path,
-                                              monkeypatch: pytest.MonkeyPatch) -> None:
+def test_boxes_far_larger_than_the_photograph(engine_file: Path, photo: Path, tmp_path: Path, draw: Callable) -> None:
     for size in ((1, 1), (3000, 10)):
         cv2.imwrite(str(photo), np.full((*size, 3), 100, np.uint8))
         for options in ((), ("--bbox=-5e11,-5e11,9e11,9e11",), ("--bbox", "0.5,0.5,0.1,0.1")):
-            assert run_here(monkeypatch, engine_file, photo, tmp_path / "out", *options) == 0
+            assert draw(engine_file, photo, *options) == 0
             assert cv2.imread(str(tmp_path / "out/skeleton.jpg")).shape[1] == 1280
