@@ -57,13 +57,6 @@ def test_pictures_are_the_networks_crops() -> None:
     assert np.array_equal(crop_large(image, box.reshape(2, 2), (384, 512))[0], crop)
 
 
-@pytest.mark.parametrize(("size", "share"), [((10, 3000), 2 / 624), ((1, 1), 0.0009), ((500, 1000), 0.5)], ids=str)
-def test_odd_images_keep_their_shape(size: tuple[int, int], share: float) -> None:
-    """All of the image is there; the rest is paper."""
-    canvas, _ = crop_large(np.zeros((*size[::-1], 3), np.uint8), np.array([(0, 0), size]), SIZE)
-    assert (canvas != PAPER).any(axis=2).mean() == pytest.approx(share, rel=0.6)
-
-
 def test_reduced_images_are_averaged() -> None:
     chessboard = np.dstack([np.indices((1000, 500)).sum(axis=0) % 2 * 240] * 3).astype(np.uint8)
     canvas, _ = crop_large(chessboard, np.array([(0, 0), (500, 1000)]), (60, 120))
