@@ -8,7 +8,7 @@ from itertools import islice
 import numpy as np
 import onnx
 
-from rtmpose.data.batches import iterate_crops
+from rtmpose.data.batches import iterate_batches
 from rtmpose.data.coco import load_persons
 from rtmpose.errors import KitError
 from rtmpose.model import graph
@@ -34,8 +34,8 @@ def load_subject(args: argparse.Namespace) -> tuple[onnx.ModelProto, list[np.nda
     model = graph.load(args.model_path)
     _, (*_, height, width) = graph.read_input(model)
     images = load_persons(args.datasets).images
-    crops = [crop.pixels for crop in islice(iterate_crops(images, (width, height)), args.persons)]
-    batches = [np.stack(crops[i:i + BATCH]) for i in range(0, len(crops) - BATCH + 1, BATCH)]
-    if not batches:
-        raise KitError(f"{args.datasets}: gives {len(crops)} persons, expected at least {BATCH}; check --persons")
-    return graph.simplify(model, (BATCH, 3, height, width)), batches
+    persons = min(sum(len(image.persons) for image in images), args.persons)
+    if persons < BATCH:
+        raise KitError(f"{args.datasets}: gives {persons} persons, expected at least {BATCH}; check --persons")
+    batches = islice(iterate_batches(images, (width, height), BATCH), persons // BATCH)
+    return graph.simplify(model, (BATCH, 3, height, width)), [batch.pixels for batch in batches]

@@ -1,13 +1,12 @@
 """From images on disk to batches of crops: threads read and crop beside the engine, in bounded memory."""
 
 import os
-import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import chain, islice
-from typing import TypeVar
+from itertools import chain, islice, repeat
+from typing import cast
 
 import cv2
 import numpy as np
@@ -16,8 +15,6 @@ from rtmpose.data import preprocess
 from rtmpose.data.coco import Image, Person
 from rtmpose.data.images import read_image
 from rtmpose.machine.cpu import count_cores
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -60,48 +57,29 @@ def iterate_batches(images: Iterable[Image], input_size: tuple[int, int], batch_
     """
     # The threads share out the images already; OpenCV's own threads would only add overhead.
     cv2.setNumThreads(1)
-    arrays: deque[np.ndarray] = deque()
-    rows = _allocate_rows(arrays, (batch_size, 3, input_size[1], input_size[0]))
-    with ThreadPoolExecutor(count_cores(), initializer=_lower_priority) as pool:
-        jobs = ((len(image.persons), pool.submit(_fill_rows, image, input_size, [*islice(rows, len(image.persons))]))
-                for image in images)
+    # An engine waits for the slowest of its threads, so these are nicer, each for itself as Linux has it.
+    with ThreadPoolExecutor(count_cores(), initializer=os.nice, initargs=(5,)) as pool:
         try:
-            crops = chain.from_iterable(look_ahead(jobs, batch_size))
+            crops = _cut_ahead(pool, images, input_size, batch_size)
             while batch := list(islice(crops, batch_size)):
-                pixels = arrays.popleft()
+                pixels = cast(np.ndarray, batch[0].pixels.base)  # the array whose first row it is
                 pixels[len(batch):] = pixels[0]
                 yield Batch(batch, pixels)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _allocate_rows(arrays: deque[np.ndarray], shape: tuple[int, ...]) -> Iterator[np.ndarray]:
-    """Rows of as many arrays as it takes; each array is appended to ``arrays`` before its first row is used."""
-    while True:
-        arrays.append(np.empty(shape, np.float32))
-        yield from arrays[-1]
-
-
-def look_ahead(jobs: Iterable[tuple[int, Future[list[T]]]], limit: int) -> Iterator[list[T]]:
-    """Results of jobs in their order, while later jobs run, of at most ``limit`` total size.
-
-    Each job is its size and its future; taking it from the iterable starts it.
-    """
-    waiting: deque[tuple[int, Future[list[T]]]] = deque()
-    for job in jobs:
-        waiting.append(job)
-        while sum(size for size, _ in waiting) > limit:
-            yield waiting.popleft()[1].result()
-    while waiting:
-        yield waiting.popleft()[1].result()
-
-
-def _lower_priority() -> None:
-    # An engine waits for the slowest of its threads, so interrupting one of them delays all.
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(os.getpriority(os.PRIO_PROCESS, 0) + 5, 19))
-
-
-def iterate_crops(images: Iterable[Image], input_size: tuple[int, int]) -> Iterator[Crop]:
-    """All persons of all images, in order, normalised."""
-    for batch in iterate_batches(images, input_size, batch_size=8):
-        yield from batch.crops
+def _cut_ahead(pool: ThreadPoolExecutor, images: Iterable[Image], input_size: tuple[int, int], batch_size: int
+               ) -> Iterator[Crop]:
+    """All crops, normalised, in rows of one batch's array after another. While one is used, the next ``batch_size`` are
+    cut out."""
+    shape = (batch_size, 3, input_size[1], input_size[0])
+    rows = chain.from_iterable(np.empty(shape, np.float32) for _ in repeat(None))
+    jobs: deque[tuple[int, Future[list[Crop]]]] = deque()
+    for image in images:
+        own_rows = list(islice(rows, len(image.persons)))
+        jobs.append((len(own_rows), pool.submit(_fill_rows, image, input_size, own_rows)))
+        while sum(persons for persons, _ in jobs) > batch_size:
+            yield from jobs.popleft()[1].result()
+    for _, job in jobs:
+        yield from job.result()

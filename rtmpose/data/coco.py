@@ -2,9 +2,8 @@
 predicted, in which image, in which box."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,7 @@ ANNOTATIONS = Path("annotations/person_keypoints_val2017.json")
 GROUND_TRUTH = "ground-truth boxes"
 IMAGE_FOLDERS = (Path("images/val2017"), Path("val2017"))
 NUM_KEYPOINTS = 17
-PERSON = "person"
-_BROKEN = (KeyError, TypeError, ValueError, OverflowError, RecursionError)  # what reading a broken record raises
-_LISTS = ("images", "annotations", "categories")
+BROKEN = (KeyError, TypeError, ValueError, OverflowError, RecursionError)  # what reading a broken record raises
 _LIMIT = 1e12
 _ID_LIMIT = 2**63  # NumPy's integers, with which pycocotools sorts ids
 _LONGEST_SIDE = 2**20  # pixels that OpenCV reads
@@ -54,7 +51,7 @@ class Image:
     path: Path
     width: int
     height: int
-    persons: tuple[Person, ...]  # in the order of their file
+    persons: list[Person]  # in the order of their file
 
 
 @dataclass(frozen=True)
@@ -87,29 +84,26 @@ class DataSet:
 
 def load_persons(data_set: DataSet | str | Path | None, detections: str | Path | None = None,
                  limit: int | None = None) -> PersonSet:
-    """Read the persons of a data set. Raises KitError if a file is missing, broken or contradictory.
-
-    Args:
-        data_set: its files, or a folder as :func:`find_data_set` takes it.
-        detections: a file with a detector's boxes, in COCO result format, to use instead of the ground truth's.
-        limit: use only the first ``limit`` images with persons; only they are evaluated.
-    """
+    """Read the persons of a data set, in the boxes of the ground truth or of ``detections``, a file in COCO result
+    format; only those of the first ``limit`` images with persons, if that is given. Raises KitError if a file is
+    missing, broken or contradictory."""
     files = find_data_set(data_set)
     annotations = read_annotations(files.annotations)
     if not files.images.is_dir():
         raise KitError(f"{files.images}: no such folder, expected the images of {files.annotations}")
-    records = {record["id"]: record for record in annotations.images}
+    known = {record["id"]: Image(record["id"], files.images / record["file_name"], int(record["width"]),
+                                 int(record["height"]), []) for record in annotations.images}
     if detections is None:
-        (persons, skipped), boxes = _annotated_persons(annotations, records), GROUND_TRUTH
+        skipped, boxes = _add_annotated(annotations, known), GROUND_TRUTH
     else:
-        persons, skipped = _detected_persons(Path(detections), records, annotations.person_id), 0
-        boxes = f"boxes of {detections}"
-    by_image: dict[int, list[Person]] = {}
-    for person in persons:
-        by_image.setdefault(person.image_id, []).append(person)
-    images = tuple(Image(image_id, _image_path(files, record), int(record["width"]), int(record["height"]),
-                         tuple(by_image[image_id]))
-                   for image_id, record in records.items() if image_id in by_image)
+        skipped, boxes = 0, f"boxes of {detections}"
+        _add_detected(Path(detections), annotations.person_id, known)
+    images = tuple(image for image in known.values() if image.persons)
+    folder = os.path.join(os.path.abspath(files.images), "")
+    for image in images:
+        if not os.path.abspath(image.path).startswith(folder):
+            raise KitError(f"{files.annotations}: image {image.id!r:.60} is {str(image.path)!r:.200}, expected a file "
+                           f"in {files.images}/; correct the annotations")
     return PersonSet(images[:limit], annotations, limit, skipped, boxes)
 
 
@@ -120,86 +114,68 @@ def find_data_set(folder: DataSet | str | Path | None) -> DataSet:
     """
     if isinstance(folder, DataSet):
         return folder
+    layout = f"a folder with {ANNOTATIONS} and {IMAGE_FOLDERS[0]}/"
     if not folder:
-        raise KitError("DATASETS_DIR is not set: give --datasets DIR or set DATASETS_DIR to a folder with "
-                       f"{ANNOTATIONS} and {IMAGE_FOLDERS[0]}/ (scripts/download.sh fetches COCO val2017)")
+        raise KitError(f"DATASETS_DIR is not set: give --datasets DIR or set DATASETS_DIR to {layout} "
+                       "(scripts/download.sh fetches COCO val2017)")
     folder = Path(folder)
     if not folder.is_dir():
         found = "is a file" if folder.exists() else "no such folder"
-        raise KitError(f"{folder}: {found}, expected a folder with {ANNOTATIONS} and {IMAGE_FOLDERS[0]}/; check "
-                       "--datasets or DATASETS_DIR")
-    if not (folder / ANNOTATIONS).exists():
-        raise KitError(f"{folder / ANNOTATIONS}: no such file, {_other_annotations(folder)}")
+        raise KitError(f"{folder}: {found}, expected {layout}; check --datasets or DATASETS_DIR")
+    annotations = folder / ANNOTATIONS
+    if not annotations.exists():
+        others = sorted(path.name for path in annotations.parent.glob("*.json"))
+        advice = (f"found {', '.join(others[:5])} there; give one with inference.py --annotations FILE --images DIR"
+                  if others else "expected COCO person keypoints; scripts/download.sh fetches them")
+        raise KitError(f"{annotations}: no such file, {advice}")
     images = next((folder / name for name in IMAGE_FOLDERS if (folder / name).is_dir()), None)
     if images is None:
         raise KitError(f"{folder}: has neither {IMAGE_FOLDERS[0]}/ nor {IMAGE_FOLDERS[1]}/, expected the images there")
-    return DataSet(folder / ANNOTATIONS, images)
+    return DataSet(annotations, images)
 
 
-def _other_annotations(folder: Path) -> str:
-    """What to do where the usual annotation file is missing."""
-    found = sorted(path.name for path in (folder / ANNOTATIONS.parent).glob("*.json"))
-    if not found:
-        return "expected COCO person keypoints; scripts/download.sh fetches them"
-    more = f" and {len(found) - 5} more" if len(found) > 5 else ""
-    return f"found {', '.join(found[:5])}{more} there; give one with inference.py --annotations FILE --images DIR"
-
-
-def _image_path(files: DataSet, record: dict[str, Any]) -> Path:
-    name = record["file_name"]
-    if os.path.isabs(name) or ".." in name:
-        folder = os.path.abspath(files.images)
-        if os.path.commonpath([folder, os.path.abspath(files.images / name)]) != folder:
-            raise KitError(f"{files.annotations}: image {record['id']!r:.60} has the file name {name!r:.200}, expected "
-                           f"one in {files.images}/; correct the annotations")
-    return files.images / name
-
-
-def _annotated_persons(annotations: Annotations, records: dict[int, dict[str, Any]]) -> tuple[list[Person], int]:
-    """The ground truth of mmpose's ``BaseCocoStyleDataset``, boxes clipped as there, and the number of empty boxes."""
-    persons, skipped = [], 0
+def _add_annotated(annotations: Annotations, images: dict[int | str, Image]) -> int:
+    """Add the ground truth of mmpose's ``BaseCocoStyleDataset``, boxes clipped as there; return how many are empty."""
+    skipped = 0
     for index, annotation in enumerate(annotations.annotations):
         if ("keypoints" not in annotation or annotation["category_id"] != annotations.person_id
                 or annotation["iscrowd"] or not annotation["num_keypoints"] or max(annotation["keypoints"]) <= 0):
             continue
-        record = records[annotation["image_id"]]
+        image = images[annotation["image_id"]]
         x, y, width, height = annotation["bbox"]
-        limits = np.array([record["width"], record["height"]] * 2) - 1
+        limits = np.array([image.width, image.height] * 2) - 1
         bbox = np.clip(np.array([x, y, x + width, y + height]), 0, limits).astype(np.float32)
         if bbox[2] > bbox[0] and bbox[3] > bbox[1]:
-            persons.append(Person(index, annotation["image_id"], bbox, np.float32(1)))
+            image.persons.append(Person(index, image.id, bbox, np.float32(1)))
         else:
             skipped += 1
-    if not persons:
+    if not any(image.persons for image in images.values()):
         raise KitError(f"{annotations.path}: holds no person with keypoints and a box inside the image, expected COCO "
                        "person keypoints (person_keypoints_val2017.json, not instances_val2017.json)")
-    return persons, skipped
+    return skipped
 
 
-def _detected_persons(path: Path, records: dict[int, dict[str, Any]], person_id: int | str) -> list[Person]:
-    """A detector's persons, as mmpose's ``BaseCocoStyleDataset._load_detection_results`` reads them."""
+def _add_detected(path: Path, person_id: int | str, images: dict[int | str, Image]) -> None:
+    """Add a detector's persons, as mmpose's ``BaseCocoStyleDataset._load_detection_results`` reads them."""
     detections = read_json(path, "detections in COCO result format")
     if not isinstance(detections, list):
         raise KitError(f"{path}: is no list, expected detections in COCO result format (a list of objects)")
-    persons: list[Person] = []
-
-    def add(index: int, detection: dict[str, Any]) -> None:
-        if detection["category_id"] == person_id:
-            image, score = detection["image_id"], detection["score"]
-            expect(image in records, "image_id", image, "the id of an image of the annotations")
-            bbox = to_corners(detection["bbox"], (records[image]["width"], records[image]["height"]))
-            check_numbers("score", [score], 1)
-            persons.append(Person(index, image, bbox, np.float32(score)))
-
+    index = 0
     try:
-        for_each("detection {}", detections, add)
-    except ValueError as error:
-        raise KitError(f"{path}: {error}; expected image_id, category_id, bbox [x, y, width, height] in pixels and "
-                       "score, for images of the annotations") from error
-    if not persons:
+        for index, detection in enumerate(detections):
+            if detection["category_id"] == person_id:
+                identity, score = detection["image_id"], detection["score"]
+                expect(identity in images, "image_id", identity, "the id of an image of the annotations")
+                image = images[identity]
+                bbox = to_corners(detection["bbox"], (image.width, image.height))
+                check_numbers("score", [score], 1)
+                image.persons.append(Person(index, image.id, bbox, np.float32(score)))
+    except BROKEN as error:
+        raise KitError(f"{path}: detection {index}: {reason(error)}; expected image_id, category_id, bbox [x, y, "
+                       "width, height] in pixels and score, for images of the annotations") from error
+    if not any(image.persons for image in images.values()):
         raise KitError(f"{path}: holds no detection of category {person_id}, the annotations' persons; expected a "
                        "detector's boxes with that category_id")
-    return persons
 
 
 def to_corners(given: Sequence[float], size: tuple[int, int]) -> np.ndarray:
@@ -221,27 +197,35 @@ def to_corners(given: Sequence[float], size: tuple[int, int]) -> np.ndarray:
 def read_annotations(path: Path) -> Annotations:
     """Read and check an annotation file. Raises KitError if it is missing, broken or contradictory."""
     content = read_json(path, "COCO person keypoints", object_hook=_drop_segmentation)
-    if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in _LISTS):
+    known: dict[str, set[int | str]] = {"images": set(), "categories": set(), "annotations": set()}  # ids so far
+    if not isinstance(content, dict) or not all(isinstance(content.get(name), list) for name in known):
         raise KitError(f"{path}: lacks the lists images, annotations and categories, expected COCO person keypoints")
-    images, annotations, categories = (content[key] for key in _LISTS)
     try:
-        known = {"image_id": _check_records("images", images, _check_image),
-                 "category_id": _check_records("categories", categories, lambda category: None)}
-        person_id = _find_person(categories)
-        _check_records("annotations", annotations, partial(_check_annotation, known))
-    except ValueError as error:
-        raise KitError(f"{path}: broken record ({error}), expected COCO person keypoints; fetch it again") from error
-    return Annotations(path, images, annotations, categories, person_id)
+        for name, ids in known.items():
+            for record in content[name]:
+                identity, kind = record["id"], str if isinstance(content[name][0]["id"], str) else (int, float)
+                expect(isinstance(identity, kind) and (isinstance(identity, str) or abs(identity) < _ID_LIMIT),
+                       "id", identity, "a number below 2^63, or a string as the first one is")  # pycocotools sorts them
+                expect(identity not in ids, "id", identity, "of this record only")
+                if name == "images":
+                    _check_image(record)
+                elif name == "annotations":
+                    _check_annotation(record, known["images"], known["categories"])
+                ids.add(identity)
+    except BROKEN as error:
+        raise KitError(f"{path}: broken record ({name}[{len(ids)}]: {reason(error)}), expected COCO person keypoints; "
+                       "fetch it again") from error
+    names = [category.get("name") for category in content["categories"]]
+    if names.count("person") != 1:  # mmpose takes it from the file as well
+        raise KitError(f"{path}: {names.count('person')} categories are named person, expected one; the names are "
+                       f"{names!r:.60}; give COCO person keypoints")
+    person_id = content["categories"][names.index("person")]["id"]
+    return Annotations(path, content["images"], content["annotations"], content["categories"], person_id)
 
 
-def for_each(name: str, records: Sequence[Any], work: Callable[[int, Any], None]) -> None:
-    """Work on each record, given its index. Raises ValueError, which names the record, if it is broken."""
-    for index, record in enumerate(records):
-        try:
-            work(index, record)
-        except _BROKEN as error:
-            reason = f"no {error}" if isinstance(error, KeyError) else error
-            raise ValueError(f"{name.format(index)}: {reason}") from error
+def reason(error: Exception) -> object:
+    """What is wrong with a record whose reading raised one of :data:`BROKEN`."""
+    return f"no {error}" if isinstance(error, KeyError) else error
 
 
 def expect(is_right: object, name: str, found: Any, expected: str) -> None:
@@ -263,24 +247,6 @@ def _drop_segmentation(record: dict[str, Any]) -> dict[str, Any]:
     return record
 
 
-def _check_records(name: str, records: list[dict[str, Any]], check: Callable[[dict[str, Any]], None]
-                   ) -> set[int | str]:
-    """Check records, and their ids: all numbers or all strings, which pycocotools can sort, and all different. Returns
-    the ids; raises ValueError, which names the record that is broken."""
-    ids: set[int | str] = set()
-
-    def check_one(_: int, record: dict[str, Any]) -> None:
-        identity, kind = record["id"], str if isinstance(records[0]["id"], str) else (int, float)
-        expect(isinstance(identity, kind) and (isinstance(identity, str) or abs(identity) < _ID_LIMIT), "id", identity,
-               "a number below 2^63, or a string as the first one is")
-        expect(identity not in ids, "id", identity, "of this record only")
-        ids.add(identity)
-        check(record)
-
-    for_each(f"{name}[{{}}]", records, check_one)
-    return ids
-
-
 def _check_image(image: dict[str, Any]) -> None:
     name, sides = image["file_name"], (image["width"], image["height"])
     expect(isinstance(name, str) and all(character >= " " for character in name), "file_name", name,
@@ -290,24 +256,15 @@ def _check_image(image: dict[str, Any]) -> None:
            f"two whole numbers from 1 to {_LONGEST_SIDE}")
 
 
-def _find_person(categories: list[dict[str, Any]]) -> int | str:
-    """The id of the person category, which mmpose takes from the file as well."""
-    names = [category.get("name") for category in categories]
-    if names.count(PERSON) != 1:
-        raise ValueError(f"{names.count(PERSON)} categories are named {PERSON}, expected one; the names are "
-                         f"{names!r:.60}")
-    return categories[names.index(PERSON)]["id"]
-
-
-def _check_annotation(known: dict[str, set[int | str]], annotation: dict[str, Any]) -> None:
-    for key, ids in known.items():
+def _check_annotation(annotation: dict[str, Any], images: set[int | str], categories: set[int | str]) -> None:
+    for key, ids in (("image_id", images), ("category_id", categories)):
         identity = annotation.get(key)
         expect(isinstance(identity, (int, float, str)) and identity in ids, key, identity, "in the file")
     if "keypoints" not in annotation:
         return
-    for key, numbers, length in (("bbox", annotation["bbox"], 4), ("area", [annotation["area"]], 1),
-                                 ("keypoints", annotation["keypoints"], 3 * NUM_KEYPOINTS)):
-        check_numbers(key, numbers, length)
+    check_numbers("bbox", annotation["bbox"], 4)
+    check_numbers("area", [annotation["area"]], 1)
+    check_numbers("keypoints", annotation["keypoints"], 3 * NUM_KEYPOINTS)
     # pycocotools relies on these two.
     crowd = annotation.setdefault("iscrowd", 0)
     expect(crowd in (0, 1), "iscrowd", crowd, "0 or 1")

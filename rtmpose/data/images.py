@@ -4,7 +4,6 @@ import contextlib
 import os
 import struct
 import zlib
-from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -24,30 +23,23 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what is wro
 def read_image(image: Image) -> np.ndarray:
     """Decode an image as mmpose's ``LoadImage`` does, turned as its EXIF says: uint8 (H, W, 3), BGR.
 
-    Raises KitError if the file is missing, no image, damaged, or of another size than its annotation says.
+    Raises KitError as :func:`read_photograph` does, and if its size is not the one that its annotation says.
     """
-    with open_regular(image.path, f"image {image.id!r:.60} of the annotations") as file:
-        content = file.read()
-    size = _read_size(content)
-    if size and sorted(size) != sorted((image.width, image.height)):  # EXIF may swap the two sides
-        raise _other_size(image, size)
-    pixels = _decode_whole(image.path, content)
-    if pixels.shape[:2] != (image.height, image.width):
-        raise _other_size(image, pixels.shape[1::-1])
+    pixels = read_photograph(image.path, f"image {image.id!r:.60} of the annotations")
+    height, width = pixels.shape[:2]
+    if (width, height) != (image.width, image.height):
+        raise KitError(f"{image.path}: is {width}x{height} pixels, the annotations say {image.width}x{image.height}; "
+                       "images and annotations must be of the same set")
     return pixels
 
 
-def read_photograph(path: str | os.PathLike[str]) -> np.ndarray:
+def read_photograph(path: str | os.PathLike[str], what: str = "a photograph") -> np.ndarray:
     """Decode an image of any size as :func:`read_image` does. Raises KitError if it is no image, damaged or huge."""
-    with open_regular(path, "a photograph") as file:
+    with open_regular(path, what) as file:
         content = file.read()
-    width, height = _read_size(content) or (0, 0)
+    width, height = _read_size(content)
     if width * height > _MOST_PIXELS:
         raise KitError(f"{path}: is {width}x{height} pixels, expected at most {_MOST_PIXELS}; reduce it")
-    return _decode_whole(path, content)
-
-
-def _decode_whole(path: str | os.PathLike[str], content: bytes) -> np.ndarray:
     try:
         pixels = _decode(content)
     except ValueError as error:
@@ -57,20 +49,15 @@ def _decode_whole(path: str | os.PathLike[str], content: bytes) -> np.ndarray:
     return pixels
 
 
-def _other_size(image: Image, size: Sequence[int]) -> KitError:
-    return KitError(f"{image.path}: is {size[0]}x{size[1]} pixels, the annotations say {image.width}x{image.height}; "
-                    "images and annotations must be of the same set")
-
-
-def _read_size(content: bytes) -> tuple[int, int] | None:
-    """Width and height from the header of a JPEG or PNG, None if unknown: a small file can hold a huge picture."""
+def _read_size(content: bytes) -> tuple[int, int]:
+    """Width and height from the header of a JPEG or PNG, else 0, 0: a small file can hold a huge picture."""
     if content.startswith(_PNG) and len(content) >= 24:
         return struct.unpack(">II", content[16:24])
     if content.startswith(_JPEG):
         with contextlib.suppress(ValueError, KeyError):  # a header that simplejpeg can't read
             height, width, *_ = simplejpeg.decode_jpeg_header(content, strict=False)
             return width, height
-    return None
+    return 0, 0
 
 
 def _decode(content: bytes) -> np.ndarray | None:
@@ -99,14 +86,14 @@ def _decode(content: bytes) -> np.ndarray | None:
 def _is_whole_png(content: bytes) -> bool:
     """Whether a PNG has all chunks that hold pixels, undamaged. Of others libpng says on standard error what is wrong,
     and gives no pixels."""
-    start = len(_PNG)
-    while start + 12 <= len(content):
+    start, kind = len(_PNG), b""
+    while kind != b"IEND":
+        if start + 12 > len(content):
+            return False
         length, kind = struct.unpack_from(">I4s", content, start)
-        if kind == b"IEND":
-            return True
-        end = start + 8 + length
-        is_critical = not kind[0] & 32
-        if is_critical and content[end:end + 4] != zlib.crc32(content[start + 4:end]).to_bytes(4, "big"):
+        end, is_critical = start + 8 + length, not kind[0] & 32
+        checksum = zlib.crc32(content[start + 4:end]).to_bytes(4, "big")
+        if is_critical and kind != b"IEND" and content[end:end + 4] != checksum:
             return False
         start = end + 4
-    return False
+    return True

@@ -62,7 +62,7 @@ def predict_persons_on_gpu(engine: TensorRTEngine, persons: PersonSet, flip_test
 def split_batches(images: Sequence[Image], batch: int) -> list[list[Image]]:
     """The images of each batch of persons, with their persons of that batch: an image may be in several batches."""
     pairs = [(image, person) for image in images for person in image.persons]
-    return [[replace(image, persons=tuple(person for _, person in group))
+    return [[replace(image, persons=[person for _, person in group])
              for image, group in groupby(pairs[start:start + batch], itemgetter(0))]
             for start in range(0, len(pairs), batch)]
 

@@ -1,14 +1,13 @@
 """Throughput mode: one batch through the engine, over and over."""
 
 from collections.abc import Callable
-from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
 
 from rtmpose import timing
 from rtmpose.data import preprocess
-from rtmpose.data.batches import iterate_crops
+from rtmpose.data.batches import iterate_batches
 from rtmpose.data.coco import DataSet, load_persons
 from rtmpose.engines import Engine, monitor
 
@@ -48,6 +47,5 @@ def throughput_input(data_set: DataSet | str | None, engine: Engine) -> tuple[np
     batch, size = engine.record.batch, engine.record.input_size
     if not data_set:
         return preprocess.random_input(batch, size), "random pixels"
-    images = load_persons(data_set, limit=batch).images
-    crops = [crop.pixels for crop in islice(iterate_crops(images, size), batch)]
-    return np.stack(list(islice(cycle(crops), batch))), f"crops of {data_set}"
+    first = next(iterate_batches(load_persons(data_set, limit=batch).images, size, batch))
+    return first.pixels, f"crops of {data_set}"

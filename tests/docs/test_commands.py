@@ -66,15 +66,56 @@ def run_page(blocks: list[str], clone: Path) -> str:
     return done.stdout
 
 
+def table(output: str, header: str) -> dict[str, list[str]]:
+    """Cells of a Markdown table by the first of their row; ``header`` is that of the first column."""
+    text = output.partition(f"| {header} |")[2].partition("\n\n")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
+    return {name: cells for name, *cells in rows}
+
+
+def check_precision(output: str) -> None:
+    """The FP32 row of the emulated graphs is the others' reference, and the demo's FP16 row hardly differs."""
+    assert list(table(output, "k")) == ["0", "2", "4", "6", "8", "10", "12"]
+    rows = table(output, "graph")
+    assert list(rows) == ["FP32", "FP16, final convolution x 2^0", "FP16, final convolution x 2^8", "BF16",
+                          "INT8, the rest FP16"]
+    fp32, fp16, scaled, *_ = rows.values()
+    assert fp32[1:] == ["+0.0000", "100.000%", "100.000%", "0.0"] and 0.5 < float(fp32[0]) < 1
+    assert fp16 == scaled  # scaling by a power of two changes no FP16 result
+    for row, within in zip(list(rows.values())[1:], (98, 98, 97, 80), strict=True):
+        assert abs(float(row[1])) < 0.05 and float(row[2].strip("%")) > within
+    if "openvino_bf16.engine" in output.rpartition("in FP32")[0]:  # fewer keypoints move with more of it in FP32
+        logits, head, most = (float(table(output, "in FP32")[name][1].strip(" %"))
+                              for name in ("logits", "head (the kit)", "all but stem"))
+        assert 97 < logits <= head + 0.2 and head <= most <= 100
+
+
+def check_results(output: str) -> None:
+    """The speed benchmarks find the same keypoints as the others, and the same ten numbers."""
+    assert len(agreements := re.findall(r"at most one bin off ([\d.]+)%", output)) == 2
+    assert min(map(float, agreements)) > 99
+    assert re.search(r"^files to keypoints / engine alone: \d+\.\d+", output, re.M)
+    assert 0 < float(re.search(r"CPU-bound upper limit: ([\d.]+)", output)[1]) < 1
+    assert list(table(output, "")) == ["read", "rescore", "suppress", "evaluate", "sum", "write keypoints.json",
+                                       "peak memory, MiB"]
+    assert float(re.search(r"largest difference (\S+);", output)[1]) <= 1e-9
+
+
+CHECKS = {"precision.md": check_precision, "results.md": check_results}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if bash_blocks(page.read_text())],
                          ids=lambda page: page.name)
 def test_commands_run_as_written(page: Path, clone: Path) -> None:
+    """And print what their page is about."""
     blocks = bash_blocks(page.read_text())
     for word, package in (("vs_mmpose.py", "xtcocotools"), ("--scenario", "mlperf_loadgen")):
         if any(word in block for block in blocks) and not importlib.util.find_spec(package):
             pytest.skip(f"needs {package}")
-    assert run_page(blocks, clone)
+    output = run_page(blocks, clone)
+    if page.name in CHECKS:
+        CHECKS[page.name](output)
 
 
 def test_failing_command_fails_its_page(tmp_path: Path) -> None:

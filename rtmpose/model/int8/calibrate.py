@@ -84,7 +84,7 @@ def _only(images: tuple[Image, ...], drawn: set[int]) -> Iterator[Image]:
     """The images with only the drawn persons, which are numbered over all images."""
     number = count()
     for image in images:
-        persons = tuple(person for person in image.persons if next(number) in drawn)
+        persons = [person for person in image.persons if next(number) in drawn]
         if persons:
             yield replace(image, persons=persons)
 
