@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from helpers import write_annotations
 
@@ -116,30 +115,6 @@ def test_persons_are_the_category_of_that_name(dataset: Callable, tmp_path: Path
     path.write_text(json.dumps([{**box, "category_id": 1}]))
     with pytest.raises(KitError, match="holds no detection of category 7, the annotations' persons"):
         load_persons(folder, path)
-
-
-def test_every_detection_is_in_its_image(drawn: Path, tmp_path: Path) -> None:
-    """Boxes of the drawn images in an order of their own, with scores of their own."""
-    random = np.random.default_rng(2)
-    annotations = json.loads((drawn / ANNOTATIONS).read_text())["annotations"]
-    detections = [{"image_id": a["image_id"], "category_id": 1, "bbox": a["bbox"], "score": float(random.random())}
-                  for a in random.permutation(annotations * 2)]
-    path = tmp_path / "detections.json"
-    path.write_text(json.dumps(detections))
-    persons = load_persons(drawn, path)
-    records = json.loads((drawn / ANNOTATIONS).read_text())["images"]
-    held = [record for record in records if any(d["image_id"] == record["id"] for d in detections)]
-    assert [(i.id, i.path.name, i.width, i.height) for i in persons.images] == [
-        (record["id"], record["file_name"], record["width"], record["height"]) for record in held]
-    for image in persons.images:
-        expected = [index for index, d in enumerate(detections) if d["image_id"] == image.id]
-        assert [person.index for person in image.persons] == expected
-    for person in persons:
-        one = detections[person.index]
-        assert (person.image_id, person.score) == (one["image_id"], np.float32(one["score"]))
-        x, y, width, height = np.float32(one["bbox"])
-        np.testing.assert_array_equal(person.bbox, [x, y, x + width, y + height])
-    assert len(persons) == len(detections)
 
 
 def test_limit_counts_images_that_hold_persons(drawn: Path) -> None:

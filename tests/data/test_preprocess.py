@@ -48,16 +48,11 @@ def crops_of(persons: PersonSet, size: tuple[int, int] = judge.INPUT_SIZE) -> li
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("name", ["drawn", "coco_four", "coco_mini"])
 def test_ground_truth(name: str, size: tuple[int, int], request: pytest.FixtureRequest) -> None:
+    """And each person's index is its position in the annotation file."""
     folder = request.getfixturevalue(name)
-    assert_same_crops(crops_of(load_persons(folder), size), judge.coco_dataset(folder, size))
-
-
-@judge.needs_xtcocotools
-def test_index_is_position_in_annotations(coco_mini: Path) -> None:
-    persons = load_persons(coco_mini)
-    dataset = judge.coco_dataset(coco_mini)
-    ours = [person.index for image in persons.images for person in image.persons]
-    assert ([persons.annotations.annotations[index]["id"] for index in ours]
+    persons, dataset = load_persons(folder), judge.coco_dataset(folder, size)
+    assert_same_crops(crops_of(persons, size), dataset)
+    assert ([persons.annotations.annotations[person.index]["id"] for person in persons]
             == [dataset.get_data_info(index)["id"] for index in range(len(dataset))])
 
 
@@ -94,7 +89,9 @@ def test_drawn_detections(drawn: Path, tmp_path: Path) -> None:
     path = tmp_path / "detections.json"
     path.write_text(json.dumps([{"image_id": image, "category_id": category, "bbox": bbox, "score": score}
                                 for image, category, bbox, score in boxes]))
-    crops = sorted(crops_of(load_persons(drawn, path)), key=POSITION)
+    persons = load_persons(drawn, path)
+    assert [image.id for image in persons.images] == [1, 2]
+    crops = sorted(crops_of(persons), key=POSITION)
     assert [crop.person.index for crop in crops] == [0, 2, 3, 4]
     assert_same_crops(crops, judge.coco_dataset(drawn, detections=path))
 
