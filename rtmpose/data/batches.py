@@ -32,7 +32,7 @@ class Batch:
     """Persons for one run of an engine."""
 
     crops: list[Crop]  # normalised; their pixels are the first rows of the batch's
-    pixels: np.ndarray  # float32 (batch size, 3, H, W), the engine's input; unused rows repeat the first crop
+    pixels: np.ndarray  # float32 (batch, 3, H, W), the engine's input; unused rows repeat the first crop
 
 
 def cut_image(image: Image, input_size: tuple[int, int]) -> list[Crop]:
@@ -49,8 +49,8 @@ def _fill_rows(image: Image, input_size: tuple[int, int], rows: Sequence[np.ndar
             for crop, row in zip(cut_image(image, input_size), rows, strict=True)]
 
 
-def iterate_batches(images: Iterable[Image], input_size: tuple[int, int], batch_size: int) -> Iterator[Batch]:
-    """All persons of all images, in order, ``batch_size`` at a time; the last batch may hold fewer.
+def iterate_batches(images: Iterable[Image], input_size: tuple[int, int], batch: int) -> Iterator[Batch]:
+    """All persons of all images, in order, ``batch`` at a time; the last batch may hold fewer.
 
     Meanwhile, a thread for each core prepares the next batch, and writes crops where the engine reads them. Raises
     KitError if an image can't be used.
@@ -60,26 +60,26 @@ def iterate_batches(images: Iterable[Image], input_size: tuple[int, int], batch_
     # An engine waits for the slowest of its threads, so these are nicer, each for itself as Linux has it.
     with ThreadPoolExecutor(count_cores(), initializer=os.nice, initargs=(5,)) as pool:
         try:
-            crops = _cut_ahead(pool, images, input_size, batch_size)
-            while batch := list(islice(crops, batch_size)):
-                pixels = cast(np.ndarray, batch[0].pixels.base)  # the array whose first row it is
-                pixels[len(batch):] = pixels[0]
-                yield Batch(batch, pixels)
+            ahead = _cut_ahead(pool, images, input_size, batch)
+            while crops := list(islice(ahead, batch)):
+                pixels = cast(np.ndarray, crops[0].pixels.base)  # the array whose first row it is
+                pixels[len(crops):] = pixels[0]
+                yield Batch(crops, pixels)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _cut_ahead(pool: ThreadPoolExecutor, images: Iterable[Image], input_size: tuple[int, int], batch_size: int
+def _cut_ahead(pool: ThreadPoolExecutor, images: Iterable[Image], input_size: tuple[int, int], batch: int
                ) -> Iterator[Crop]:
-    """All crops, normalised, in rows of one batch's array after another. While one is used, the next ``batch_size`` are
+    """All crops, normalised, in rows of one batch's array after another. While one is used, the next ``batch`` are
     cut out."""
-    shape = (batch_size, 3, input_size[1], input_size[0])
+    shape = (batch, 3, input_size[1], input_size[0])
     rows = chain.from_iterable(np.empty(shape, np.float32) for _ in repeat(None))
     jobs: deque[tuple[int, Future[list[Crop]]]] = deque()
     for image in images:
         own_rows = list(islice(rows, len(image.persons)))
         jobs.append((len(own_rows), pool.submit(_fill_rows, image, input_size, own_rows)))
-        while sum(persons for persons, _ in jobs) > batch_size:
+        while sum(persons for persons, _ in jobs) > batch:
             yield from jobs.popleft()[1].result()
     for _, job in jobs:
         yield from job.result()

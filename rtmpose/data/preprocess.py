@@ -59,7 +59,7 @@ def normalize(crop: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     return out
 
 
-def random_input(batch_size: int, input_size: tuple[int, int]) -> np.ndarray:
-    """A batch of random pixels, normalised, float32 (batch_size, 3, H, W); the same at every call."""
-    pixels = np.random.default_rng(0).integers(0, 256, (batch_size, *input_size[::-1], 3), np.uint8)
+def random_input(batch: int, input_size: tuple[int, int]) -> np.ndarray:
+    """A batch of random pixels, normalised, float32 (batch, 3, H, W); the same at every call."""
+    pixels = np.random.default_rng(0).integers(0, 256, (batch, *input_size[::-1], 3), np.uint8)
     return np.stack([normalize(crop) for crop in pixels])
