@@ -8,8 +8,6 @@ import rtmpose.startup
 
 import argparse
 import contextlib
-import importlib.abc
-import importlib.machinery
 import importlib.util
 import math
 import os
@@ -29,28 +27,10 @@ def fail(message: object) -> int:
     return EXIT_USER_ERROR
 
 
-class _StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Import what is not installed as an object with every attribute: enough for --help."""
-
-    def find_spec(self, name: str, path: object = None, target: object = None) -> importlib.machinery.ModuleSpec | None:
-        if name.partition(".")[0] in sys.stdlib_module_names:
-            return None
-        return importlib.machinery.ModuleSpec(name, self, is_package=True)
-
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> Any:
-        from unittest.mock import MagicMock
-        return MagicMock()
-
-    def exec_module(self, module: object) -> None:
-        pass
-
-
 def require(*packages: str) -> None:
-    """Exit with a one-line error and code 2 if a package is not installed. Without them, --help works all the same."""
+    """Exit with a one-line error and code 2 if a package is not installed."""
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
-    if missing and {"-h", "--help"}.intersection(sys.argv[1:(*sys.argv, "--").index("--")]):
-        sys.meta_path.append(_StandIns())
-    elif missing:
+    if missing:
         sys.exit(fail(f"{', '.join(missing)} not installed for {sys.executable}; run scripts/setup.sh, then: source "
                       ".venv/bin/activate"))
 

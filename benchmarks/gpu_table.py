@@ -20,6 +20,7 @@ from roofline import Ceilings, count_work, shortest_ms
 from rtmpose.data.coco import load_persons
 from rtmpose.engines import load_engine
 from rtmpose.engines.build import build_engine, is_built, plan_build
+from rtmpose.engines.tensorrt.engine import TensorRTEngine
 from rtmpose.errors import KitError
 from rtmpose.evaluate import predict_gpu
 from rtmpose.evaluate.throughput import throughput_input
@@ -28,7 +29,6 @@ from rtmpose.machine.gpu import find_gpu
 from rtmpose.model import graph
 from rtmpose.model.mixed_precision import to_mixed_precision
 from rtmpose.timing import measure
-from scripts.check_gpu import allocate_tensors, bare_loop_ms
 
 HEADER = ("batch", "device ms", "persons/s", "with copies", "end to end", "images to keypoints", "roofline ms",
           "share of it", "harness / bare loop", "torch.compile")
@@ -74,7 +74,7 @@ def row(args: argparse.Namespace, model: onnx.ModelProto, batch: int, ceilings: 
     persons = load_persons(args.datasets)
     images = len(persons) / predict_gpu.predict_persons_on_gpu(engine, persons)[2]
     rates = [f"{batch / ms * 1e3:.0f}" for ms in (device, copies, whole)]
-    bare = bare_loop_ms(engine, allocate_tensors(engine), 200)
+    bare = bare_loop_ms(engine, 200)
     return [str(batch), f"{device:.3f}", *rates, f"{images:.0f}", f"{limit:.3f}", f"{limit / device:.1%}",
             f"{device / bare:.1%}", f"{batch / torch_ms(args, crops) * 1e3:.0f}"]
 
@@ -86,6 +86,21 @@ def build(args: argparse.Namespace, batch: int) -> Path:
     if not is_built(plan):
         build_engine(plan)
     return path
+
+
+def bare_loop_ms(engine: TensorRTEngine, runs: int) -> float:
+    """Milliseconds a batch of a loop that only enqueues the network, as a CUDA graph if that is faster."""
+    memory = engine.make_slot().device
+    graph = engine.faster_graph(lambda: engine.enqueue(memory))
+    enqueue = graph.launch if graph else lambda: engine.enqueue(memory)
+    start, end = engine.cuda.Event(), engine.cuda.Event()
+    enqueue()
+    start.record(engine.runs)
+    for _ in range(runs):
+        enqueue()
+    end.record(engine.runs)
+    end.synchronize()
+    return start.time_till(end) / runs
 
 
 def torch_timer(work: Callable[[], object]) -> Iterator[float]:

@@ -21,26 +21,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 model=${MODEL:-rtmpose_opt.onnx} datasets=${DATASETS_DIR:-} calibration='' precisions='' batches='1 8 32'
 backend=auto repeats='' devices=1 output=benchmark extra=()
-while [ $# -gt 0 ]; do
-  case $1 in
-    -h | --help) usage; exit ;;
-    --) extra=("$@"); break ;;
-  esac
-  [ $# -ge 2 ] || die "$1: expected an option with a value (see --help)"
-  case $1 in
-    --model) model=$2 ;;
-    --datasets) datasets=$2 ;;
-    --calibration) calibration=$2 ;;
-    --precisions) precisions=$2 ;;
-    --batches) batches=$2 ;;
-    --backend) backend=$2 ;;
-    --repeats) repeats=$2 ;;
-    --devices) devices=$2 ;;
-    --output) output=$2 ;;
-    *) die "$1: no such option (see --help); options of inference.py go after --" ;;
-  esac
-  shift 2
-done
+parse_options "model datasets calibration precisions batches backend repeats devices output" "$@"
 read -ra precisions <<<"${precisions:-fp32 fp16${calibration:+ int8}}"
 read -ra batches <<<"$batches"
 check_model
@@ -48,4 +29,4 @@ check_datasets
 
 exec "$python" "$root/scripts/sweep.py" --model "$model" --datasets "$datasets" \
   ${calibration:+--calibration "$calibration"} --precisions "${precisions[@]}" --batches "${batches[@]}" \
-  --backend "$backend" ${repeats:+--repeats "$repeats"} --devices "$devices" --output "$output" "${extra[@]}"
+  --backend "$backend" ${repeats:+--repeats "$repeats"} --devices "$devices" --output "$output" ${extra:+-- "${extra[@]}"}

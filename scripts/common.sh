@@ -109,27 +109,29 @@ check_datasets() {
   [ -d "$datasets" ] || die "$datasets: no such folder, expected COCO's; set DATASETS_DIR or --datasets to it (scripts/download.sh fetches COCO val2017)"
 }
 
-# Parses the options of the two infer_*.sh scripts into bs, model, engine, datasets, extra, and the options of
-# build_engine.py and inference.py that describe the input: build_input and infer_input.
-parse_infer_options() {
-  bs=32 model=${MODEL:-rtmpose_opt.onnx} engine='' input='' datasets=${DATASETS_DIR:-} extra=()
+# parse_options NAMES OPTION...: sets the variable NAME of each option --NAME VALUE, and extra to what follows --.
+parse_options() {
+  local names=$1
+  shift
   while [ $# -gt 0 ]; do
     case $1 in
       -h | --help) usage; exit ;;
-      --) extra+=("${@:2}"); break ;;
+      --) extra=("${@:2}"); break ;;
     esac
     [ $# -ge 2 ] || die "$1: expected an option with a value (see --help)"
-    case $1 in
-      --bs) bs=$2 ;;
-      --model) model=$2 ;;
-      --engine) engine=$2 ;;
-      --input) input=$2 ;;
-      --datasets) datasets=$2 ;;
-      --acc_target | --fps_target) extra+=("$1" "$2") ;;
-      *) die "$1: no such option (see --help); options of inference.py go after --" ;;
-    esac
+    [[ $1 = --* && " $names " = *" ${1#--} "* ]] ||
+      die "$1: no such option (see --help); options of inference.py go after --"
+    printf -v "${1#--}" %s "$2"
     shift 2
   done
+}
+
+# Parses the options of the two infer_*.sh scripts into bs, model, engine, datasets, extra, and the options of
+# build_engine.py and inference.py that describe the input: build_input and infer_input.
+parse_infer_options() {
+  bs=32 model=${MODEL:-rtmpose_opt.onnx} engine='' input='' datasets=${DATASETS_DIR:-} acc_target='' fps_target='' extra=()
+  parse_options "bs model engine input datasets acc_target fps_target" "$@"
+  extra=(${acc_target:+--acc_target "$acc_target"} ${fps_target:+--fps_target "$fps_target"} "${extra[@]}")
   if [ -n "$input" ]; then bs=$(cut -d: -f2 <<<"$input" | cut -d, -f1); fi
   [[ $bs =~ ^[1-9][0-9]*$ ]] || die "batch size '$bs': expected a whole number from 1, as in --bs 32 or --input input:32,3,256,192"
   build_input=(--batch "$bs") infer_input=()  # its name and size are the graph's

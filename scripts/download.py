@@ -162,10 +162,6 @@ def too_slow(*_: object) -> NoReturn:
     raise TimeoutError(f"the server sent less than {PATIENCE} bytes in {SECONDS} seconds")
 
 
-def interrupted(number: int, _: object) -> NoReturn:
-    fail("interrupted; re-run to resume", 128 + number)
-
-
 def size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
@@ -191,9 +187,7 @@ def fail(message: str, code: int = 1) -> NoReturn:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGALRM, too_slow)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
-            signal.signal(number, interrupted)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # without a traceback
     try:
         main()
     except OSError as error:

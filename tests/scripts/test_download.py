@@ -288,8 +288,8 @@ def test_gives_up_on_a_server_that_trickles(tmp_path, line):
     check_line(result.stderr, "the server sent less than 30000 bytes in 1 seconds")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_interrupt_says_how_to_resume(server, tmp_path, number):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_ends_it_at_once(server, tmp_path, number):
     server.hangs = True
     environment = {**os.environ, "OPENMMLAB_URL": server.url, "CHECKPOINT": CHECKPOINT, "no_proxy": "*"}
     with subprocess.Popen(["bash", SCRIPT, "checkpoint"], cwd=tmp_path, env=environment, text=True,
@@ -298,5 +298,4 @@ def test_interrupt_says_how_to_resume(server, tmp_path, number):
             time.sleep(0.02)
         process.send_signal(number)
         _, message = process.communicate(timeout=2)
-    assert process.returncode == 128 + number
-    assert message == "download.sh: interrupted; re-run to resume\n"
+    assert (process.returncode, message) == (-number, "")

@@ -68,7 +68,7 @@ class TensorRTEngine:
         self.uploads, self.runs, self.downloads = (cuda.Stream(_NON_BLOCKING) for _ in range(3))
         # Exit hooks run in reverse order: this one before that of pycuda, which destroys the context.
         atexit.register(_close, weakref.ref(self))
-        self._slots += [self._make_slot() for _ in range(IN_FLIGHT)]
+        self._slots += [self.make_slot() for _ in range(IN_FLIGHT)]
         self.add_graphs(self._slots, self.enqueue)
         self._write_runtime_cache()
 
@@ -101,7 +101,8 @@ class TensorRTEngine:
         for stream in (self.uploads, self.runs, self.downloads):
             stream.synchronize()
 
-    def _make_slot(self) -> Slot:
+    def make_slot(self) -> Slot:
+        """Memory and events for one more batch in flight; raises KitError if there is not enough."""
         shapes = {name: tuple(self._engine.get_tensor_shape(name)) for name in (self.record.input_name, *OUTPUTS)}
         host = {name: self.pinned(shape, np.float32) for name, shape in shapes.items()}
         device = {name: self.allocate(array.nbytes) for name, array in host.items()}
