@@ -25,8 +25,8 @@ from pycocotools.cocoeval import COCOeval
 from rtmpose.errors import KitError
 from rtmpose.evaluate.bootstrap import read_results
 from rtmpose.evaluate.coco_eval import METRICS
-from rtmpose.files import read_sealed
-from rtmpose.report.results import Cell, Run, annotation_file, find_annotations, network, read_cells
+from rtmpose.report.results import Cell, annotation_file, find_annotations, network, read_cells, read_summary
+from rtmpose.report.summary import run_name
 
 TOLERANCE = 1e-4  # keypoints.json may order persons of equal scores differently
 FAILED = 1
@@ -42,7 +42,7 @@ def main() -> int:
     args = parser.parse_args()
     cells = read_cells(args.folder, Path(args.folder).resolve().name)
     problems = [f"{cell.name}: {problem}" for cell in cells for problem in check_cell(cell, args.annotations)]
-    if len({network(cell.any_run.summary) for cell in cells}) > 1:
+    if len({network(cell.summary) for cell in cells}) > 1:
         problems.append(f"{args.folder}: has cells of several networks, expected one")
     for problem in problems:
         print(problem)
@@ -50,33 +50,30 @@ def main() -> int:
     return FAILED if problems else 0
 
 
-def check_cell(cell: Cell, annotations: str | None) -> Iterator[str]:
+def check_cell(cell: Cell, given: str | None) -> Iterator[str]:
     """What is wrong with a cell, a line each. Raises KitError if a file is missing or broken."""
-    if set(cell.runs) != {"engine alone", "files to keypoints"}:
-        yield f"measures {' and '.join(cell.runs)}, expected an accuracy and a throughput run of scripts/benchmark.sh"
+    measured = list(map(run_name, cell.runs))
+    if measured != ["files to keypoints", "engine alone"]:
+        yield f"measures {' and '.join(measured)}, expected an accuracy and a throughput run of scripts/benchmark.sh"
         return
-    timed, scored = cell.runs["engine alone"], cell.runs["files to keypoints"]
-    if timed.summary["engine"]["sha256"] != scored.summary["engine"]["sha256"]:
+    if cell.accuracy["engine"]["sha256"] != cell.throughput["engine"]["sha256"]:
         yield "the two runs are of different engines, expected the same SHA-256"
-    for one in (timed, scored):
-        if read_sealed(one.folder / "summary.json", "summary.json") != one.summary:
-            yield f"{one.folder / 'summary.json'} is not what results.json says, expected the same"
-    if timed.conditions != "clean":
-        reasons = "; ".join(timed.summary["conditions"]["reasons"])
-        yield f"its speed was measured under conditions {timed.conditions} ({reasons}), expected clean"
-    yield from check_metrics(scored, annotations)
-
-
-def check_metrics(scored: Run, given: str | None) -> Iterator[str]:
-    """Numbers that pycocotools doesn't compute from ``keypoints.json``, a line each."""
-    path, digest = annotation_file(scored.summary)
+    for summary in cell.runs:
+        file = cell.folder.with_name(summary["mode"]) / "summary.json"
+        if read_summary(file) != summary:
+            yield f"{file} is not what results.json says, expected the same"
+    conditions = cell.throughput["conditions"]
+    if conditions["verdict"] != "clean":
+        yield (f"its speed was measured under conditions {conditions['verdict']} ({'; '.join(conditions['reasons'])}), "
+               "expected clean")
+    path, digest = annotation_file(cell.accuracy)
     annotations = find_annotations(path, digest, given)
     if annotations is None:
         raise KitError(f"{path}: is missing or not the file of SHA-256 {digest[:12]}...; give --annotations")
-    keypoints = scored.folder / "keypoints.json"
-    found = recompute(annotations, read_results(keypoints), scored.summary["limit"] is not None)
-    wrong = [f"{name} {found[name]:.4f}, not {scored.summary[name]:.4f}" for name in METRICS
-             if abs(found[name] - scored.summary[name]) > TOLERANCE]
+    keypoints = cell.folder / "keypoints.json"
+    found = recompute(annotations, read_results(keypoints), cell.accuracy["limit"] is not None)
+    wrong = [f"{name} {found[name]:.4f}, not {cell.accuracy[name]:.4f}" for name in METRICS
+             if abs(found[name] - cell.accuracy[name]) > TOLERANCE]
     if wrong:
         yield f"{keypoints} gives {', '.join(wrong)}"
 

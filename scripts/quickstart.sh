@@ -39,7 +39,7 @@ run "6/6 Measure throughput" \
   "$python" "$root/inference.py" --engine "$engine" --datasets "$out/people" --output "$out/throughput" --perf_only True
 
 echo
-"$python" "$root/table.py" "$out/accuracy/summary.json" "$out/throughput/summary.json"
+"$python" "$root/scripts/compare.py" "$out"
 cat <<END
 
 The AP is for drawn people and a network trained on them.

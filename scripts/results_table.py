@@ -12,8 +12,8 @@ from common import Parser, run
 
 from rtmpose.errors import KitError
 from rtmpose.files import write_text
-from rtmpose.report import summary as rows
-from rtmpose.report.results import describe_speed, read_cells
+from rtmpose.report.results import read_cells
+from rtmpose.report.summary import describe_speed, format_row, markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/results.md"
@@ -38,17 +38,16 @@ def main() -> int:
 
 def results_table(folder: Path) -> str:
     """A Markdown table with a row per cell of each machine; its folder's name is the machine's."""
-    lines = [HEADER]
+    lines = []
     for machine in sorted(path.parent for path in folder.glob("*/results.json")):
-        for cell in read_cells(str(machine), machine.name):
-            summary = {key: value for run in reversed(cell.runs.values()) for key, value in run.summary.items()}
-            timed = cell.timed
-            lines.append((machine.name, rows.model_name(summary), str(cell.batch), rows.precision(summary),
-                          summary["engine"]["runtime"], describe_speed(timed) if timed else "-",
-                          *(f"{summary[key]:.3f}" if key in summary else "-" for key in ("AP50", "AP")),
-                          f"{timed.joules:.3g}" if timed and timed.joules else "-", summary["measured_at"][:10],
-                          summary["versions"]["kit"]))
-    return rows.markdown(lines) if len(lines) > 1 else EMPTY
+        for cell in read_cells(machine):
+            energy = cell.timed.get("energy")
+            lines.append({
+                **format_row(cell.summary), "Machine": machine.name, "Batch": str(cell.batch),
+                "Runtime": cell.summary["engine"]["runtime"], "FPS": describe_speed(cell.timed),
+                "J a person": f"{energy['joules_per_person']:.3g}" if energy else "-",
+                "Measured": cell.summary["measured_at"][:10], "Kit": cell.summary["versions"]["kit"]})
+    return markdown([HEADER, *([line[name] for name in HEADER] for line in lines)]) if lines else EMPTY
 
 
 def put_between(page: str, table: str) -> str:

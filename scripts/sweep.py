@@ -10,23 +10,36 @@ sys.path.insert(1, str(Path(__file__).resolve().parents[1]))  # outside the envi
 
 from common import Parser, positive, run
 
+import argparse
+import os
+import shlex
+import subprocess
+import time
 from collections.abc import Sequence
+from typing import Any
 
 from inference import MODES
+from rtmpose import startup
 from rtmpose.data.coco import load_persons
 from rtmpose.engines import BACKENDS
-from rtmpose.engines.build import PRECISIONS
-from rtmpose.errors import EXIT_OK, KitError
-from rtmpose.files import check_output, write_json, write_text
+from rtmpose.engines.build import PRECISIONS, build_engine, is_built, plan_build
+from rtmpose.errors import EXIT_ACCURACY_MISSED, EXIT_OK, EXIT_THROUGHPUT_MISSED, KitError
+from rtmpose.files import check_output, make_folder, sha256, write_json, write_text
+from rtmpose.machine.versions import describe_machine, describe_versions
+from rtmpose.model import graph
+from rtmpose.report import text
+from rtmpose.report.compare import Report
 from rtmpose.report.page import draw_page
-from rtmpose.report.summary import csv_text, table
-from rtmpose.report.sweep import Settings, run_sweep
+from rtmpose.report.results import Cell, cell_folder, read_summary
+from rtmpose.report.summary import count_devices, csv_text, table
 
 EXIT_CELL_FAILED = 1
 REPEATS = 3
+PICTURES = 2  # of the worst persons, and of the best
+INFERENCE = Path(__file__).resolve().parents[1] / "inference.py"
 
 
-def parse_arguments() -> Settings:
+def parse_arguments() -> argparse.Namespace:
     """Parse the command line."""
     parser = Parser(description="Build and measure every precision at every batch size.",
                     example="python3 scripts/sweep.py --model rtmpose_opt.onnx --datasets coco --precisions fp32 fp16 "
@@ -50,9 +63,7 @@ def parse_arguments() -> Settings:
     if args.devices > 1 and (args.repeats or 1) > 1:
         parser.error("--repeats: doesn't work with several --devices, which torchrun starts once")
     args.repeats = args.repeats or (REPEATS if args.devices == 1 else 1)
-    args.precisions, args.batches = list(dict.fromkeys(args.precisions)), list(dict.fromkeys(args.batches))
-    args.extra = split_options(args.extra)
-    return Settings(**vars(args))
+    return args
 
 
 def split_options(extra: Sequence[str]) -> dict[str, list[str]]:
@@ -69,24 +80,101 @@ def split_options(extra: Sequence[str]) -> dict[str, list[str]]:
 
 
 def main() -> int:
-    """Run the sweep, write its four reports, and print the table and the failures."""
-    settings = parse_arguments()
-    check_output(settings.output / "table.md", parents=True)
-    load_persons(settings.datasets)  # an error in it would come up only after the first build
-    cells = run_sweep(settings)
-    summaries = [cell.summary for cell in cells if not cell.failure]
-    failed = [cell for cell in cells if cell.failure]
-    if not summaries:
-        raise KitError(f"{settings.output}: all {len(cells)} cells failed; the first: {failed[0].failure}")
-    report = "\n".join([table(*summaries), *(f"\nNote: {cell.name}: {note}" for cell in cells for note in cell.notes),
-                        *(f"\nFailed: {cell.name}: {cell.failure}" for cell in failed)]) + "\n"
-    write_text(settings.output / "table.md", report)
-    write_text(settings.output / "results.csv", csv_text(summaries))
-    write_json(settings.output / "results.json", [
+    """Measure every cell, and report them. After a failure the sweep continues with the next cell."""
+    args = parse_arguments()
+    check_output(args.output / "table.md", parents=True)
+    load_persons(args.datasets)  # an error in it or in the graph would come up once a cell
+    graph.find_input(graph.load(args.model), args.model, args.batches[0])
+    engines = make_folder(args.output / "engines")  # in one folder: the INT8 calibration in it serves every batch size
+    extra, repeats = split_options(args.extra), ["--repeats", str(args.repeats)] if args.repeats > 1 else []
+    cells = [Cell(precision, batch, make_folder(cell_folder(args.output, precision, batch)) / "accuracy")
+             for precision in sorted(dict.fromkeys(args.precisions), key=lambda name: name != "fp32")  # to compare with
+             for batch in dict.fromkeys(args.batches)]
+    references: dict[int, list[str]] = {}  # the option for the FP32 engine of a batch size
+    for number, cell in enumerate(cells, 1):
+        progress = f"cell {number}/{len(cells)}: {cell.name}"
+        engine = engines / f"{cell.precision}_bs{cell.batch}.engine"
+        arguments = ["--engine", str(engine), "--datasets", args.datasets]
+        try:
+            print(f"{progress}: build", flush=True)
+            plan = plan_build(args.model, engine, cell.batch, cell.precision, args.backend,
+                              args.calibration if cell.precision == "int8" else None)
+            if not is_built(plan):
+                write_text(cell.folder.with_name("build.txt"), f"{text.build_lines(plan, build_engine(plan))}\n")
+            cell.accuracy = run_inference(cell.folder, progress, args.devices, [
+                *extra["accuracy"], *arguments, "--visualize", str(PICTURES), *references.get(cell.batch, [])])
+            cell.throughput = run_inference(cell.folder.with_name("throughput"), progress, args.devices, [
+                *extra["throughput"], *arguments, "--perf_only", "True", *repeats])
+        except KitError as error:
+            cell.failure = str(error)
+            print(f"{progress}: failed: {error}", flush=True)
+        else:
+            if cell.precision == "fp32":
+                references[cell.batch] = ["--reference", str(engine)]
+    return write_reports(cells, args.output)
+
+
+def run_inference(folder: Path, progress: str, devices: int, arguments: Sequence[str]) -> dict[str, Any]:
+    """Run inference.py in a process of its own for each device, unless ``folder/summary.json`` is up to date, and
+    return that summary. A folder has the name of its mode.
+
+    The output is appended to ``folder.txt``. Raises KitError if inference.py fails.
+    """
+    summary, log, arguments = folder / "summary.json", Path(f"{folder}.txt"), [*arguments, "--output", str(folder)]
+    if kept := read_current(summary, arguments, devices):
+        print(f"{progress}: {folder.name}: kept, nothing that it depends on has changed", flush=True)
+        return kept
+    print(f"{progress}: {folder.name}", flush=True)
+    summary.unlink(missing_ok=True)
+    start = time.perf_counter()
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(devices)] if devices > 1 else []
+    with open(log, "ab") as output:
+        before = output.tell()
+        command = startup.child([sys.executable, *launcher, os.path.relpath(INFERENCE), *arguments])
+        code = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False
+                              ).returncode
+    # torchrun has one code for any failure, a missed target included; only a run that is done has a summary.
+    done = summary.is_file() if devices > 1 else code in (0, EXIT_ACCURACY_MISSED, EXIT_THROUGHPUT_MISSED)
+    if not done:
+        summary.unlink(missing_ok=True)  # LoadGen's INVALID writes one, too
+        lines = log.read_bytes()[before:].decode(errors="replace").strip().splitlines() or ["inference.py"]
+        last = next((line for line in reversed(lines) if line.startswith("inference.py: error: ")), lines[-1])
+        raise KitError(f"{last} (exit code {code} of inference.py; its output is in {log})")
+    print(f"  {time.perf_counter() - start:.0f} s; {log}", flush=True)
+    return read_summary(summary)
+
+
+def read_current(summary: Path, arguments: Sequence[str], devices: int) -> dict[str, Any] | None:
+    """A ``summary.json`` if it comes from these arguments, as many devices, the same files, this machine and these
+    versions, else None."""
+    try:
+        found = read_summary(summary)
+        current = (shlex.split(found["command"])[4 if devices > 1 else 2:] == arguments
+                   and count_devices(found) == devices and found["machine"] == describe_machine()
+                   and found["versions"] == describe_versions()
+                   and all(sha256(path) == digest for path, digest in found["inputs"].items()))
+    except KitError:
+        return None
+    return found if current else None
+
+
+def write_reports(cells: Sequence[Cell], output: Path) -> int:
+    """Write the four reports, print the table and the failures, and return the exit code. Raises KitError if every cell
+    failed."""
+    measured, failed = ([cell for cell in cells if bool(cell.failure) == bad] for bad in (False, True))
+    if not measured:
+        raise KitError(f"{output}: all {len(cells)} cells failed; the first: {failed[0].failure}")
+    summaries = [cell.summary for cell in measured]
+    report = "\n".join([
+        table(*summaries), *(f"\nNote: {cell.name}: {note}" for cell in measured for note in cell.notes),
+        *(f"\nFailed: {cell.name}: {cell.failure}" for cell in failed)]) + "\n"
+    write_text(output / "table.md", report)
+    write_text(output / "results.csv", csv_text(summaries))
+    write_json(output / "results.json", [
         {"precision": cell.precision, "batch": cell.batch, "failure": cell.failure, "accuracy": cell.accuracy,
          "throughput": cell.throughput} for cell in cells])
-    write_text(settings.output / "report.html", draw_page(cells))
-    print(f"\n{report}\nPage: {settings.output / 'report.html'}; also table.md, results.csv and results.json")
+    write_text(output / "report.html", draw_page(Report(list(cells))))
+    print(f"\n{report}\nPage: {output / 'report.html'}; also table.md, results.csv and results.json")
     return EXIT_CELL_FAILED if failed else EXIT_OK
 
 

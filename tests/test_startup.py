@@ -18,8 +18,8 @@ from helpers import ROOT, run_script
 from rtmpose.errors import KitError, one_line
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-SCRIPTS = ("export.py", "build_engine.py", "inference.py", "scripts/sweep.py", "table.py", "scripts/check_gpu.py",
-           "scripts/compare.py", "demo/make_dataset.py", "demo/train.py")
+SCRIPTS = ("export.py", "build_engine.py", "inference.py", "scripts/sweep.py", "scripts/compare.py",
+           "scripts/check_gpu.py", "demo/make_dataset.py", "demo/train.py")
 BENCHMARKS = [f"benchmarks/{path.name}" for path in (ROOT / "benchmarks").glob("*.py")
               if "__main__" in path.read_text()]
 WAITS = """
@@ -178,7 +178,7 @@ def test_names_that_a_stream_cannot_encode(tmp_path: Path, variables: dict[str, 
     done = run_script("demo/make_dataset.py", "--images", 1, "--output", people, env={**os.environ, **variables})
     assert (done.returncode, done.stderr) == (0, "")
     assert (people / "annotations").is_dir() and "1 images" in done.stdout
-    done = run_script("table.py", people / "a", people / "b", env={**os.environ, **variables})
+    done = run_script("scripts/compare.py", people / "a", people / "b", env={**os.environ, **variables})
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
 
 
@@ -203,7 +203,7 @@ def test_whole_run_with_names_that_are_not_utf_8(tmp_path: Path, model_files: di
 def test_control_characters_are_escaped() -> None:
     assert one_line("a\nb\x1b[2J\u2028 \u00fc") == r"a\nb\x1b[2J\u2028 " + "\u00fc"
     assert str(KitError("a\nb")) == r"a\nb"
-    done = run_script("table.py", "a\n\x1b[2Jb", "c")
+    done = run_script("scripts/compare.py", "a\n\x1b[2Jb", "c")
     assert done.returncode == 2 and r"\n\x1b[2J" in done.stderr and done.stderr.count("\n") == 1
 
 

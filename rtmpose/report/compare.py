@@ -8,24 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit
 
 from rtmpose.data.agreement import crop_distances, describe_agreement
-from rtmpose.data.coco import Annotations, read_annotations
+from rtmpose.data.coco import read_annotations
 from rtmpose.data.preprocess import box_to_center_scale
 from rtmpose.errors import EXIT_ACCURACY_MISSED, EXIT_OK, EXIT_SLOWER, EXIT_USER_ERROR, KitError
 from rtmpose.evaluate.bootstrap import Matches, bootstrap_difference, full_ap, match_images, read_results
+from rtmpose.evaluate.repeats import students_t
 from rtmpose.report import summary as rows
-from rtmpose.report.results import (
-    Cell,
-    Run,
-    annotation_file,
-    boxes_of,
-    find_annotations,
-    name_arguments,
-    network,
-    read_cells,
-)
+from rtmpose.report.results import Cell, annotation_file, boxes_of, find_annotations, network
 
 _AP_TOLERANCE = 1e-4  # keypoints.json may order persons of equal scores differently
 _MACHINE = ("cpu", "instruction_sets", "cores", "gpu", "driver", "power_limit_w", "persistence_mode", "mig_mode", "os")
@@ -37,120 +28,106 @@ class Row:
 
     cell: Cell
     base: Cell | None = None  # None in the base's own row
-    timed: Run | None = None  # the run whose speed is shown
-    base_timed: Run | None = None  # the base's, where the speeds can be compared
+    timed: dict[str, Any] = field(default_factory=dict)  # the summary whose speed is shown
+    ratio: float | None = None  # that speed over the base's
+    ratio_interval: tuple[float, float] | None = None  # 95 %, if both were repeated
+    verdict: str = "base"  # else faster, slower, can't tell, or - without a ratio
     ap_difference: float | None = None
-    ap_interval: tuple[float, float] | None = None
+    ap_interval: tuple[float, float] | None = None  # 95 %
     agreement: dict[str, Any] = field(default_factory=dict)
     differences: dict[str, str] = field(default_factory=dict)  # name: text
-
-    @property
-    def ratio(self) -> float | None:
-        """The cell's speed over the base's."""
-        return self.timed.speed / self.base_timed.speed if self.timed and self.base_timed else None
-
-    @functools.cached_property
-    def ratio_interval(self) -> tuple[float, float] | None:
-        """Its 95 % interval, if both were repeated."""
-        return ratio_interval(self.base_timed.speeds, self.timed.speeds) if self.timed and self.base_timed else None
-
-    @property
-    def verdict(self) -> str:
-        """Whether the cell is faster than the base's; that takes an interval, and results."""
-        if self.base is None:
-            return "base"
-        if self.timed is None or self.base_timed is None:
-            return "-"
-        interval = self.ratio_interval
-        if interval is None or {self.timed.conditions, self.base_timed.conditions}.intersection(rows.NOT_A_RESULT):
-            return "can't tell"
-        low, high = interval
-        return "faster" if low > 1 else "slower" if high < 1 else "can't tell"
 
 
 @dataclass
 class Report:
-    """Everything that a comparison found."""
+    """Cells, and everything that a comparison found."""
 
-    labels: list[str]  # the base's first
     cells: list[Cell]  # of all results, the base's first
+    prices: dict[str, float] = field(default_factory=dict)  # dollars an hour, by label
     rows: list[Row] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)  # what can't be compared, a line each
     notes: list[str] = field(default_factory=list)
 
     @property
-    def compared(self) -> list[Row]:
-        """The rows with a speed or an AP that could be compared with the base's."""
-        return [row for row in self.rows if row.base and (row.base_timed or row.ap_difference is not None)]
+    def labels(self) -> list[str]:
+        """The results' names, the base's first."""
+        return list(dict.fromkeys(cell.label for cell in self.cells))
 
 
-def compare(arguments: Sequence[str], annotations: str | None = None) -> Report:
-    """Compare results with the first of them.
+def compare(results: Sequence[list[Cell]], annotations: str | None = None, prices: dict[str, float] | None = None
+            ) -> Report:
+    """Compare results with the first of them, cell by cell of one precision and batch size; or the only cells.
 
     ``annotations``: the file that AP was measured on, for the bootstrap; default: where the summaries say, if it is
-    still the same. Raises KitError if a file is missing or broken.
+    still the same. Raises KitError if a file is missing or broken, or nothing can be compared.
     """
-    labels = name_arguments(arguments)
-    base, *others = (read_cells(*pair) for pair in zip(arguments, labels, strict=True))
-    report = Report(labels, [cell for cells in (base, *others) for cell in cells])
-    find = functools.cache(functools.partial(find_annotations, given=annotations))
-    match = functools.cache(lambda run, image_ids, path: _match(run, image_ids, _read_annotations(path)))
+    base, *others = results
+    report = Report([cell for cells in results for cell in cells], prices or {})
     for cell in base:
         report.rows.append(Row(cell, timed=cell.timed))
         for found in others:
-            other = cell_beside(cell, base, found)
-            if other:
-                report.rows.append(_compare_cells(cell, other, report, find, match))
+            alone = len(base) == len(found) == 1
+            report.rows += [_compare_cells(cell, other, report, annotations) for other in found
+                            if alone or (other.precision, other.batch) == (cell.precision, cell.batch)]
     for found in others:
-        matched = [other for other in found if any(row.cell is other for row in report.rows)]
-        left = [f"{cell.precision} batch {cell.batch}" for cell in found if cell not in matched]
-        if not matched:
-            report.refused.append(f"{found[0].label}: has no precision and batch size of {base[0].label}, but "
-                                  f"{', '.join(left)}; measure the same")
+        left = [cell for cell in found if not any(row.cell is cell for row in report.rows)]
+        names = ", ".join(f"{cell.precision} batch {cell.batch}" for cell in left)
+        if len(left) == len(found):
+            report.refused.append(f"{found[0].label}: has no precision and batch size of {base[0].label}, but {names}; "
+                                  "measure the same")
         elif left:
-            report.notes.append(f"Only in {found[0].label}: {', '.join(left)}")
+            report.notes.append(f"Only in {found[0].label}: {names}")
+    if report.refused and all(row.ratio is None and row.ap_difference is None for row in report.rows):
+        raise KitError("; ".join(report.refused))
     return report
 
 
-def cell_beside(cell: Cell, base: Sequence[Cell], found: Sequence[Cell]) -> Cell | None:
-    """The cell of another result that belongs beside the base's: of the same precision and batch size, or the only one
-    where both have one."""
-    if len(base) == len(found) == 1:
-        return found[0]
-    return next((other for other in found if (other.precision, other.batch) == (cell.precision, cell.batch)), None)
+def pair_runs(base: Cell, other: Cell) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """The runs of two cells that measure the same."""
+    return [(one, two) for one in base.runs for two in other.runs if rows.run_name(one) == rows.run_name(two)]
 
 
-def _compare_cells(base: Cell, other: Cell, report: Report, find: Callable[..., Path | None],
-                   match: Callable[..., Matches]) -> Row:
-    row = Row(other, base, other.timed)
-    reasons = {mode: incomparable(base.runs[mode], run) for mode, run in other.runs.items() if mode in base.runs}
-    if not reasons:
-        report.refused.append(f"{other.name}: measures {' and '.join(other.runs)}, {base.label} measures "
-                              f"{' and '.join(base.runs)}; measure both in the same mode")
-    report.refused += [f"{other.name}: {reason}" for reason in dict.fromkeys(filter(None, reasons.values()))]
-    pairs = {mode: (base.runs[mode], other.runs[mode]) for mode, reason in reasons.items() if not reason}
-    timed = min((pair for pair in pairs.values() if pair[0].speeds and pair[1].speeds),
-                key=lambda pair: pair[0].summary["mode"] == "accuracy", default=None)
-    if timed:
-        row.base_timed, row.timed = timed
-    scored = next((pair for pair in pairs.values() if "AP" in pair[0].summary), None)
-    if scored:
-        _score_again(row, *scored, report, find, match)
-    for pair in pairs.values():
-        row.differences |= describe_differences(*pair)
+def _compare_cells(base: Cell, other: Cell, report: Report, annotations: str | None) -> Row:
+    row = Row(other, base, other.timed, verdict="-")
+    pairs = pair_runs(base, other)
+    if not pairs:
+        measured, expected = (" and ".join(map(rows.run_name, cell.runs)) for cell in (other, base))
+        same = other.summary["engine"]["sha256"] == base.summary["engine"]["sha256"]
+        report.refused.append(f"{other.name}: measures {measured}, {base.label} measures {expected}"
+                              f"{'' if same else ' of a different engine'}; measure both in the same mode, or an "
+                              "accuracy and a throughput run of one engine")
+    reasons = [incomparable(*pair) for pair in pairs]
+    report.refused += [f"{other.name}: {reason}" for reason in dict.fromkeys(filter(None, reasons))]
+    pairs = [pair for pair, reason in zip(pairs, reasons, strict=True) if not reason]
+    for one, two in pairs:
+        if "fps" in two:  # that of a throughput run counts, which comes last
+            row.timed, row.ratio = two, two["fps"] / one["fps"]
+            row.ratio_interval = ratio_interval(
+                *(run.get("repeats", {}).get("values", [run["fps"]]) for run in (one, two)))
+            row.verdict = _verdict(row.ratio_interval, one["conditions"]["verdict"], two["conditions"]["verdict"])
+        if "AP" in two:
+            _score_again(row, base, report, annotations)
+        row.differences |= describe_differences(one, two)
     return row
 
 
-def incomparable(base: Run, other: Run) -> str:
-    """Why two runs of one mode can't be compared; empty if they can."""
-    one, two = base.summary, other.summary
+def _verdict(interval: tuple[float, float] | None, *conditions: str) -> str:
+    """Whether a speed is higher than another, from the interval of their ratio; that takes results."""
+    if interval is None or any(one in rows.NOT_A_RESULT for one in conditions):
+        return "can't tell"
+    low, high = interval
+    return "faster" if low > 1 else "slower" if high < 1 else "can't tell"
+
+
+def incomparable(one: dict[str, Any], two: dict[str, Any]) -> str:
+    """Why a run of the base and another that measures the same can't be compared; empty if they can."""
     if network(one) != network(two):
         return (f"is another network ({two['engine']['onnx']}, {network(two)[0][:12]}) than the base's "
                 f"({one['engine']['onnx']}, {network(one)[0][:12]}); build both engines from one checkpoint")
+    expected, number = map(rows.count_devices, (one, two))
     if one["mode"] == "throughput":
-        base_devices, devices = rows.count_devices(one), rows.count_devices(two)
-        return "" if base_devices == devices else (f"--perf_only on {devices} device{'s' * (devices > 1)}, the base on "
-                                                   f"{base_devices}; measure both on as many")
+        return "" if number == expected else (f"--perf_only on {number} device{'s' * (number > 1)}, the base on "
+                                              f"{expected}; measure both on as many")
     for name, key in _SCORED_ALIKE.items():
         if key(one) != key(two):
             return f"{name}: {key(two)!s:.60}, but {key(one)!s:.60} in the base; score both in the same way"
@@ -158,9 +135,9 @@ def incomparable(base: Run, other: Run) -> str:
 
 
 _SCORED_ALIKE: dict[str, Callable[[dict[str, Any]], Any]] = {
-    "annotation file": lambda summary: annotation_file(summary)[1], "boxes": boxes_of,
-    "flip test": lambda summary: summary["flip_test"], "--limit": lambda summary: summary["limit"],
-    "images and persons": lambda summary: (summary["images"], summary["persons"])}
+    "annotation file": lambda run: annotation_file(run)[1], "boxes": boxes_of,
+    "flip test": lambda run: run["flip_test"], "--limit": lambda run: run["limit"],
+    "images and persons": lambda run: (run["images"], run["persons"])}
 """What must be equal for two AP to be comparable."""
 
 
@@ -178,58 +155,58 @@ def ratio_interval(base: Sequence[float], other: Sequence[float]) -> tuple[float
         return None
     logs = [np.log(values) for values in (base, other)]
     middle = logs[1].mean() - logs[0].mean()
-    half = stdtrit(least - 1, 0.975) * math.sqrt(sum(values.var(ddof=1) / len(values) for values in logs))
+    half = students_t(least - 1) * math.sqrt(sum(values.var(ddof=1) / len(values) for values in logs))
     return math.exp(middle - half), math.exp(middle + half)
 
 
-def describe_differences(base: Run, other: Run) -> dict[str, str]:
+def describe_differences(base: dict[str, Any], other: dict[str, Any]) -> dict[str, str]:
     """What differs between two comparable runs and may change the numbers: name -> the base's value -> the other's."""
     one, two = ({
-        "precision": rows.precision(run.summary), "batch": run.summary["batch"],
-        "runtime": run.summary["engine"]["runtime"], "ONNX file": run.summary["engine"]["onnx_sha256"][:12],
-        "kit": run.summary["versions"]["kit"], "timing": run.summary.get("fps_of"), "input": run.summary.get("input"),
-        "devices": rows.count_devices(run.summary),
-        **{f"version of {name}": version for name, version in run.summary["versions"].items() if name != "kit"},
-        **{f"machine's {name}": run.summary["machine"].get(name) for name in _MACHINE},
+        "precision": rows.precision(run), "batch": run["batch"],
+        "runtime": run["engine"]["runtime"], "ONNX file": run["engine"]["onnx_sha256"][:12],
+        "kit": run["versions"]["kit"], "timing": run.get("fps_of"), "input": run.get("input"),
+        "devices": rows.count_devices(run),
+        **{f"version of {name}": version for name, version in run["versions"].items() if name != "kit"},
+        **{f"machine's {name}": run["machine"].get(name) for name in _MACHINE},
     } for run in (base, other))
     return {name: f"{one.get(name, 'none')} -> {two.get(name, 'none')}" for name in {**one, **two}
             if one.get(name) != two.get(name)}
 
 
-def _score_again(row: Row, base: Run, other: Run, report: Report, find: Callable[..., Path | None],
-                       match: Callable[..., Matches]) -> None:
+def _score_again(row: Row, base: Cell, report: Report, given: str | None) -> None:
     """AP, its interval, and the agreement in pixels, as far as the files are there."""
-    row.ap_difference = other.summary["AP"] - base.summary["AP"]
-    if not all((run.folder / "keypoints.json").is_file() for run in (base, other)):
+    row.ap_difference = row.cell.accuracy["AP"] - base.accuracy["AP"]
+    files = [cell.folder / "keypoints.json" for cell in (base, row.cell)]
+    if not all(file.is_file() for file in files):
         report.notes.append(f"{row.cell.name}: no interval of AP, as keypoints.json is missing beside a summary.json")
         return
-    expected, found = (read_results(run.folder / "keypoints.json") for run in (base, other))
-    row.agreement = compare_keypoints(expected, found, base.summary["engine"])
-    path = find(*annotation_file(base.summary))
-    if path is None:
-        report.notes.append(f"{row.cell.name}: no interval of AP, as {annotation_file(base.summary)[0]} is missing or "
-                            "another file; give --annotations")
+    expected, found = map(read_results, files)
+    row.agreement = compare_keypoints(expected, found, base.accuracy["engine"])
+    path, digest = annotation_file(base.accuracy)
+    annotations = find_annotations(path, digest, given)
+    if annotations is None:
+        report.notes.append(f"{row.cell.name}: no interval of AP, as {path} is missing or another file; give "
+                            "--annotations")
         return
-    limited = base.summary["limit"] is not None
+    limited = base.accuracy["limit"] is not None
     image_ids = frozenset(result["image_id"] for result in [*expected, *found]) if limited else None
-    row.ap_interval = bootstrap_difference(match(base, image_ids, path), match(other, image_ids, path))
+    row.ap_interval = bootstrap_difference(_match(files[0], base.accuracy["AP"], image_ids, annotations),
+                                           _match(files[1], row.cell.accuracy["AP"], image_ids, annotations))
 
 
-@functools.lru_cache(maxsize=1)
-def _read_annotations(path: Path) -> Annotations:
-    return read_annotations(path)
-
-
-def _match(run: Run, image_ids: frozenset[int | str] | None, annotations: Annotations) -> Matches:
-    """Score a run's keypoints again. Raises KitError if that doesn't give the AP that its summary has."""
-    path = run.folder / "keypoints.json"
-    matches = match_images(annotations, read_results(path),
-                           list(image_ids or [image["id"] for image in annotations.images]))
+@functools.cache
+def _match(path: Path, expected: float, image_ids: frozenset[int | str] | None, annotations: Path) -> Matches:
+    """Score a ``keypoints.json`` again. Raises KitError if that doesn't give the AP that its summary has."""
+    known = _read_annotations(annotations)
+    matches = match_images(known, read_results(path), list(image_ids or [image["id"] for image in known.images]))
     ap = full_ap(matches)
-    if abs(ap - run.summary["AP"]) > _AP_TOLERANCE:
-        raise KitError(f"{path}: gives AP {ap:.4f}, but the summary.json beside it says {run.summary['AP']:.4f}; "
-                       "measure it again")
+    if abs(ap - expected) > _AP_TOLERANCE:
+        raise KitError(f"{path}: gives AP {ap:.4f}, but the summary.json beside it says {expected:.4f}; measure it "
+                       "again")
     return matches
+
+
+_read_annotations = functools.lru_cache(maxsize=1)(read_annotations)
 
 
 def compare_keypoints(base: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]], engine: dict[str, Any]
@@ -254,12 +231,11 @@ def compare_keypoints(base: Sequence[dict[str, Any]], other: Sequence[dict[str, 
 
 def exit_code(report: Report, fail_if_slower: bool, fail_if_worse: float | None) -> int:
     """2 if something can't be compared, 3 if AP is lower than allowed, 6 if something is slower, else 0."""
-    compared = report.compared
-    if fail_if_worse is not None and all(row.ap_difference is None for row in compared):
+    differences = [row.ap_difference for row in report.rows if row.ap_difference is not None]
+    if fail_if_worse is not None and not differences:
         raise KitError("--fail_if_worse: no two AP were compared; give summaries of accuracy runs")
     if report.refused:
         return EXIT_USER_ERROR
-    if fail_if_worse is not None and any(row.ap_difference is not None and row.ap_difference < -fail_if_worse
-                                         for row in compared):
+    if fail_if_worse is not None and min(differences) < -fail_if_worse:
         return EXIT_ACCURACY_MISSED
-    return EXIT_SLOWER if fail_if_slower and any(row.verdict == "slower" for row in compared) else EXIT_OK
+    return EXIT_SLOWER if fail_if_slower and any(row.verdict == "slower" for row in report.rows) else EXIT_OK

@@ -1,106 +1,161 @@
-"""A sweep as one HTML file that needs no network: page.html filled with tables, charts and pictures."""
+"""Results as one HTML file that needs no network: page.html filled with tables, charts and pictures.
+
+A sweep and a comparison have one page. In that of a comparison the cells are of several results.
+"""
 
 import base64
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from rtmpose.report import charts, summary, text
+from rtmpose.report import charts, compare_text, summary
 from rtmpose.report.charts import Series
-from rtmpose.report.results import annotation_file
-from rtmpose.report.sweep import Cell
+from rtmpose.report.compare import Report, incomparable, pair_runs
+from rtmpose.report.results import Cell, annotation_file, network
+from rtmpose.report.text import describe_conditions
 
-TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
-                        trim_blocks=True, lstrip_blocks=True)
+_TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
+                         trim_blocks=True, lstrip_blocks=True)
 _LEAST_AP_SPAN = 0.02
-_SHARES, _DISTANCES = ("within_bin", "within_1px", "within_4px"), ("median_px", "p99_px", "max_px")
+_LONGEST_LABEL = 12  # characters of a result's label in a chart
 
 
-def draw_page(cells: Sequence[Cell]) -> str:
-    """The page of a sweep; at least one cell must have been measured."""
-    measured = [cell for cell in cells if not cell.failure]
-    by_precision: dict[str, list[Cell]] = {cell.precision: [] for cell in measured}
-    for cell in sorted(measured, key=lambda cell: cell.batch):
-        by_precision[cell.precision].append(cell)
-    compared = [(cell, cell.accuracy["agreement"]) for cell in measured
-                if cell.accuracy.get("agreement", {}).get("counted")]
-    first = measured[0].accuracy
-
-    def series(point: Callable[[Cell], tuple[float, ...]]) -> list[Series]:
-        return [Series(precision, _precision(group), list(map(point, group)))
-                for precision, group in by_precision.items()]
-
-    return TEMPLATES.get_template("page.html").render(
-        cells=measured,
-        failed=[cell for cell in cells if cell.failure],
-        first=first,
-        times=sorted(run["measured_at"] for cell in measured for run in (cell.accuracy, cell.throughput)),
-        model=summary.model_name(first),
-        data_set=annotation_file(first)[0],
-        headline=headline(measured),
-        rows=summary.table_rows([cell.summary for cell in measured]),
-        asked=any("asked" in summary.precision(cell.summary) for cell in measured),
+def draw_page(report: Report) -> str:
+    """The page of a sweep or a comparison; at least one cell must have been measured."""
+    measured = [cell for cell in report.cells if not cell.failure]
+    cells = [cell for cell in measured if network(cell.summary) == network(measured[0].summary)]
+    runs = [run for cell in cells for run in cell.runs]
+    firsts = {label: next(cell.summary for cell in cells if cell.label == label)
+              for label in dict.fromkeys(cell.label for cell in cells)}
+    return _TEMPLATES.get_template("page.html").render(
+        report=report,
+        cells=cells,
+        runs=runs,
+        firsts=firsts,
+        machines=[{**first["machine"], "runtime": first["engine"]["runtime"]} for first in firsts.values()],
+        otherwise=[cell for cell in cells if any(incomparable(*pair) for pair in pair_runs(cells[0], cell))],
+        best=find_best(cells, report.prices),
+        model=summary.model_name(runs[0]),
+        data_sets=list(dict.fromkeys(
+            f"{annotation_file(run)[0]}, {run['persons']} persons in {run['images']} images, {run['boxes']}, "
+            f"{'flip test' if run['flip_test'] else 'no flip test'}" for run in runs if run["mode"] == "accuracy")),
+        results=summary.table_rows([cell.summary for cell in cells]),
+        asked=any("asked" in summary.precision(run) for run in runs),
+        beside=compare_text.table_lines(report) if report.rows else [],
+        notes=[*compare_text.difference_lines(report), *report.notes],
+        files={run["engine"]["onnx"]: run["engine"]["onnx_sha256"] for run in runs} | {
+            path: digest for run in runs for path, digest in run["inputs"].items()},
+        pictures=[(group[-1], picture) for group in _by_precision(cells) if (picture := _read_picture(group[-1]))],
         label=_label,
-        conditions=text.describe_conditions,
-        markers=[(charts.marker(precision, 8, 8), _precision(group)) for precision, group in by_precision.items()],
-        fps_chart=charts.over_batches(series(lambda cell: (cell.batch, cell.throughput["fps"])),
-                                      "persons a second", "persons a second"),
-        latency_chart=charts.over_batches(series(lambda cell: (
-            cell.batch, cell.throughput["latency_ms"]["median"], cell.throughput["latency_ms"]["p99"])),
-            "ms a batch, logarithmic", "ms", log=True),
-        device_rows=[
-            (_label(cell), ranks["world_size"], f"{cell.throughput['fps']:.2f}", f"{min(ranks['fps']):.2f}",
-             f"{max(ranks['fps']):.2f}", f"{sum(ranks['alone_fps']):.2f}", f"{ranks['efficiency']:.1%}", ranks["cores"])
-            for cell in measured if (ranks := cell.throughput.get("ranks"))],
-        distributions={batch: charts.distribution([_distribution(cell) for cell in measured if cell.batch == batch])
-                       for batch in sorted({cell.batch for cell in measured})},
-        ap_chart=charts.dots(series(lambda cell: (cell.batch, cell.accuracy["AP"])), "AP@0.5:0.95", _LEAST_AP_SPAN),
-        agreement_chart=compared and charts.bars(
-            [(cell.precision, _label(cell), [100 * (1 - agreement[key]) for key in _SHARES])
-             for cell, agreement in compared], "% of keypoints"),
-        agreement_rows=[
-            (cell.precision, cell.batch, f"{round(agreement['ap_difference'], 4) + 0:+.4f}",
-             *(f"{agreement[key]:.2%}" for key in _SHARES), *(f"{agreement[key]:.2f}" for key in _DISTANCES),
-             agreement["counted"]) for cell, agreement in compared],
-        pictures=[(group[-1], _read_picture(group[-1])) for group in by_precision.values()],
-        files={first["engine"]["onnx"]: first["engine"]["onnx_sha256"]} | {
-            path: digest for cell in measured for path, digest in cell.accuracy["inputs"].items()})
+        describe_speed=summary.describe_speed,
+        describe_conditions=describe_conditions,
+        persons_a_dollar=compare_text.persons_a_dollar,
+        **_draw_charts(cells))
 
 
-def headline(cells: Sequence[Cell]) -> str:
-    """The fastest cell whose speed is a result, beside FP32 at the same batch size."""
-    results = [cell for cell in cells if cell.throughput["conditions"]["verdict"] not in summary.NOT_A_RESULT]
-    if not results:
-        return "No speed here is a result: the machine was busy or throttled in every cell."
-    best = max(results, key=lambda cell: cell.throughput["fps"])
-    text = (f"Fastest: {summary.speed(best.throughput)} persons a second in {_label(best)}, with AP "
-            f"{best.accuracy['AP']:.3f}")
-    base = next((cell for cell in results if (cell.precision, cell.batch) == ("fp32", best.batch)), best)
-    if base is best:
-        return f"{text}."
-    return (f"{text}. FP32 at this batch size: {summary.speed(base.throughput)} persons a second, with AP "
-            f"{base.accuracy['AP']:.3f}; that is {best.throughput['fps'] / base.throughput['fps']:.2f} times as fast.")
+def find_best(cells: Sequence[Cell], prices: dict[str, float]) -> dict[str, Cell | None]:
+    """The cells of most persons a second, a joule and a dollar, and FP32 beside the fastest, where there are such.
+
+    Only among results of what the first cell measures; ``prices`` are in dollars an hour, by label.
+    """
+    def best(choice: Sequence[Cell], key: Callable[[Cell], float]) -> Cell | None:
+        return max(choice, key=key, default=None)
+
+    results = [cell for cell in cells if cell.timed and cell.timed["conditions"]["verdict"] not in summary.NOT_A_RESULT
+               and cells[0].timed and summary.run_name(cell.timed) == summary.run_name(cells[0].timed)]
+    fastest = best(results, lambda cell: cell.timed["fps"])
+    fp32 = [cell for cell in results if fastest and cell is not fastest
+            and (cell.label, cell.precision, cell.batch) == (fastest.label, "fp32", fastest.batch)]
+    return {"second": fastest, "fp32": next(iter(fp32), None),
+            "joule": best([cell for cell in results if "energy" in cell.timed],
+                          lambda cell: 1 / cell.timed["energy"]["joules_per_person"]),
+            "dollar": best([cell for cell in results if cell.label in prices],
+                           lambda cell: cell.timed["fps"] / prices[cell.label])}
 
 
-def _precision(cells: Sequence[Cell]) -> str:
-    return " or ".join(dict.fromkeys(summary.precision(cell.summary) for cell in cells))
+def _draw_charts(cells: Sequence[Cell]) -> dict[str, Any]:
+    """The charts and the cells in them; None or empty where nothing was measured."""
+    timed, scored = [cell for cell in cells if cell.timed], [cell for cell in cells if cell.accuracy]
+    alone = [cell for cell in cells if "percentiles_ms" in cell.throughput]  # LoadGen's runs have none
+    compared = [cell for cell in scored if cell.accuracy.get("agreement", {}).get("counted")]
+    styles = {cell.precision: [one for one in cells if one.precision == cell.precision] for cell in cells}
+    results = {cell.label: [one for one in alone if one.label == cell.label] for cell in alone}
+    fastest = [max(group, key=lambda cell: cell.timed["fps"]) for group in _by_precision(timed)]
+    return {
+        "timed": timed,
+        "alone": alone,
+        "compared": compared,
+        "markers": [(charts.marker(style, 8, 8), _precisions(group)) for style, group in styles.items()],
+        "ap_chart": charts.dots(_series(scored, lambda cell: (cell.batch, cell.accuracy["AP"])), "AP@0.5:0.95",
+                                _LEAST_AP_SPAN) if scored else None,
+        "agreement_chart": charts.bars([
+            (cell.precision, _label(cell, _LONGEST_LABEL),
+             [100 * (1 - cell.accuracy["agreement"][key]) for key in ("within_bin", "within_1px", "within_4px")])
+            for cell in compared], "% of keypoints") if compared else None,
+        "fastest_chart": charts.bars_with_intervals([
+            (f"{'depth0 ' * (cell.timed['conditions']['verdict'] in summary.NOT_A_RESULT)}{cell.precision}",
+             _label(cell, _LONGEST_LABEL), cell.timed["fps"], cell.timed.get("repeats", {}).get("interval"))
+            for cell in fastest], "persons a second") if fastest else None,
+        "speed_charts": [(
+            label,
+            charts.over_batches(_series(group, _fps), "persons a second", "persons a second",
+                                span=_series(alone, _fps)),
+            charts.over_batches(_series(group, _latency), "ms a batch, logarithmic", "ms", log=True,
+                                span=_series(alone, _latency))) for label, group in results.items()],
+        "distributions": [
+            (label, batch, charts.distribution([_distribution(cell) for cell in group if cell.batch == batch]))
+            for label, group in results.items() for batch in sorted({cell.batch for cell in group})]}
+
+
+def _series(cells: Sequence[Cell], point: Callable[[Cell], tuple[float, ...]]) -> list[Series]:
+    """A series for each result and precision: the points of its cells by batch size."""
+    return [Series(group[0].precision, _with_result(group[0], _precisions(group), _LONGEST_LABEL),
+                   list(map(point, group))) for group in _by_precision(cells)]
+
+
+def _fps(cell: Cell) -> tuple[float, float]:
+    return cell.batch, cell.throughput["fps"]
+
+
+def _latency(cell: Cell) -> tuple[float, float, float]:
+    return cell.batch, cell.throughput["latency_ms"]["median"], cell.throughput["latency_ms"]["p99"]
 
 
 def _distribution(cell: Cell) -> Series:
     """Milliseconds and the percentage of batches that took at most as long, up to the 99th percentile."""
     points = [(ms, share) for share, ms in enumerate(cell.throughput["percentiles_ms"][:100])]
-    return Series(cell.precision, _precision([cell]), points)
+    return Series(cell.precision, _precisions([cell]), points)
 
 
-def _label(cell: Cell) -> str:
-    return f"{_precision([cell])}, batch {cell.batch}"
+def _by_precision(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """The cells of each result and precision, by batch size."""
+    groups: dict[tuple[str, str], list[Cell]] = {(cell.label, cell.precision): [] for cell in cells}
+    for cell in sorted(cells, key=lambda cell: cell.batch):
+        groups[cell.label, cell.precision].append(cell)
+    return list(groups.values())
+
+
+def _precisions(cells: Sequence[Cell]) -> str:
+    return " or ".join(dict.fromkeys(summary.precision(cell.summary) for cell in cells))
+
+
+def _label(cell: Cell, longest: int = 1000) -> str:
+    return _with_result(cell, f"{_precisions([cell])}, batch {cell.batch}", longest)
+
+
+def _with_result(cell: Cell, text: str, longest: int) -> str:
+    """A text below the label of the cell's result, which loses its middle if it is longer than ``longest``."""
+    label, half = cell.label, longest // 2
+    short = label if len(label) <= longest else f"{label[:half]}…{label[1 - half:]}"
+    return f"{short}: {text}" if label else text
 
 
 def _read_picture(cell: Cell) -> str:
     """The worst and best images of a cell, or the crops that differ most from FP32's, in base64; empty without any."""
     agreement = cell.accuracy.get("agreement")
-    path = cell.folder / "accuracy" / ("pictures" if agreement is None else "agreement") / "overview.jpg"
+    path = cell.folder / ("pictures" if agreement is None else "agreement") / "overview.jpg"
     if not path.is_file() or agreement is not None and not agreement.get("max_px"):
         return ""
     return base64.b64encode(path.read_bytes()).decode()

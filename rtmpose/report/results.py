@@ -1,138 +1,161 @@
-"""Results as they were written: a ``summary.json``, or all of a sweep's, as cells of a precision and batch size."""
+"""Results as they were written, as cells: one engine each, with its accuracy run and its throughput run."""
 
+import functools
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
 
 from rtmpose.errors import KitError
 from rtmpose.files import read_json, read_sealed, sha256
 from rtmpose.report import summary as rows
-from rtmpose.report.schema import check_summary
+
+_SCHEMA = Draft202012Validator(json.loads(Path(__file__).with_name("summary.schema.json").read_text(encoding="utf-8")))
 
 
-@dataclass(frozen=True, eq=False)
-class Run:
-    """One ``summary.json``."""
-
-    summary: dict[str, Any]
-    folder: Path  # where it lies, beside keypoints.json
-
-    @property
-    def mode(self) -> str:
-        """What was measured."""
-        mode = f", {self.summary['mode']}" if "scenario" in self.summary else ""
-        return rows.measurement(self.summary) + mode
-
-    @property
-    def speeds(self) -> list[float]:
-        """Persons a second of each fresh process, or of the only one; empty if none was measured."""
-        if "repeats" in self.summary:
-            return self.summary["repeats"]["values"]
-        return [self.summary[key] for key in ("fps",) if key in self.summary]
-
-    @property
-    def speed(self) -> float:
-        """Persons a second: the median of the processes."""
-        return float(np.median(self.speeds))
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """95 % interval of the speed, if it was repeated."""
-        return tuple(self.summary["repeats"]["interval"]) if "repeats" in self.summary else None
-
-    @property
-    def conditions(self) -> str:
-        """Verdict on the conditions of a speed."""
-        return self.summary["conditions"]["verdict"]
-
-    @property
-    def joules(self) -> float | None:
-        """Joules a person."""
-        return self.summary["energy"]["joules_per_person"] if "energy" in self.summary else None
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Cell:
-    """What was measured with one precision and batch size."""
+    """A precision and batch size, and the ``summary.json`` of each of its runs; empty where there was none."""
 
-    label: str  # of its argument
     precision: str  # requested
     batch: int
-    runs: dict[str, Run]  # by mode
+    folder: Path  # of the accuracy run: keypoints.json and pictures
+    accuracy: dict[str, Any] = field(default_factory=dict)
+    throughput: dict[str, Any] = field(default_factory=dict)
+    failure: str = ""  # the error, if it could not be measured
+    label: str = ""  # of the result that it belongs to, where there are several
 
     @property
     def name(self) -> str:
         """The cell's name for people."""
-        return f"{self.label}: {self.precision}, batch {self.batch}"
+        return f"{self.label and f'{self.label}: '}{self.precision}, batch {self.batch}"
 
     @property
-    def timed(self) -> Run | None:
-        """The run whose speed counts: of the engine alone, if there is one."""
-        runs = [run for run in self.runs.values() if run.speeds]
-        return min(runs, key=lambda run: run.summary["mode"] == "accuracy", default=None)
+    def summary(self) -> dict[str, Any]:
+        """Both summaries in one; the speed is that of the throughput run, if there is one."""
+        return rows.join_modes(self.accuracy, self.throughput)
 
     @property
-    def ap(self) -> float | None:
-        """AP@0.5:0.95."""
-        return next((run.summary["AP"] for run in self.runs.values() if "AP" in run.summary), None)
+    def runs(self) -> list[dict[str, Any]]:
+        """The summaries that there are, accuracy first."""
+        return [run for run in (self.accuracy, self.throughput) if run]
 
     @property
-    def any_run(self) -> Run:
-        """Any of its runs, for what all share."""
-        return next(iter(self.runs.values()))
+    def timed(self) -> dict[str, Any]:
+        """The summary whose speed counts: of the throughput run, if there is one; empty if no speed was measured."""
+        return next((run for run in reversed(self.runs) if "fps" in run), {})
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader must know beside the figures."""
+        return list(dict.fromkeys(note for run in self.runs for note in rows.notes(run)))
 
 
-def name_arguments(arguments: Sequence[str]) -> list[str]:
+def cell_folder(output: Path, precision: str, batch: int) -> Path:
+    """Where a sweep keeps the summaries of a cell, in a folder for each mode."""
+    return output / "cells" / f"{precision}_bs{batch}"
+
+
+def read_results(arguments: Sequence[str]) -> list[list[Cell]]:
+    """The cells of each result. Two summaries of one engine, of an accuracy and a throughput run, are one result.
+
+    Raises KitError if a file is missing or broken, or given twice.
+    """
+    results: list[list[Cell]] = []
+    for argument, label in zip(arguments, _labels(arguments), strict=True):
+        cells = read_cells(argument, label)
+        for number, result in enumerate(results):
+            if len(result) == len(cells) == 1 and (joined := _join(result[0], cells[0])):
+                results[number] = [joined]
+                break
+        else:
+            results.append(cells)
+    return results
+
+
+def read_cells(argument: str | Path, label: str = "") -> list[Cell]:
+    """Read a ``summary.json``, its folder, a folder with those of both modes, or a sweep's folder.
+
+    Raises KitError if it is none or is broken.
+    """
+    path = Path(argument)
+    accuracy, throughput = (path / mode / "summary.json" for mode in ("accuracy", "throughput"))
+    if accuracy.is_file() and throughput.is_file():
+        joined = _join(_read_run(accuracy, label), _read_run(throughput, label))
+        if joined is None:
+            raise KitError(f"{throughput}: was measured with a different engine than {accuracy}; measure both with the "
+                           "same one")
+        return [joined]
+    if path.is_dir():
+        path = next((path / name for name in ("results.json", "summary.json") if (path / name).is_file()), path)
+    if path.is_dir():
+        raise KitError(f"{path}: has neither results.json nor summary.json, expected the output folder of "
+                       "scripts/benchmark.sh or of inference.py")
+    content = read_json(path, "a summary.json, or a sweep's results.json")
+    return _read_sweep(path, content, label) if isinstance(content, list) else [_read_run(path, label)]
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """Read a ``summary.json``. Raises KitError if it is broken, was edited, or doesn't follow the schema."""
+    content = read_sealed(path, "summary.json")
+    check_summary(content, str(path))
+    return content
+
+
+def check_summary(summary: Any, name: str) -> None:
+    """Raise KitError unless a summary follows the schema; ``name`` says where it is from."""
+    error = best_match(_SCHEMA.iter_errors(summary))
+    if error is not None:
+        where = ".".join(map(str, error.absolute_path)) or "the summary"
+        raise KitError(f"{name}: {where}: {error.message:.200}; expected a summary.json as this version of the "
+                       "kit writes it; measure it again")
+
+
+def _read_run(path: Path, label: str) -> Cell:
+    run = read_summary(path)
+    cell = Cell(run["requested_precision"], run["batch"], path.parent, label=label)
+    return replace(cell, accuracy=run) if run["mode"] == "accuracy" else replace(cell, throughput=run)
+
+
+def _join(one: Cell, two: Cell) -> Cell | None:
+    """The cell of an accuracy and a throughput run, if that is what two cells are, and of one engine."""
+    runs = [*one.runs, *two.runs]
+    if len({run["mode"] for run in runs}) < len(runs) or len({run["engine"]["sha256"] for run in runs}) > 1:
+        return None
+    scored = one if one.accuracy else two
+    return replace(one, folder=scored.folder, accuracy=scored.accuracy, throughput=one.throughput or two.throughput)
+
+
+def _read_sweep(path: Path, content: list[Any], label: str) -> list[Cell]:
+    cells = []
+    try:
+        for cell in content:
+            if not cell["failure"]:
+                folder = cell_folder(path.parent, cell["precision"], cell["batch"]) / "accuracy"
+                cells.append(Cell(**cell, folder=folder, label=label))
+    except (KeyError, TypeError) as error:
+        raise KitError(f"{path}: is no sweep's results.json ({error!r}); measure it again") from error
+    if not cells:
+        raise KitError(f"{path}: has no cell that was measured; the sweep's own output says why")
+    for cell in cells:
+        for mode in ("accuracy", "throughput"):
+            check_summary(getattr(cell, mode), f"{path}: {cell.precision}, batch {cell.batch}, {mode}")
+    return cells
+
+
+def _labels(arguments: Sequence[str]) -> list[str]:
     """A label for each argument: its folder's name, or all of it where names are equal. Raises KitError for twins."""
     paths = [Path(argument) for argument in arguments]
-    folders = [path if path.is_dir() else path.parent for path in paths]
-    names = [folder.resolve().name for folder in folders]
+    names = [(path if path.is_dir() else path.parent).resolve().name for path in paths]
     labels = [name if names.count(name) == 1 else str(path) for name, path in zip(names, paths, strict=True)]
     twins = [label for label in labels if labels.count(label) > 1]
     if twins:
         raise KitError(f"{twins[0]}: is given twice, expected different results")
     return labels
-
-
-def read_cells(argument: str, label: str) -> list[Cell]:
-    """Read a ``summary.json``, its folder, or a sweep's folder. Raises KitError if it is none or is broken."""
-    path = Path(argument)
-    if path.is_dir():
-        path = next((path / name for name in ("results.json", "summary.json") if (path / name).is_file()), path)
-        if path.is_dir():
-            raise KitError(f"{path}: has neither results.json nor summary.json, expected the output folder of "
-                           "scripts/benchmark.sh or of inference.py")
-    content = read_json(path, "a summary.json, or a sweep's results.json")
-    if not isinstance(content, list):
-        content = read_sealed(path, "summary.json")
-        check_summary(content, str(path))
-        run = Run(content, path.parent)
-        return [Cell(label, content["requested_precision"], content["batch"], {run.mode: run})]
-    try:
-        cells = [_sweep_cell(path, label, cell) for cell in content if not cell["failure"]]
-    except (KeyError, TypeError) as error:
-        raise KitError(f"{path}: is no sweep's results.json ({error!r}); measure it again") from error
-    if not cells:
-        raise KitError(f"{path}: has no cell that was measured; the sweep's own output says why")
-    return cells
-
-
-def _sweep_cell(path: Path, label: str, cell: dict[str, Any]) -> Cell:
-    folder = path.parent / "cells" / f"{cell['precision']}_bs{cell['batch']}"
-    runs = []
-    for name in ("throughput", "accuracy"):
-        check_summary(cell[name], f"{path}: {cell['precision']}, batch {cell['batch']}, {name}")
-        runs.append(Run(cell[name], folder / name))
-    return Cell(label, cell["precision"], cell["batch"], {run.mode: run for run in runs})
-
-
-def describe_speed(run: Run) -> str:
-    """Persons a second with their interval, and what was timed unless it is the engine alone."""
-    text = rows.speed(run.summary)
-    return text if run.mode == "engine alone" else f"{text} ({run.mode})"
 
 
 def network(summary: dict[str, Any]) -> tuple[str, ...]:
@@ -149,6 +172,7 @@ def annotation_file(summary: dict[str, Any]) -> tuple[str, str]:
     return next(((path, digest) for path, digest in summary["inputs"].items() if path not in others), ("", ""))
 
 
+@functools.cache
 def find_annotations(path: str, digest: str, given: str | None) -> Path | None:
     """The annotation file with a digest. Raises KitError if ``given`` is another one."""
     if given is not None:

@@ -11,13 +11,13 @@ from typing import Any
 from rtmpose.data.coco import GROUND_TRUTH
 from rtmpose.engines.record import Record
 from rtmpose.errors import KitError
-from rtmpose.files import read_sealed, sha256
+from rtmpose.files import sha256
 from rtmpose.machine.versions import command_line, describe_machine, describe_versions, now, peak_memory_mib
 
 SCHEMA = 1
 """Version of summary.schema.json; it counts up when a key is renamed, removed or means something else."""
 
-HEADER = ("BatchSize", "Precision", "Backend", "Measured", "FPS", "AP@0.5", "AP@0.5:0.95", "Conditions")
+HEADER = ("BatchSize", "Precision", "Backend", "Measured", "FPS", "Ratio", "AP@0.5", "AP@0.5:0.95", "Conditions")
 WRITTEN = ("summary.json", "keypoints.json", "pictures/worst_*.jpg", "pictures/best_*.jpg", "pictures/overview.jpg",
            "agreement/overview.jpg", "loadgen/mlperf_log_*", "skeleton.jpg")
 """Files that inference.py writes into ``--output``."""
@@ -56,27 +56,6 @@ def summarize(record: Record, engine: str | Path, measured: dict[str, Any], inpu
     }
 
 
-def read_summary(path: str | Path, mode: str) -> dict[str, Any]:
-    """Read a ``summary.json`` of a mode. Raises KitError if it is broken, of another mode, or was edited."""
-    found = read_sealed(path, "summary.json")
-    if found.get("mode") != mode:
-        raise KitError(f"{path}: is no summary of the mode {mode}, expected what inference.py --output wrote")
-    return found
-
-
-def join_modes(accuracy: dict[str, Any], throughput: dict[str, Any]) -> dict[str, Any]:
-    """AP of one summary and FPS of the other, as one. How many devices predicted doesn't change AP."""
-    return {**accuracy, "ranks": {}, **throughput}
-
-
-def notes(summary: dict[str, Any]) -> list[str]:
-    """What a reader must know beside the figures: missed targets, and INT8 calibrated on the measured set."""
-    lines = [f"missed {missed}" for missed in summary["missed_targets"]]
-    if summary["engine"]["calibration"].get("annotations_sha256") in summary["inputs"].values():
-        lines.append("calibrated on the data set that it is measured on; its AP on others may be lower")
-    return lines
-
-
 def clear_output(folder: Path) -> None:
     """Remove everything that an earlier run wrote into its ``--output``. Raises KitError if that fails."""
     try:
@@ -88,6 +67,35 @@ def clear_output(folder: Path) -> None:
                 (folder / name).rmdir()
     except OSError as error:
         raise KitError(f"{error.filename}: can't be removed ({error.strerror}); choose another --output") from error
+
+
+def join_modes(accuracy: dict[str, Any], throughput: dict[str, Any]) -> dict[str, Any]:
+    """AP of one summary and speed of the other, as one; either may be empty."""
+    if not throughput:
+        return accuracy
+    # How many devices predicted and whether LoadGen asked for it doesn't change AP.
+    return {key: value for key, value in accuracy.items() if key not in ("ranks", "scenario")} | throughput
+
+
+def flatten(summary: dict[str, Any]) -> dict[str, Any]:
+    """A summary as one row of unrounded figures; None where nothing was measured."""
+    latency = summary.get("latency_ms", {})
+    low, high = summary.get("repeats", {}).get("interval", (None, None))
+    return {"Model": model_name(summary), "BatchSize": summary["batch"], "Precision": precision(summary),
+            "Backend": summary["backend"], "Measured": ", ".join([measurement(summary), *settings(summary)]),
+            "FPS": summary.get("fps"), "AP@0.5": summary.get("AP50"), "AP@0.5:0.95": summary.get("AP"),
+            "Conditions": summary.get("conditions", {}).get("verdict"),
+            **{f"{name} ms": latency.get(name) for name in ("mean", "median", "p90", "p99")},
+            "FPS low": low, "FPS high": high}
+
+
+def csv_text(summaries: Iterable[dict[str, Any]]) -> str:
+    """Summaries as CSV: unrounded numbers, and the latency of a batch in milliseconds."""
+    rows, text = list(map(flatten, summaries)), io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def table(*summaries: dict[str, Any]) -> str:
@@ -102,43 +110,25 @@ def markdown(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in ruled)
 
 
-def table_rows(summaries: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
-    """Header and rows of a table. Of several rows, each has its speed's ratio to the first one's, if the two measure
-    the same, and the highest speed that is a result is marked."""
-    rows = list(map(row, summaries))
-    if len(rows) == 1:
-        return [HEADER, *rows]
-    first, fps = summaries[0], HEADER.index("FPS")
+def table_rows(summaries: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """Header and rows of a table as text. Of several rows, each has its speed's ratio to the first one's, if the two
+    measure the same, and the highest speed that is a result is marked."""
+    rows = list(map(format_row, summaries))
     results = [one for one in summaries if "fps" in one and one["conditions"]["verdict"] not in NOT_A_RESULT]
     best = max(results, key=lambda one: one["fps"], default=None)
-    lines = [(*HEADER[:fps + 1], "Ratio", *HEADER[fps + 1:])]
-    for one, cells in zip(summaries, rows, strict=True):
-        alike = "fps" in one and cells[HEADER.index("Measured")] == rows[0][HEADER.index("Measured")]
-        ratio = f"{one['fps'] / first['fps']:.2f}" if alike else "-"
-        lines.append((*cells[:fps], cells[fps] + " (best)" * (one is best), ratio, *cells[fps + 1:]))
-    return lines
+    for one, row in zip(summaries, rows, strict=True):
+        alike = "fps" in one and row["Measured"] == rows[0]["Measured"]
+        row["Ratio"] = f"{one['fps'] / summaries[0]['fps']:.2f}" if alike else "-"
+        row["FPS"] += " (best)" * (one is best and len(rows) > 1)
+    header = [name for name in HEADER if name != "Ratio" or len(rows) > 1]
+    return [header, *([row[name] for name in header] for row in rows)]
 
 
-def csv_text(summaries: Iterable[dict[str, Any]]) -> str:
-    """The table as CSV: unrounded numbers, and the latency of a batch in milliseconds."""
-    latencies = ("mean", "median", "p90", "p99")
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("Model", *HEADER, *(f"{name} ms" for name in latencies), "FPS low", "FPS high"))
-    for summary in summaries:
-        *names, _, _, _, verdict = row(summary)
-        writer.writerow((model_name(summary), *names, *(summary[key] for key in ("fps", "AP50", "AP")), verdict,
-                         *(summary["latency_ms"][name] for name in latencies),
-                         *summary.get("repeats", {}).get("interval", ("", ""))))
-    return text.getvalue()
-
-
-def row(summary: dict[str, Any]) -> tuple[str, ...]:
-    """A summary's cells under :data:`HEADER`; a dash where nothing was measured."""
-    figures = (f"{summary[key]:.3f}" if key in summary else "-" for key in ("AP50", "AP"))
-    verdict = summary["conditions"]["verdict"] if "conditions" in summary else "-"
-    measured = ", ".join([measurement(summary), *settings(summary)])
-    return str(summary["batch"]), precision(summary), summary["backend"], measured, speed(summary), *figures, verdict
+def format_row(summary: dict[str, Any]) -> dict[str, str]:
+    """:func:`flatten` as text, with AP to three digits; a dash where nothing was measured."""
+    row = {name: "-" if value is None else f"{value:.3f}" if name.startswith("AP") else str(value)
+           for name, value in flatten(summary).items()}
+    return row | {"FPS": speed(summary)}
 
 
 def model_name(summary: dict[str, Any]) -> str:
@@ -160,6 +150,11 @@ def measurement(summary: dict[str, Any]) -> str:
     if "scenario" in summary:
         return f"LoadGen {summary['scenario']}"
     return {"throughput": "engine alone", "accuracy": "files to keypoints"}[summary["mode"]]
+
+
+def run_name(summary: dict[str, Any]) -> str:
+    """What a run measured; only runs of one name can be compared."""
+    return measurement(summary) + (f", {summary['mode']}" if "scenario" in summary else "")
 
 
 def count_devices(summary: dict[str, Any]) -> int:
@@ -187,7 +182,21 @@ def speed(summary: dict[str, Any]) -> str:
     return f"{median:.{digits}f} ± {reach:.{digits}f}"
 
 
+def describe_speed(summary: dict[str, Any]) -> str:
+    """:func:`speed`, and what was timed unless it is the engine alone."""
+    name = run_name(summary)
+    return speed(summary) if name == "engine alone" else f"{speed(summary)} ({name})"
+
+
 def precision(summary: dict[str, Any]) -> str:
     """The precision that the engine computes in, and the requested one if it differs."""
     computed, requested = summary["precision"], summary["requested_precision"]
     return computed if computed in (requested, "int8+bf16") else f"{computed} (asked: {requested})"
+
+
+def notes(summary: dict[str, Any]) -> list[str]:
+    """What a reader must know beside the figures: missed targets, and INT8 calibrated on the measured set."""
+    lines = [f"missed {missed}" for missed in summary["missed_targets"]]
+    if summary["engine"]["calibration"].get("annotations_sha256") in summary["inputs"].values():
+        lines.append("calibrated on the data set that it is measured on; its AP on others may be lower")
+    return lines

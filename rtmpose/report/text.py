@@ -159,11 +159,6 @@ def _cost_lines(measured: dict[str, Any]) -> list[str]:
     return lines
 
 
-def conditions_line(conditions: dict[str, Any]) -> str:
-    """The verdict on the conditions of a measurement, and its reasons."""
-    return f"Conditions: {describe_conditions(conditions)}"
-
-
 def describe_conditions(conditions: dict[str, Any]) -> str:
     """The verdict on conditions, with its reasons, and what it means."""
     because = f": {', '.join(conditions['reasons'])}" if conditions["reasons"] else ""

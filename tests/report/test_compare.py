@@ -1,27 +1,29 @@
-"""compare.py on real summaries of every mode, and on edited copies of them."""
+"""compare.py, check_result.py and results_table.py on real summaries of every mode, and on edited copies of them."""
 
 import common
 
-import copy
 import json
+import os
 import re
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers import build_engine
+from helpers import ROOT, build_engine
 from scipy import stats
 
+import check_result
 import compare as script
 import inference
-from rtmpose.errors import KitError
+import results_table
 from rtmpose.files import read_sealed, write_sealed
 from rtmpose.report import compare
-from rtmpose.report.schema import check_summary
+from rtmpose.report.results import read_results, read_summary
 
 MODES = {
     "accuracy": ("--reference", "{other}"), "fp16": ("--engine", "{other}"), "flip": ("--flip_test",),
@@ -54,16 +56,19 @@ def measured(engine_file: Path, model_files: dict[str, Path], drawn: Path, tmp_p
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Main:
-    """compare.py: exit code, standard output and standard error."""
-    def main(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["compare.py", *map(str, arguments)])
-        try:
-            code = common.exit_code(script.main)
-        except SystemExit as ended:
-            code = ended.code
-        return code, *capfd.readouterr()
+    """compare.py, or another script: exit code, standard output and standard error."""
+    def main(*arguments: object, script: ModuleType = script) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, arguments)])
+        return common.exit_code(script.main), *capfd.readouterr()
 
     return main
+
+
+def refusal(done: tuple[int, str, str]) -> str:
+    """The one line of a user error."""
+    code, output, errors = done
+    assert code == 2 and output == "" and len(errors.splitlines()) == 1
+    return errors
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -91,7 +96,7 @@ def repeated(values: list[float], conditions: str = "clean") -> Callable[[dict[s
 
 @pytest.mark.parametrize("mode", MODES)
 def test_summary_follows_the_schema(measured: dict[str, Path], mode: str) -> None:
-    check_summary(read(measured[mode]), mode)
+    assert read_summary(measured[mode] / "summary.json") == read(measured[mode])
 
 
 @pytest.mark.parametrize(("mode", "change", "message"), [
@@ -111,9 +116,8 @@ def test_summary_follows_the_schema(measured: dict[str, Path], mode: str) -> Non
 def test_other_summaries_are_refused_in_one_line(
         measured: dict[str, Path], run: Main, tmp_path: Path, mode: str, change: Callable, message: str) -> None:
     broken = edited(measured[mode], tmp_path / "broken", change)
-    code, _, errors = run(measured[mode], broken)
-    assert code == 2 and len(errors.splitlines()) == 1
-    assert re.search(message, errors) and str(broken / "summary.json") in errors and "measure it again" in errors
+    line = refusal(run(measured[mode], broken))
+    assert re.search(message, line) and str(broken / "summary.json") in line and "measure it again" in line
 
 
 @pytest.mark.parametrize(("values", "conditions", "verdict", "code"), [
@@ -155,11 +159,12 @@ def test_ratio_interval_is_wider_than_welchs_and_covers() -> None:
 
 @pytest.mark.parametrize(("mode", "message"), [
     ("flip", "flip test: True, but False in the base"), ("limit", "--limit: 2, but None in the base"),
-    ("boxes", "batch 4: boxes: "), ("throughput", "measures engine alone, accuracy measures files to keypoints"),
-    ("loadgen_accuracy", "measures LoadGen offline, accuracy, accuracy measures files to keypoints")])
+    ("boxes", "batch 4: boxes: "),
+    ("loadgen", "measures LoadGen offline, throughput, fp16 measures files to keypoints of a different engine; measure "
+     "both in the same mode, or an accuracy and a throughput run of one engine"),
+    ("loadgen_accuracy", "measures LoadGen offline, accuracy, fp16 measures files to keypoints")])
 def test_runs_of_other_settings_are_refused(measured: dict[str, Path], run: Main, mode: str, message: str) -> None:
-    code, output, errors = run(measured["accuracy"], measured[mode])
-    assert code == 2 and output == "" and len(errors.splitlines()) == 1 and message in errors
+    assert message in refusal(run(measured["fp16"], measured[mode]))
 
 
 @pytest.mark.parametrize(("change", "message"), [
@@ -168,8 +173,8 @@ def test_runs_of_other_settings_are_refused(measured: dict[str, Path], run: Main
     (lambda s: s.update(inputs={path: "0" * 64 for path in s["inputs"]}), "annotation file: 0000")])
 def test_other_networks_and_sets_are_refused(measured: dict[str, Path], run: Main, tmp_path: Path, change: Callable,
                                              message: str) -> None:
-    code, output, errors = run(measured["accuracy"], edited(measured["accuracy"], tmp_path / "other", change))
-    assert code == 2 and output == "" and len(errors.splitlines()) == 1 and message in errors
+    other = edited(measured["accuracy"], tmp_path / "other", change)
+    assert message in refusal(run(measured["accuracy"], other))
 
 
 def test_refused_beside_compared(measured: dict[str, Path], run: Main) -> None:
@@ -180,8 +185,7 @@ def test_refused_beside_compared(measured: dict[str, Path], run: Main) -> None:
 def test_keypoints_agree_as_inference_says(measured: dict[str, Path]) -> None:
     """``accuracy`` was run with ``--reference`` of the engine of ``fp16``."""
     expected = read(measured["accuracy"])["agreement"]
-    report = compare.compare([str(measured["fp16"]), str(measured["accuracy"])])
-    row = report.rows[1]
+    row = compare.compare(read_results([str(measured["fp16"]), str(measured["accuracy"])])).rows[1]
     assert expected["counted"] and expected["max_px"] > 0
     for key in ("counted", "within_bin", "within_1px", "median_px", "p99_px", "max_px"):
         assert row.agreement[key] == pytest.approx(expected[key], abs=2e-4)
@@ -198,13 +202,12 @@ def test_limited_runs_are_scored_on_their_images(measured: dict[str, Path], draw
     folders = [edited(measured["limit"], tmp_path / name, lambda s: s.update(AP=1.0)) for name in ("a", "b")]
     for folder in folders:
         (folder / "keypoints.json").write_text(json.dumps(perfect))
-    assert compare.compare(list(map(str, folders))).rows[1].ap_interval == (0, 0)
+    assert compare.compare(read_results(list(map(str, folders)))).rows[1].ap_interval == (0, 0)
 
 
 def test_ap_that_is_not_that_of_the_keypoints(measured: dict[str, Path], run: Main, tmp_path: Path) -> None:
     wrong = edited(measured["accuracy"], tmp_path / "wrong", lambda s: s.update(AP=s["AP"] + 0.01))
-    code, _, errors = run(measured["accuracy"], wrong)
-    assert code == 2 and len(errors.splitlines()) == 1 and f"{wrong / 'keypoints.json'}: gives AP" in errors
+    assert f"{wrong / 'keypoints.json'}: gives AP" in refusal(run(measured["accuracy"], wrong))
 
 
 @pytest.mark.parametrize(("limit", "code"), [("0.005", 3), ("0.02", 0)])
@@ -227,26 +230,25 @@ def test_annotations_are_found_given_or_missed(measured: dict[str, Path], drawn:
     code, output, _ = run(*folders)
     assert code == 0 and "no interval of AP, as /nowhere/" in output and "give --annotations" in output
     assert "+0.0000 [+0.0000, +0.0000]" in run(*folders, "--annotations", file)[1]
-    code, _, errors = run(*folders, "--annotations", folders[0] / "summary.json")
-    assert code == 2 and "is another file than AP was measured on" in errors
+    line = refusal(run(*folders, "--annotations", folders[0] / "summary.json"))
+    assert "is another file than AP was measured on" in line
 
 
-def sweep(measured: dict[str, Path], folder: Path, speeds: dict[int, float]) -> Path:
+def sweep(measured: dict[str, Path], folder: Path, speeds: dict[int, float],
+          change: Callable[[dict[str, Any], dict[str, Any]], object] = lambda accuracy, throughput: None) -> Path:
     """A sweep's folder of FP32 at batch sizes, from real summaries, edited: batch size -> persons a second."""
     cells = []
     for batch, fps in speeds.items():
-        cell: dict[str, Any] = {"precision": "fp32", "batch": batch, "failure": ""}
-        for mode in ("accuracy", "throughput"):
-            summary = copy.deepcopy(read(measured[mode]))
-            summary["batch"] = batch
-            if mode == "throughput":
-                repeated([fps * 0.99, fps, fps * 1.01])(summary)
-                summary["energy"] = {"joules_per_person": 40 / fps, "source": "RAPL, processor packages", "seconds": 10}
+        accuracy, throughput = ({**read(measured[mode]), "batch": batch} for mode in ("accuracy", "throughput"))
+        repeated([fps * 0.99, fps, fps * 1.01])(throughput)
+        throughput["energy"] = {"joules_per_person": 40 / fps, "source": "RAPL, processor packages", "seconds": 10}
+        change(accuracy, throughput)
+        for mode, summary in (("accuracy", accuracy), ("throughput", throughput)):
             target = folder / f"cells/fp32_bs{batch}/{mode}"
-            shutil.copytree(measured[mode], target)
+            shutil.copytree(measured[mode], target, dirs_exist_ok=True)
             write_sealed(target / "summary.json", summary)
-            cell[mode] = summary
-        cells.append(cell)
+        cells.append({"precision": "fp32", "batch": batch, "failure": "", "accuracy": accuracy,
+                      "throughput": throughput})
     cells.append({"precision": "int8", "batch": 1, "failure": "it broke", "accuracy": {}, "throughput": {}})
     (folder / "results.json").write_text(json.dumps(cells))
     return folder
@@ -268,13 +270,14 @@ def test_sweeps_are_matched_cell_by_cell_and_drawn(measured: dict[str, Path], ru
     assert "Only in <b>two: fp32 batch 8" in output
     page = (tmp_path / "out/compare.html").read_text()
     assert not any(word in page for word in ("http:", "https:", "url(", "@import", "<script", "<b>two"))
-    best = re.findall(r"<dt>(.*?)</dt><dd class=\"figure\">(.*?)</dd><dd><b>(.*?)</b>, (.*?)</dd>", page)
     ap = f"AP {read(measured['accuracy'])['AP']:.3f}"
-    assert best == [("Best persons a second", "400 ± 4", "&lt;b&gt;two", f"fp32, batch 8, {ap}"),
-                    ("Best persons a joule", "10", "&lt;b&gt;two", f"fp32, batch 8, {ap}"),
-                    ("Best persons a dollar", "2,000,000", "one", f"fp32, batch 4, {ap}")]
-    assert page.count('role="img"') == 3  # speed, and latency of each
-    for tag in ("table", "div", "dl", "figure", "svg", "p", "tr", "td"):
+    assert re.findall(r'<p class="headline">(.*?)</p>', " ".join(page.split())) == [
+        f"Fastest: 400 ± 4 persons a second in &lt;b&gt;two: fp32, batch 8, with {ap}. ",
+        f"Most persons a joule: 10 in &lt;b&gt;two: fp32, batch 8, with {ap}.",
+        f"Most persons a dollar: 2,000,000 in one: fp32, batch 4, with {ap}."]
+    # AP, agreement, speed and latency of each, the fastest, the distribution of each batch size
+    assert page.count('role="img"') == 1 + 1 + 4 + 1 + 4
+    for tag in ("table", "div", "figure", "svg", "p", "tr", "td"):
         assert len(re.findall(f"<{tag}[ >]", page)) == page.count(f"</{tag}>"), tag
     assert (tmp_path / "out/compare.md").read_text().strip() in output
 
@@ -291,25 +294,104 @@ def test_differences_are_marked(measured: dict[str, Path], run: Main, tmp_path: 
         assert text in output
 
 
+def test_one_engine_is_one_row(measured: dict[str, Path], run: Main, tmp_path: Path) -> None:
+    """Of its accuracy and its throughput run, in any order, as files or in one folder."""
+    accuracy, throughput = (measured[mode] for mode in ("accuracy", "throughput"))
+    code, output, errors = run(throughput, accuracy / "summary.json")
+    fps, ap = f"| {read(throughput)['fps']:.2f} ", f"| {read(accuracy)['AP']:.3f} "
+    assert (code, errors) == (0, "") and len(output.splitlines()) == 5
+    assert "| engine alone |" in output and fps in output and ap in output
+    assert run(accuracy.parent) == (0, output, "")
+    for mode in ("accuracy", "fp16"):
+        shutil.copytree(measured[mode], tmp_path / mode / "accuracy")
+        shutil.copytree(throughput, tmp_path / mode / "throughput")
+    _, output, _ = run(tmp_path / "accuracy", accuracy, throughput, "--output", tmp_path)
+    assert "| can't tell |" in output and "+0.0000 [+0.0000, +0.0000]" in output
+    assert "was measured with a different engine than" in refusal(run(tmp_path / "fp16"))
+    assert ", throughput measures" not in refusal(run(throughput, measured["fp16"]))
+    assert "expected two or more" in refusal(run(accuracy, throughput, "--fail_if_slower"))
+
+
 @pytest.mark.parametrize(("options", "message"), [
     (("--price", "nobody=1"), "expected NAME=USD_PER_HOUR"), (("--price", "fp16=free"), "expected NAME=USD_PER_HOUR"),
     (("--fail_if_worse", "2"), "from 0 to 1")])
 def test_options(measured: dict[str, Path], run: Main, options: tuple, message: str) -> None:
-    code, output, errors = run(measured["accuracy"], measured["fp16"], *options)
-    assert code == 2 and output == "" and len(errors.splitlines()) == 1 and message in errors
+    assert message in refusal(run(measured["accuracy"], measured["fp16"], *options))
 
 
 def test_arguments_that_are_no_results(measured: dict[str, Path], run: Main, tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text("[1]")
-    for arguments, message in (((measured["accuracy"],), "expected two or more"),
-                               ((measured["accuracy"], measured["accuracy"]), "is given twice"),
-                               ((measured["accuracy"], tmp_path), "is no sweep's results.json"),
-                               ((measured["accuracy"], tmp_path / "nowhere.json"), "nowhere.json"),
-                               ((measured["accuracy"], tmp_path.parent), "has neither results.json nor")):
-        code, output, errors = run(*arguments)
-        assert code == 2 and output == "" and len(errors.splitlines()) == 1 and message in errors
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for argument, message in ((measured["accuracy"], "is given twice"), (tmp_path, "is no sweep's results.json"),
+                              (tmp_path / "nowhere.json", "nowhere.json"), (pipe, "is a pipe or a device"),
+                              (tmp_path.parent, "has neither results.json nor")):
+        assert message in refusal(run(measured["accuracy"], argument))
 
 
-def test_an_old_kit_raises(measured: dict[str, Path]) -> None:
-    with pytest.raises(KitError, match="the summary: 'schema' is a required property"):
-        check_summary({key: value for key, value in read(measured["accuracy"]).items() if key != "schema"}, "old")
+@pytest.mark.parametrize("text", [
+    "", "null", "3", "{}", "[" * 200_000, '{"mode": "accuracy"}', '{"mode": [1]}', "\x00",
+    '{"mode": "accuracy", "content_sha256": 5, "AP": NaN}'])
+def test_files_of_any_content(run: Main, tmp_path: Path, text: str) -> None:
+    (tmp_path / "any.json").write_text(text)
+    assert "any.json: " in refusal(run(tmp_path / "any.json"))
+
+
+def test_result_in_order(measured: dict[str, Path], drawn: Path, run: Main, tmp_path: Path) -> None:
+    folder = sweep(measured, tmp_path / "machine", {4: 100})
+    assert run(folder, script=check_result) == (0, f"{folder}: 1 cells, all in order\n", "")
+    annotations = drawn / "annotations/person_keypoints_val2017.json"
+    assert run(folder, "--annotations", annotations, script=check_result)[0] == 0
+    path = folder / "cells/fp32_bs4/throughput/summary.json"
+    write_sealed(path, {**read(path.parent), "fps": 1e6})
+    code, output, _ = run(folder, script=check_result)
+    assert code == 1 and f"{path} is not what results.json says" in output
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda accuracy, throughput: accuracy.update(AR75=accuracy["AR75"] + 0.001), "gives AR75 "),
+    (lambda accuracy, throughput: throughput.update(conditions={"verdict": "busy", "reasons": ["load 3"]}),
+     "conditions busy (load 3), expected clean"),
+    (lambda accuracy, throughput: throughput["engine"].update(sha256="0" * 64), "of different engines"),
+    (lambda accuracy, throughput: throughput.update(scenario="offline", loadgen={
+        "version": "6", "mode": "PerformanceOnly", "logs": ".", "errors": []}, valid=True), "and LoadGen offline, throughput, expected"),
+])
+def test_each_fault_is_a_line(measured: dict[str, Path], run: Main, tmp_path: Path, change: Callable, message: str
+                              ) -> None:
+    code, output, errors = run(sweep(measured, tmp_path, {4: 100}, change), script=check_result)
+    assert (code, errors) == (1, "") and len(output.splitlines()) == 2
+    assert message in output and output.endswith("1 problems\n")
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda accuracy, throughput: accuracy.update(inputs={
+        path.replace("person_", "other_"): digest for path, digest in accuracy["inputs"].items()}),
+     "give --annotations"),
+    (lambda accuracy, throughput: throughput.pop("fps"), "'fps' is a required property")])
+def test_missing_files_and_broken_summaries_are_user_errors(
+        measured: dict[str, Path], run: Main, tmp_path: Path, change: Callable, message: str) -> None:
+    assert message in refusal(run(sweep(measured, tmp_path, {4: 100}, change), script=check_result))
+
+
+def test_table_has_a_row_a_cell(measured: dict[str, Path], tmp_path: Path) -> None:
+    assert results_table.results_table(tmp_path) == results_table.EMPTY
+    accuracy = read(measured["accuracy"])
+    sweep(measured, tmp_path / "machine", {4: 100})
+    rows = results_table.results_table(tmp_path).splitlines()
+    assert len(rows) == 3 and [text.strip() for text in rows[2].split("|")[1:-1]] == [
+        "machine", "rtmpose-t", "4", "fp32", accuracy["engine"]["runtime"], "100.0 ± 1.0", f"{accuracy['AP50']:.3f}",
+        f"{accuracy['AP']:.3f}", "0.4", accuracy["measured_at"][:10], accuracy["versions"]["kit"]]
+
+
+def test_page_holds_the_table_of_results() -> None:
+    page = (ROOT / "docs/results.md").read_text()
+    table = results_table.results_table(ROOT / "results")
+    assert results_table.put_between(page, table) == page
+    assert results_table.put_between(results_table.put_between(page, "other"), table) == page
+    assert "other" in results_table.put_between(page, "other")
+
+
+def test_results_in_the_repository_were_measured_under_clean_conditions() -> None:
+    for path in (ROOT / "results").glob("*/results.json"):
+        cells = check_result.read_cells(path.parent)
+        assert {cell.timed["conditions"]["verdict"] for cell in cells} == {"clean"}, path

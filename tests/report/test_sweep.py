@@ -1,4 +1,4 @@
-"""scripts/benchmark.sh: a small sweep, a re-run, and the reports."""
+"""scripts/benchmark.sh: a small sweep, a re-run, its reports and its page."""
 
 import csv
 import json
@@ -13,24 +13,26 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 
+import sweep
 from rtmpose.engines.build import PRECISIONS
 from rtmpose.files import write_sealed
 from rtmpose.machine import versions
-from rtmpose.report import charts, page, sweep
+from rtmpose.report import charts
+from rtmpose.report.compare import Report
 from rtmpose.report.page import draw_page
-from rtmpose.report.summary import read_summary, speed, table
-from rtmpose.report.sweep import Cell, Settings
+from rtmpose.report.results import Cell, cell_folder, read_cells
+from rtmpose.report.summary import speed, table
 from rtmpose.report.text import describe_conditions
-from sweep import split_options
 
 CELLS = [("fp32", 1), ("fp32", 2), ("fp16", 1), ("fp16", 2)]
 
 
-def benchmark(model: Path, datasets: Path, output: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def benchmark(model: Path, datasets: Path, output: Path, *options: str, extra: tuple[str, ...] = ()
+              ) -> subprocess.CompletedProcess[str]:
     """Run the script with very short measurements."""
     command = ["bash", ROOT / "scripts/benchmark.sh", "--model", model, "--datasets", datasets, "--output", output,
                "--batches", "1 2", "--backend", "onnxruntime", "--repeats", "2", *options,
-               "--", "--warmup", "1", "--iterations", "3", "--duration", "0.1"]
+               "--", "--warmup", "1", "--iterations", "3", "--duration", "0.1", *extra]
     return subprocess.run(list(map(str, command)), cwd=output.parent, env={**os.environ, "VENV": sys.prefix},
                           capture_output=True, text=True, timeout=300, check=False)
 
@@ -47,10 +49,8 @@ def swept(model_files: dict[str, Path], drawn: Path, tmp_path_factory: pytest.Te
 
 
 def read(output: Path, precision: str, batch: int) -> Cell:
-    """A cell from its files."""
-    folder = output / f"cells/{precision}_bs{batch}"
-    return Cell(precision, batch, folder, output / f"engines/{precision}_bs{batch}.engine",
-                *(read_summary(folder / mode / "summary.json", mode) for mode in ("accuracy", "throughput")))
+    (cell,) = read_cells(cell_folder(output, precision, batch))
+    return cell
 
 
 def test_reports_agree_with_the_summaries(swept: Path) -> None:
@@ -84,6 +84,8 @@ class Page(HTMLParser):
         self.open, self.text, self.links = [], "", []
         self.feed(page)
         self.close()
+        assert self.open == [] and not any(
+            word in page for word in ("http:", "https:", "url(", "@import", "<script")), "not one file that is whole"
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         if tag not in ("meta", "img"):
@@ -97,12 +99,14 @@ class Page(HTMLParser):
         self.text += data + "\n"
 
 
-def test_page_stands_alone_and_holds_the_numbers(swept: Path) -> None:
-    content = (swept / "report.html").read_text()
-    page = Page(content)
-    assert page.open == []
+def page_of(*cells: Cell) -> str:
+    """The text of these cells' page."""
+    return Page(draw_page(Report(list(cells)))).text
+
+
+def test_page_holds_the_numbers(swept: Path) -> None:
+    page = Page((swept / "report.html").read_text())
     assert page.links and all(link.startswith("data:image/jpeg;base64,") for link in page.links)
-    assert not any(word in content for word in ("http:", "https:", "url(", "@import", "<script"))
     for cell in (read(swept, *cell) for cell in CELLS):
         assert len(cell.throughput["repeats"]["values"]) == 2
         for text in (speed(cell.throughput), describe_conditions(cell.throughput["conditions"]),
@@ -117,19 +121,35 @@ def test_page_escapes_and_draws_one_cell(swept: Path) -> None:
     cell = read(swept, "fp16", 2)
     del cell.accuracy["agreement"]
     cell.accuracy["engine"]["source"]["config"] = "<i>&.py"
-    failed = Cell("int8", 2, cell.folder, cell.engine, failure="<script>alert(1)</script>")
-    content = draw_page([cell, failed])
-    page = Page(content)
-    assert page.open == [] and "<script" not in content and "<i>" not in content
-    assert "int8, batch 2 failed: " in page.text and "<script>alert(1)</script>" in page.text
-    assert "RTMPose sweep: <i>&" in page.text and "Disagreement" not in page.text
+    text = page_of(cell, Cell("int8", 2, cell.folder, failure="<script>alert(1)</script>"))
+    assert "int8, batch 2 failed: " in text and "<script>alert(1)</script>" in text
+    assert "RTMPose sweep: <i>&" in text and "Disagreement" not in text
 
 
 def test_page_draws_every_precision(swept: Path) -> None:
-    cells = [replace(read(swept, "fp16", 2), precision=precision) for precision in PRECISIONS]
-    content = draw_page(cells)
-    assert Page(content).open == [] and all(f'class="marker {precision}"' in content for precision in PRECISIONS)
+    content = draw_page(Report([replace(read(swept, "fp16", 2), precision=precision) for precision in PRECISIONS]))
+    assert Page(content).text and all(f'class="marker {precision}"' in content for precision in PRECISIONS)
     assert all(f".{precision} {{ --colour" in content for precision in PRECISIONS)
+
+
+@pytest.mark.parametrize(("verdicts", "headline"), [
+    (("clean", "clean", "clean"), "Fastest: 300.00 persons a second in int8, batch 8, with AP 0.750. FP32 at this "
+     "batch size: 100.00 persons a second, with AP 0.750; that is 3.00 times as fast."),
+    (("clean", "busy", "clean"), "Fastest: 200.00 persons a second in fp16, batch 4, with AP 0.750."),
+    (("busy", "busy", "unknown"), "Fastest: 200.00 persons a second in fp16, batch 4, with AP 0.750, conditions "
+     "unknown."),
+    (("busy", "busy", "throttled"), "No speed here is a result: ")])
+def test_headline_names_the_fastest_result(swept: Path, verdicts: tuple[str, ...], headline: str) -> None:
+    cells = []
+    for precision, batch, fps, verdict in zip(("fp32", "int8", "fp16"), (8, 8, 4), (100, 300, 200), verdicts,
+                                              strict=True):
+        cell = read(swept, "fp32", 1)
+        figures = {"batch": batch, "precision": precision, "requested_precision": precision}
+        cell.accuracy.update(figures, AP=0.75)
+        cell.throughput.update(figures, fps=fps, conditions={"verdict": verdict, "reasons": []})
+        del cell.throughput["repeats"]
+        cells.append(replace(cell, precision=precision, batch=batch))
+    assert headline in " ".join(page_of(*cells).split())
 
 
 def test_rerun_measures_only_what_changed_and_reports_failures(
@@ -163,58 +183,54 @@ def test_is_current(swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     arguments = found["command"].split()[2:]
     assert sweep.read_current(swept / "cells/fp16_bs1/accuracy/summary.json", arguments, 1) == found
     other = {"command": found["command"] + " --flip_test", "machine": {**found["machine"], "cores": 1000},
-             "versions": {**found["versions"], "onnx": "0"}, "inputs": {**found["inputs"], "nowhere": "0"}}
-    path = tmp_path / "accuracy/summary.json"
-    path.parent.mkdir()
+             "versions": {**found["versions"], "onnx": "0"}, "inputs": {**found["inputs"], "nowhere": "0" * 64}}
+    path = tmp_path / "summary.json"
     write_sealed(path, found)
     assert sweep.read_current(path, arguments, 1) and not sweep.read_current(path, arguments, 2)
     write_sealed(path, {**found, key: other[key]})
     assert not sweep.read_current(path, arguments, 1)
-
-
-@pytest.mark.parametrize("text", ["", "[" * 200_000, "{}", '{"mode": "accuracy", "command": "it\'s"}'])
-def test_summaries_of_any_content_are_measured_again(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "accuracy/summary.json"
-    path.parent.mkdir()
-    path.write_text(text)
-    assert sweep.read_current(path, [], 1) is None
+    for text in ("", "[" * 200_000, "{}", '{"mode": "accuracy", "command": "it\'s"}'):
+        path.write_text(text)
+        assert sweep.read_current(path, [], 1) is None
 
 
 @pytest.fixture
-def settings(swept: Path, model_files: dict[str, Path], drawn: Path, tmp_path: Path) -> Settings:
-    """A sweep of one cell, whose engine is there already."""
+def output(swept: Path, tmp_path: Path) -> Path:
+    """A folder for a sweep whose engines are there already."""
     shutil.copytree(swept / "engines", tmp_path / "out/engines")
-    short = ["--warmup", "1", "--iterations", "3", "--duration", "0.1"]
-    return Settings(str(model_files["onnx"]), str(drawn), None, ["fp32"], [1], tmp_path / "out", "onnxruntime",
-                    repeats=1, devices=1, extra={"accuracy": [], "throughput": short})
+    return tmp_path / "out"
 
 
-def test_missed_target_is_measured_and_marked(settings: Settings) -> None:
+def test_missed_target_is_measured_and_marked(model_files: dict[str, Path], drawn: Path, output: Path) -> None:
     """And kept as such when the sweep runs again."""
-    settings = replace(settings, extra={**settings.extra, "accuracy": ["--acc_target", "0.999"]})
-    for _ in range(2):
-        (cell,) = sweep.run_sweep(settings)
-        assert cell.failure == "" and cell.throughput["fps"] > 0
-        (note,) = cell.notes
-        assert note == f"missed --acc_target 0.999 with {cell.accuracy['AP']:.4g}"
-        assert note in Page(draw_page([cell])).text
+    for kept in (0, 2):
+        done = benchmark(model_files["onnx"], drawn, output, "--precisions", "fp32", "--batches", "1",
+                         extra=("--acc_target", "0.999"))
+        assert done.returncode == 0 and done.stdout.count(": kept, ") == kept
+        note = f"missed --acc_target 0.999 with {read(output, 'fp32', 1).accuracy['AP']:.4g}"
+        assert f"Note: fp32, batch 1: {note}" in done.stdout
+        assert note in Page((output / "report.html").read_text()).text
 
 
-def test_several_devices(swept: Path, settings: Settings) -> None:
+def test_several_devices(swept: Path, model_files: dict[str, Path], drawn: Path, output: Path) -> None:
     """Speed is of all, AP is that of one, a missed target is no failure, and what is done is kept. A cell with fewer
     batches than devices fails with inference.py's line, not with torchrun's last one."""
-    extra = {**settings.extra, "throughput": [*settings.extra["throughput"], "--fps_target", "1e6"]}
-    settings = replace(settings, devices=2, extra=extra)
-    for _ in range(2):
-        (cell,) = sweep.run_sweep(settings)
-        assert not cell.failure and cell.summary["AP"] == read(swept, "fp32", 1).accuracy["AP"]
+    def run(batch: int, *extra: str) -> subprocess.CompletedProcess[str]:
+        return benchmark(model_files["onnx"], drawn, output, "--precisions", "fp32", "--batches", str(batch),
+                         "--devices", "2", "--repeats", "1", extra=("--fps_target", "1e6", *extra))
+
+    for kept in (0, 2):
+        done = run(1)
+        assert done.returncode == 0 and done.stdout.count(": kept, ") == kept
+        cell = read(output, "fp32", 1)
+        assert cell.summary["AP"] == read(swept, "fp32", 1).accuracy["AP"]
         ranks = cell.throughput["ranks"]
         assert cell.throughput["fps"] == pytest.approx(sum(ranks["fps"])) and len(ranks["fps"]) == 2
-        assert cell.notes == [f"missed --fps_target 1e+06 with {cell.throughput['fps']:.4g}"]
-    assert len(Path(f"{cell.folder}/throughput.txt").read_text().split("scaling efficiency")) == 2
-    assert "engine alone, 2 devices" in table(cell.summary) and f"{ranks['efficiency']:.1%}" in draw_page([cell])
-    (failed,) = sweep.run_sweep(replace(settings, batches=[32], extra={**extra, "accuracy": ["--limit", "1"]}))
-    assert failed.failure.startswith("inference.py: error: ") and "too few for 2 ranks" in failed.failure
+        assert f"missed --fps_target 1e+06 with {cell.throughput['fps']:.4g}" in cell.notes
+    assert len((output / "cells/fp32_bs1/throughput.txt").read_text().split("scaling efficiency")) == 2
+    assert "engine alone, 2 devices" in done.stdout and f"{ranks['efficiency']:.1%}" in page_of(cell)
+    done = run(32, "--limit", "1")
+    assert done.returncode == 2 and "inference.py: error: " in done.stderr and "too few for 2 ranks" in done.stderr
 
 
 def test_int8_calibrated_on_the_measured_set_is_marked(swept: Path) -> None:
@@ -223,45 +239,34 @@ def test_int8_calibrated_on_the_measured_set_is_marked(swept: Path) -> None:
     annotations = next(digest for path, digest in cell.accuracy["inputs"].items() if path.endswith(".json"))
     cell.accuracy["engine"]["calibration"] = {"annotations_sha256": annotations}
     (note,) = cell.notes
-    assert "calibrated on the data set that it is measured on" in note and note in Page(draw_page([cell])).text
+    assert "calibrated on the data set that it is measured on" in note and note in page_of(cell)
 
 
 def test_kit_digest_covers_the_code_that_can_change_a_number(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "rtmpose", tmp_path / "rtmpose", ignore=shutil.ignore_patterns("__pycache__"))
 
-    def digest() -> str:
+    def digest(changed: str | None = None) -> str:
+        if changed:
+            with open(tmp_path / changed, "a") as file:
+                file.write("\n")
         code = "from rtmpose.machine.versions import kit_digest; print(kit_digest())"
         return subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
                               check=True).stdout.strip()
 
-    assert digest() == versions.kit_digest() and len(digest()) == 12
-    (tmp_path / "rtmpose-s_my-own-config.py").write_text("model = {}")
-    assert digest() == versions.kit_digest()
-    append_line(tmp_path / "rtmpose/report/page.py")
-    assert digest() == versions.kit_digest()
-    found = [versions.kit_digest()]
-    for changed in ("rtmpose/files.py", "rtmpose/data/preprocess.py", "rtmpose/engines/tensorrt/kernels.cu"):
-        append_line(tmp_path / changed)
-        found.append(digest())
-    assert len(set(found)) == 4
+    assert len(digest()) == 12
+    for same in (None, "rtmpose-s_my-own-config.py", "rtmpose/report/page.py"):
+        assert digest(same) == versions.kit_digest()
+    changes = ("rtmpose/files.py", "rtmpose/data/preprocess.py", "rtmpose/engines/tensorrt/kernels.cu")
+    assert len({versions.kit_digest(), *map(digest, changes)}) == 4
 
 
-def append_line(path: Path) -> None:
-    with open(path, "a") as file:
-        file.write("\n")
-
-
-def test_several_devices_are_not_repeated(model_files: dict[str, Path], drawn: Path, tmp_path: Path) -> None:
-    done = benchmark(model_files["onnx"], drawn, tmp_path / "out", "--devices", "2")
-    assert done.returncode == 2 and done.stderr.startswith("sweep.py: error: --repeats: doesn't work with several")
-    assert len(done.stderr.splitlines()) == 1 and not (tmp_path / "out").exists()
-
-
-def test_all_cells_failed(model_files: dict[str, Path], drawn: Path, tmp_path: Path) -> None:
-    done = benchmark(model_files["onnx"], drawn, tmp_path / "out", "--precisions", "int8", "--calibration", "nowhere")
-    assert done.returncode == 2
-    assert "all 2 cells failed; the first: nowhere: no such folder" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+@pytest.mark.parametrize(("options", "message"), [
+    (("--devices", "2"), "sweep.py: error: --repeats: doesn't work with several"),
+    (("--precisions", "int8", "--calibration", "nowhere"), "all 2 cells failed; the first: nowhere: no such folder")])
+def test_user_errors(model_files: dict[str, Path], drawn: Path, tmp_path: Path, options: tuple[str, ...],
+                     message: str) -> None:
+    done = benchmark(model_files["onnx"], drawn, tmp_path / "out", *options)
+    assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 def test_points_lie_where_their_values_are() -> None:
@@ -272,42 +277,20 @@ def test_points_lie_where_their_values_are() -> None:
     assert charts.Axis("one batch", [8], 0, 100)(8) == 50
 
 
-def measured_cell(precision: str, batch: int, fps: float, verdict: str = "clean") -> Cell:
-    """A cell of made-up figures."""
-    throughput = {"fps": fps, "batch": batch, "precision": precision, "requested_precision": precision,
-                  "conditions": {"verdict": verdict}}
-    return Cell(precision, batch, Path(), Path(), {"AP": 0.75}, throughput)
-
-
-@pytest.mark.parametrize(("verdicts", "headline"), [
-    (("clean", "clean", "clean"), "Fastest: 300.00 persons a second in int8, batch 8, with AP 0.750. FP32 at this "
-     "batch size: 100.00 persons a second, with AP 0.750; that is 3.00 times as fast."),
-    (("clean", "busy", "clean"), "Fastest: 200.00 persons a second in fp16, batch 4, with AP 0.750."),
-    (("busy", "busy", "throttled"), "No speed here is a result: the machine was busy or throttled in every cell.")])
-def test_headline_names_the_fastest_result(verdicts: tuple[str, ...], headline: str) -> None:
-    figures = (("fp32", 8, 100), ("int8", 8, 300), ("fp16", 4, 200))
-    assert page.headline([measured_cell(*one, verdict) for one, verdict in zip(figures, verdicts, strict=True)]
-                         ) == headline
-
-
-@pytest.mark.parametrize(("low", "high", "expected"), [
-    (0, 79.4, [0, 20, 40, 60, 80]), (0, 0, [0, 0.2]), (0.8635, 0.8835, [0.86, 0.865, 0.87, 0.875, 0.88, 0.885]),
-    (-1, -1, [-1, -0.8])])
-def test_linear_ticks(low: float, high: float, expected: list[float]) -> None:
-    assert charts.linear_ticks(low, high) == expected
-
-
-@pytest.mark.parametrize(("low", "high", "expected"), [
-    (24, 410, [20, 50, 100, 200, 500]), (10, 10, [10, 20]), (0.5, 1, [0.5, 1]),
-    (0.3, 9000, [0.1, 1, 10, 100, 1000, 10000])])
-def test_log_ticks(low: float, high: float, expected: list[float]) -> None:
-    assert charts.log_ticks(low, high) == expected
+@pytest.mark.parametrize(("ticks", "low", "high", "expected"), [
+    (charts.linear_ticks, 0, 79.4, [0, 20, 40, 60, 80]), (charts.linear_ticks, 0, 0, [0, 0.2]),
+    (charts.linear_ticks, 0.8635, 0.8835, [0.86, 0.865, 0.87, 0.875, 0.88, 0.885]),
+    (charts.linear_ticks, -1, -1, [-1, -0.8]), (charts.log_ticks, 24, 410, [20, 50, 100, 200, 500]),
+    (charts.log_ticks, 10, 10, [10, 20]), (charts.log_ticks, 0.5, 1, [0.5, 1]),
+    (charts.log_ticks, 0.3, 9000, [0.1, 1, 10, 100, 1000, 10000])])
+def test_ticks(ticks: object, low: float, high: float, expected: list[float]) -> None:
+    assert ticks(low, high) == expected
 
 
 def test_each_run_takes_the_options_of_its_mode():
     extra = ["--limit", "5", "--duration=1", "--flip_test", "--fps_target", "9", "--warmup", "2", "--batchsize", "-1",
              "--min_duration", "3"]
-    assert split_options(extra) == {
+    assert sweep.split_options(extra) == {
         "accuracy": ["--limit", "5", "--flip_test", "--fps_target", "9", "--batchsize", "-1", "--min_duration", "3"],
         "throughput": ["--duration=1", "--fps_target", "9", "--warmup", "2", "--batchsize", "-1",
                        "--min_duration", "3"]}

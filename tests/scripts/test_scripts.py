@@ -395,7 +395,7 @@ def test_quickstart(run: Run, calls: Calls) -> None:
     result = run("quickstart.sh", "out")
     assert result.returncode == 0
     assert [call.split()[0] for call in calls()[-6:]] == [
-        "demo/make_dataset.py", "export.py", "build_engine.py", "inference.py", "inference.py", "table.py"]
+        "demo/make_dataset.py", "export.py", "build_engine.py", "inference.py", "inference.py", "scripts/compare.py"]
     assert [line.split()[1] for line in result.stdout.splitlines() if line.startswith("quickstart.sh: ")] == [
         f"{step}/6" for step in range(1, 7)]
     assert "out/accuracy/pictures/overview.jpg" in result.stdout
