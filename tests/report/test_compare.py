@@ -354,8 +354,8 @@ def test_result_in_order(measured: dict[str, Path], drawn: Path, run: Main, tmp_
      "conditions busy (load 3), expected clean"),
     (lambda accuracy, throughput: throughput["engine"].update(sha256="0" * 64), "of different engines"),
     (lambda accuracy, throughput: throughput.update(scenario="offline", loadgen={
-        "version": "6", "mode": "PerformanceOnly", "logs": ".", "errors": []}, valid=True), "and LoadGen offline, throughput, expected"),
-])
+        "version": "6", "mode": "PerformanceOnly", "logs": ".", "errors": []}, valid=True),
+     "and LoadGen offline, throughput, expected")])
 def test_each_fault_is_a_line(measured: dict[str, Path], run: Main, tmp_path: Path, change: Callable, message: str
                               ) -> None:
     code, output, errors = run(sweep(measured, tmp_path, {4: 100}, change), script=check_result)
