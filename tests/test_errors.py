@@ -375,10 +375,10 @@ def empty(**changed: object) -> dict[str, Any]:
     ([], "lacks the lists images, annotations and categories"),
     ({"images": [], "annotations": []}, "lacks the lists"),
     (empty(annotations={}), "lacks the lists"),
-    (empty(categories=[]), "broken record (0 categories are named person"),
+    (empty(categories=[]), "0 categories are named person, expected one; the names are []"),
     (empty(), "holds no person"),
-    (empty(images=[{"id": 1}]), "broken record (images[0]: no 'file_name')"),
-    (empty(images=[3]), "broken record ("),
+    (empty(images=[{"id": 1}]), "broken record (images[0]: file_name is None, not a name without control characters)"),
+    (empty(images=[3]), "broken record (images[0]: it is 3, not an object)"),
     (empty(images=[{"id": [1], "file_name": "a", "width": 5, "height": 5}]),
      "broken record (images[0]: id is [1], not a number below 2^63, or a string as the first one is)"),
     (empty(images=[{"id": 1, "file_name": "\ud800", "width": 5, "height": 5}]), "broken record ("),
@@ -442,7 +442,7 @@ DETECTION = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 30, 40], "score": 0
 
 @pytest.mark.parametrize(("text", "message"), [
     ("{}", "is no list"), ("[", "is not valid JSON"), ("[]", "holds no detection of category 1"),
-    ("[{}]", "detection 0: no 'category_id'"),
+    ("[{}]", "detection 0: it is {}, not an object with category_id"),
     *((json.dumps([DETECTION, {**DETECTION, **changed}]), f"detection 1: {message}") for changed, message in (
         ({"image_id": 999}, "image_id is 999, not the id of an image"),
         ({"bbox": [1, 2, float("nan"), 4]}, "bbox is [1, 2, nan, 4], not 4 finite numbers"),

@@ -1,8 +1,9 @@
 """A data set in COCO's format: its annotation file, read once and checked, and the persons whose keypoints are
 predicted, in which image, in which box."""
 
+import gc
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,10 @@ ANNOTATIONS = Path("annotations/person_keypoints_val2017.json")
 GROUND_TRUTH = "ground-truth boxes"
 IMAGE_FOLDERS = (Path("images/val2017"), Path("val2017"))
 NUM_KEYPOINTS = 17
-BROKEN = (KeyError, TypeError, ValueError, OverflowError, RecursionError)  # what reading a broken record raises
 _LIMIT = 1e12
 _ID_LIMIT = 2**63  # NumPy's integers, with which pycocotools sorts ids
 _LONGEST_SIDE = 2**20  # pixels that OpenCV reads
+gc.set_threshold(10**6)  # while records are read, the collector would walk through all of them again and again
 
 
 @dataclass(frozen=True)
@@ -163,22 +164,24 @@ def _add_detected(path: Path, person_id: int | str, images: dict[int | str, Imag
     index = 0
     try:
         for index, detection in enumerate(detections):
+            expect(isinstance(detection, dict) and "category_id" in detection, "it", detection,
+                   "an object with category_id")
             if detection["category_id"] == person_id:
-                identity, score = detection["image_id"], detection["score"]
+                identity, score = detection.get("image_id"), detection.get("score")
                 expect(identity in images, "image_id", identity, "the id of an image of the annotations")
                 image = images[identity]
-                bbox = to_corners(detection["bbox"], (image.width, image.height))
+                bbox = to_corners(detection.get("bbox"), (image.width, image.height))
                 check_numbers("score", [score], 1)
                 image.persons.append(Person(index, image.id, bbox, np.float32(score)))
-    except BROKEN as error:
-        raise KitError(f"{path}: detection {index}: {reason(error)}; expected image_id, category_id, bbox [x, y, "
-                       "width, height] in pixels and score, for images of the annotations") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise KitError(f"{path}: detection {index}: {error}; expected image_id, category_id, bbox [x, y, width, "
+                       "height] in pixels and score, for images of the annotations") from error
     if not any(image.persons for image in images.values()):
         raise KitError(f"{path}: holds no detection of category {person_id}, the annotations' persons; expected a "
                        "detector's boxes with that category_id")
 
 
-def to_corners(given: Sequence[float], size: tuple[int, int]) -> np.ndarray:
+def to_corners(given: Any, size: tuple[int, int]) -> np.ndarray:
     """A box, given as x, y, width, height in pixels of an image of width and height: float32 (4,), x1 y1 x2 y2.
 
     Raises ValueError if it isn't four finite numbers, is empty, or lies outside the image.
@@ -203,7 +206,8 @@ def read_annotations(path: Path) -> Annotations:
     try:
         for name, ids in known.items():
             for record in content[name]:
-                identity, kind = record["id"], str if isinstance(content[name][0]["id"], str) else (int, float)
+                expect(isinstance(record, dict), "it", record, "an object")
+                identity, kind = record.get("id"), str if isinstance(content[name][0].get("id"), str) else (int, float)
                 expect(isinstance(identity, kind) and (isinstance(identity, str) or abs(identity) < _ID_LIMIT),
                        "id", identity, "a number below 2^63, or a string as the first one is")  # pycocotools sorts them
                 expect(identity not in ids, "id", identity, "of this record only")
@@ -212,20 +216,15 @@ def read_annotations(path: Path) -> Annotations:
                 elif name == "annotations":
                     _check_annotation(record, known["images"], known["categories"])
                 ids.add(identity)
-    except BROKEN as error:
-        raise KitError(f"{path}: broken record ({name}[{len(ids)}]: {reason(error)}), expected COCO person keypoints; "
-                       "fetch it again") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise KitError(f"{path}: broken record ({name}[{len(ids)}]: {error}), expected COCO person keypoints; fetch it "
+                       "again") from error
     names = [category.get("name") for category in content["categories"]]
     if names.count("person") != 1:  # mmpose takes it from the file as well
         raise KitError(f"{path}: {names.count('person')} categories are named person, expected one; the names are "
                        f"{names!r:.60}; give COCO person keypoints")
     person_id = content["categories"][names.index("person")]["id"]
     return Annotations(path, content["images"], content["annotations"], content["categories"], person_id)
-
-
-def reason(error: Exception) -> object:
-    """What is wrong with a record whose reading raised one of :data:`BROKEN`."""
-    return f"no {error}" if isinstance(error, KeyError) else error
 
 
 def expect(is_right: object, name: str, found: Any, expected: str) -> None:
@@ -248,12 +247,12 @@ def _drop_segmentation(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_image(image: dict[str, Any]) -> None:
-    name, sides = image["file_name"], (image["width"], image["height"])
+    name, sides = image.get("file_name"), (image.get("width"), image.get("height"))
     expect(isinstance(name, str) and all(character >= " " for character in name), "file_name", name,
            "a name without control characters")
-    os.fsencode(name)  # raises a ValueError if no file can have that name
-    expect(all(0 < side <= _LONGEST_SIDE and side == int(side) for side in sides), "size", sides,
-           f"two whole numbers from 1 to {_LONGEST_SIDE}")
+    os.fsencode(image["file_name"])  # raises a ValueError if no file can have that name
+    expect(all(isinstance(side, (int, float)) and 0 < side <= _LONGEST_SIDE and side % 1 == 0 for side in sides),
+           "size", sides, f"two whole numbers from 1 to {_LONGEST_SIDE}")
 
 
 def _check_annotation(annotation: dict[str, Any], images: set[int | str], categories: set[int | str]) -> None:
@@ -262,8 +261,8 @@ def _check_annotation(annotation: dict[str, Any], images: set[int | str], catego
         expect(isinstance(identity, (int, float, str)) and identity in ids, key, identity, "in the file")
     if "keypoints" not in annotation:
         return
-    check_numbers("bbox", annotation["bbox"], 4)
-    check_numbers("area", [annotation["area"]], 1)
+    check_numbers("bbox", annotation.get("bbox"), 4)
+    check_numbers("area", [annotation.get("area")], 1)
     check_numbers("keypoints", annotation["keypoints"], 3 * NUM_KEYPOINTS)
     # pycocotools relies on these two.
     crowd = annotation.setdefault("iscrowd", 0)
