@@ -7,5 +7,4 @@
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
-case ${1:-} in -h | --help) usage; exit ;; esac
 exec "$python" "$root/scripts/check_gpu.py" "$@"

@@ -41,6 +41,7 @@ die() {
 
 # Prints the comment at the top of the script.
 usage() { sed -n '2,/^set /s/^# \{0,1\}//p' "$0"; }
+case ${1:-} in -h | --help) usage; exit ;; esac
 
 # -I wherever Python gets no script: the modules of the current folder, say a zipfile.py, must not replace the library's.
 

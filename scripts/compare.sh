@@ -9,5 +9,4 @@
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
-case ${1:-} in -h | --help) usage; exit ;; esac
 exec "$python" "$root/scripts/compare.py" "$@"

@@ -10,7 +10,5 @@
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
-case ${1:-} in -h | --help) usage; exit ;; esac
 command -v "$python" >/dev/null || die "$python is missing; install it (Debian, Ubuntu: apt-get install python3)"
-# -I: a json.py in the current folder must not replace the library's.
 exec "$python" -I "$root/scripts/download.py" "$@"

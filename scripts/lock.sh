@@ -9,11 +9,7 @@
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
-case ${1:-} in
-  "" | --check) ;;
-  -h | --help) usage; exit ;;
-  *) die "$1: no such option, expected --check" ;;
-esac
+[ "${1:---check}" = --check ] || die "$1: no such option, expected --check"
 find_uv || die "uv is not installed; run scripts/setup.sh"
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -8,10 +8,7 @@
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
-case ${1:-} in
-  -h | --help) usage; exit ;;
-  -v) export KIT_VERBOSE=1; shift ;;
-esac
+if [ "${1:-}" = -v ]; then export KIT_VERBOSE=1; shift; fi
 out=${1:-quickstart}
 weights=("$root"/demo/rtmpose-t_drawn-people-256x192-*.pth)
 onnx=$out/rtmpose-t.onnx

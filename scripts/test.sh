@@ -8,7 +8,6 @@
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
-case ${1:-} in -h | --help) usage; exit ;; esac
 all=false selection=(-m "not slow")
 if [ "${1:-}" = --all ]; then
   all=true selection=()

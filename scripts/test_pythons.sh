@@ -9,7 +9,6 @@
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
-case ${1:-} in -h | --help) usage; exit ;; esac
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
