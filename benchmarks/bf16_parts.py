@@ -8,7 +8,6 @@ In OpenVINO, against the given FP32 engine, batch after batch in turn.
 from common import Parser, positive, run
 
 import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from rtmpose.data.agreement import describe_agreement
 from rtmpose.data.batches import Batch, iterate_batches
 from rtmpose.data.coco import load_persons
 from rtmpose.data.postprocess import decode
-from rtmpose.engines import Engine, installed_backend, load_engine
+from rtmpose.engines import BACKENDS, Engine, load_engine
 from rtmpose.errors import KitError
 from rtmpose.model import graph
 from rtmpose.model.mixed_precision import find_head, insert_casts, scale_final_convolutions
@@ -60,7 +59,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=positive, default=30, metavar="N",
                         help="batches an engine; default: %(default)s")
     args = parser.parse_args()
-    reference, openvino = load_engine(args.engine), installed_backend("openvino")
+    reference, openvino = load_engine(args.engine), BACKENDS["openvino"]
     if obstacle := openvino.find_bf16_obstacle():
         raise KitError(f"BF16: {obstacle}; run it on another machine")
     width, height = size = reference.record.input_size
@@ -70,17 +69,16 @@ def main() -> int:
     model = scale_final_convolutions(graph.simplify(graph.load(args.model_path), (batch, 3, height, width)))
     macs = graph.count_macs(model)
     engines, rows = {"": reference}, []
-    with tempfile.TemporaryDirectory() as folder:
-        for name, kept in find_parts(model):
-            typed, path = onnx.ModelProto(), Path(folder) / "parts.engine"
-            typed.CopyFrom(model)
-            insert_casts(typed.graph, kept, "bf16")
-            openvino.build(typed, path, path)
-            engines[name] = openvino.load(path, reference.record)
-            found, _ = keypoints(engines[name], batches)
-            agreement = describe_agreement(np.abs(found.astype(np.float64) - expected), scores,
-                                           width / reference.record.bins[0])
-            rows.append((name, sum(macs.get(node, 0) for node in kept) / sum(macs.values()), agreement))
+    for name, kept in find_parts(model):
+        typed, path = onnx.ModelProto(), Path("parts.engine")
+        typed.CopyFrom(model)
+        insert_casts(typed.graph, kept, "bf16")
+        (compiled,) = openvino.build(typed, path)
+        engines[name] = openvino.load(compiled.content, path, reference.record)
+        found, _ = keypoints(engines[name], batches)
+        agreement = describe_agreement(np.abs(found.astype(np.float64) - expected), scores,
+                                       width / reference.record.bins[0])
+        rows.append((name, sum(macs.get(node, 0) for node in kept) / sum(macs.values()), agreement))
     samples = take_turns({name: batch_timer(engine, args.datasets) for name, engine in engines.items()}, args.rounds)
     medians = {name: np.median(values) for name, values in samples.items()}
     print("| in FP32 | multiplications | at most one bin off | at most 4 px off | worst, px | times FP32 |")

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from rtmpose.data.agreement import crop_distances, describe_agreement
 from rtmpose.data.batches import Batch, iterate_batches
 from rtmpose.data.coco import load_persons
-from rtmpose.engines import backend
+from rtmpose.engines import BACKENDS
 from rtmpose.evaluate.coco_eval import score
 from rtmpose.evaluate.predictions import Predictions, decode_batch, join
 from rtmpose.model import graph, mixed_precision
@@ -36,7 +36,7 @@ def make_graphs(fp32: onnx.ModelProto, crops: calibrate.CalibrationSet) -> Itera
     for power in (0, 8):
         yield f"FP16, final convolution x 2^{power}", emulate(scale_final_convolution(fp32, power), "fp16")
     yield "BF16", emulate(fp32, "bf16")
-    scheme = backend("tensorrt").INT8_SCHEME
+    scheme = BACKENDS["tensorrt"].INT8_SCHEME
     factors = calibrate.find_factors(fp32, crops.batches)
     equalized = equalize(fp32, factors)
     ranges = calibrate.find_ranges(equalized, scheme, crops.batches)

@@ -75,6 +75,7 @@ def row(args: argparse.Namespace, model: onnx.ModelProto, batch: int, ceilings: 
     images = len(persons) / predict_gpu.predict_persons_on_gpu(engine, persons)[2]
     rates = [f"{batch / ms * 1e3:.0f}" for ms in (device, copies, whole)]
     bare = bare_loop_ms(engine, 200)
+    engine.close()
     return [str(batch), f"{device:.3f}", *rates, f"{images:.0f}", f"{limit:.3f}", f"{limit / device:.1%}",
             f"{device / bare:.1%}", f"{batch / torch_ms(args, crops) * 1e3:.0f}"]
 
@@ -90,14 +91,13 @@ def build(args: argparse.Namespace, batch: int) -> Path:
 
 def bare_loop_ms(engine: TensorRTEngine, runs: int) -> float:
     """Milliseconds a batch of a loop that only enqueues the network, as a CUDA graph if that is faster."""
-    memory = engine.make_slot().device
-    graph = engine.faster_graph(lambda: engine.enqueue(memory))
-    enqueue = graph.launch if graph else lambda: engine.enqueue(memory)
+    slot = engine.make_network_slot()
+    engine.add_graphs([slot])
     start, end = engine.cuda.Event(), engine.cuda.Event()
-    enqueue()
+    slot.launch()
     start.record(engine.runs)
     for _ in range(runs):
-        enqueue()
+        slot.launch()
     end.record(engine.runs)
     end.synchronize()
     return start.time_till(end) / runs

@@ -1,4 +1,4 @@
-"""The host's cost of the GPU path in microseconds a person: main thread, reading threads, and LoadGen mode.
+"""The host's cost of the GPU path in microseconds a person: main, GPU and reading threads, and LoadGen mode.
 
     python3 benchmarks/host_cost.py --model_path rtmpose-t.onnx --datasets unseen
 
@@ -80,14 +80,14 @@ def measure_prediction(engine: Engine, persons: PersonSet, rounds: int) -> dict[
     for _ in range(rounds + 1):
         stages, started, ended = Stages(), 0.0, 0.0
 
-        class Stream(predict_gpu.GpuStream):
+        class Runner(predict_gpu.KeypointRunner):
             def __init__(self, *args: Any) -> None:
                 nonlocal started
                 super().__init__(*args)
                 started = time.thread_time()
 
-            submit = stages.timed("main thread: uploads, launch", predict_gpu.GpuStream.submit)
-            collect = stages.timed("main thread: wait, download", predict_gpu.GpuStream.collect)
+            infer_images = stages.timed("GPU threads: uploads, launch, wait, download",
+                                        predict_gpu.KeypointRunner.infer_images)
 
         def finish(*args: Any) -> Predictions:
             nonlocal ended
@@ -95,7 +95,7 @@ def measure_prediction(engine: Engine, persons: PersonSet, rounds: int) -> dict[
             return Predictions(*args)
 
         with (patch.multiple(
-                predict_gpu, GpuStream=Stream, Predictions=finish,
+                predict_gpu, KeypointRunner=Runner, Predictions=finish,
                 read_batches=stages.timed_steps("main thread: hand out images, wait for them",
                                                 predict_gpu.read_batches),
                 read_image=stages.timed(READING, predict_gpu.read_image),

@@ -251,23 +251,22 @@ def test_engine_with_broken_record(fails_with: Fails, copies: dict[str, Path], t
 
 
 @pytest.mark.parametrize(("changed", "message"), [
-    ({"version": "1.0.0"}, "was built by ONNX Runtime 1.0.0 for "),
+    ({"version": "1.0.0"}, "was built by onnxruntime 1.0.0, but "),
     ({"device": "Another CPU"}, " for Another CPU, but this machine has "),
     ({"backend": "other"}, "was built for the backend 'other'"),
     ({"num_keypoints": 133, "skeleton": "coco_wholebody"}, "gives 133 keypoints of coco_wholebody (nose, left_eye"),
     ({"keypoints": (), "skeleton": "unknown"}, "gives 17 keypoints of unknown (not named in its ONNX file)"),
     ({"backend": "tensorrt", "package": "tensorrt_rtx", "version": "0.1"}, "was built by tensorrt_rtx 0.1, but "),
     ({"backend": "tensorrt", "package": "tensorrt_rtx", "device": "NVIDIA A10", "compute_capability": "8.6"},
-     "was built for NVIDIA A10 (compute capability 8.6), but the GPU here is NVIDIA L4 (8.9); "),
+     "for NVIDIA A10 (compute capability 8.6), but this machine has NVIDIA L4 (compute capability 8.9); "),
 ])
 def test_engine_of_another_machine_or_network(fails_with: Fails, copies: dict[str, Path],
                                               monkeypatch: pytest.MonkeyPatch, changed: dict, message: str) -> None:
     """TensorRT's checks come before any CUDA call, so they need no GPU."""
     if "package" in changed:
         trt = pytest.importorskip("tensorrt_rtx")
-        from rtmpose.engines.tensorrt import build
         from rtmpose.machine.gpu import Gpu
-        monkeypatch.setattr(build, "find_gpu", lambda: Gpu("NVIDIA L4", "8.9", "13.0", 0, ""))
+        monkeypatch.setattr("rtmpose.engines.find_gpu", lambda: Gpu("NVIDIA L4", "8.9", "13.0", 0, ""))
         changed = {"version": trt.__version__, **changed}
     write_record(copies["engine"], dataclasses.replace(read_record(copies["engine"]), **changed))
     assert message in fails_with("engine", copies["engine"])

@@ -13,8 +13,8 @@ PADDING = 1.25  # factor by which a box grows before it is cropped (mmpose GetBB
 MEAN = np.array([123.675, 116.28, 103.53], np.float32)
 STD = np.array([58.395, 57.12, 57.375], np.float32)
 
-# A lookup table for each of R, G and B: an 8-bit pixel has only 256 values.
-_NORMALIZED = (np.arange(256, dtype=np.float32) - MEAN[:, None]) / STD[:, None]
+# The network's input for each 8-bit pixel, float32 (3, 256), in the order R, G, B: a pixel has only 256 values.
+NORMALIZED = (np.arange(256, dtype=np.float32) - MEAN[:, None]) / STD[:, None]
 
 
 def box_to_center_scale(bbox: np.ndarray, input_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -54,7 +54,7 @@ def normalize(crop: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     """
     if out is None:
         out = np.empty((3, *crop.shape[:2]), np.float32)
-    for plane, table, channel in zip(cv2.split(crop)[::-1], _NORMALIZED, out, strict=True):
+    for plane, table, channel in zip(cv2.split(crop)[::-1], NORMALIZED, out, strict=True):
         cv2.LUT(plane, table, dst=channel)
     return out
 

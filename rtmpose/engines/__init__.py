@@ -1,16 +1,18 @@
 """Runtimes behind one small interface: build an engine, load it, run a batch, time a batch."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from onnx import ModelProto
 
-from rtmpose.engines import onnxruntime, openvino
+from rtmpose.engines import onnxruntime, openvino, tensorrt
 from rtmpose.engines.record import Record, read_record
-from rtmpose.engines.tensorrt import build as tensorrt_build
+from rtmpose.engines.runtime import Compiled, import_package, is_installed, named_errors
 from rtmpose.errors import KitError
+from rtmpose.machine.cpu import cpu_name
 from rtmpose.machine.gpu import DriverError, find_gpu
 from rtmpose.machine.monitor import Monitor
 from rtmpose.model.int8.quantize import Int8Scheme
@@ -36,84 +38,92 @@ class Engine(Protocol):
 
 
 class Backend(Protocol):
-    """A runtime; each is a module of this package."""
+    """A runtime; each is a module or package of this one."""
 
+    PACKAGES: list[str]  # Python packages that it can use, the preferred one first
     INT8_SCHEME: Int8Scheme
-
-    def is_installed(self) -> bool:
-        """Whether its package is installed."""
-
-    def describe(self) -> dict[str, Any]:
-        """``backend``, ``package``, ``version``, ``device`` and ``compute_capability`` of :class:`Facts`."""
 
     def find_bf16_obstacle(self) -> str | None:
         """The reason why it can't compute in BF16 here; None if it can."""
 
-    def build(self, model: ModelProto, path: Path, engine: Path, bf16: bool = False
-              ) -> tuple[dict[str, int], dict[str, int]]:
-        """Build an engine of a graph with a fixed batch size into ``path``; ``engine`` is its final name, for messages.
+    def build(self, model: ModelProto, path: Path) -> list[Compiled]:
+        """Build engines of a graph with a fixed batch size, for ``path``: one, or a few of which the fastest is kept.
 
-        Types are those of the graph; with ``bf16``, which only OpenVINO takes, what is FP32 in it computes in BF16.
-        Returns the number of convolutions and matrix products, and of all layers, by the type that they compute in.
-        Raises KitError if the runtime refuses the graph.
+        Types are those of the graph. What the runtime says of a graph that it refuses may be any exception.
         """
 
-    def load(self, path: str | Path, record: Record) -> Engine:
-        """Load an engine; raises KitError if it is for another version or device, or can't be loaded."""
+    def load(self, content: bytes, path: str | Path, record: Record) -> Engine:
+        """Load an engine that was built for what is here; any exception tells why the runtime can't.
+
+        ``path`` is its name, for messages and for files beside it.
+        """
 
 
 CPU_BACKENDS = ("onnxruntime", "openvino")
-BACKENDS: dict[str, Backend] = {
-    "tensorrt": tensorrt_build, "onnxruntime": onnxruntime, "openvino": openvino}
+BACKENDS: dict[str, Backend] = {"tensorrt": tensorrt, "onnxruntime": onnxruntime, "openvino": openvino}
 
 
-def backend(name: str) -> Backend:
-    """A backend of :data:`BACKENDS`, installed or not."""
-    return BACKENDS[name]
+def installed_packages(backend: str) -> list[str]:
+    """The packages of a backend that are installed; engines are built with the first."""
+    return [package for package in BACKENDS[backend].PACKAGES if is_installed(package)]
 
 
-def installed_backend(name: str) -> Backend:
-    """A backend of :data:`BACKENDS`; raises KitError if it is not installed."""
-    chosen = backend(name)
-    if not chosen.is_installed():
-        raise KitError(f"--backend {name}: is not installed; run scripts/setup.sh (with --gpu for TensorRT) or choose "
-                       "another backend")
-    return chosen
+def describe(backend: str, package: str) -> dict[str, Any]:
+    """What runs engines here: ``backend``, ``package``, ``version``, ``device``, ``compute_capability`` of Facts."""
+    gpu = None if backend in CPU_BACKENDS else find_gpu()
+    return {"backend": backend, "package": package, "version": import_package(package).__version__.split("-")[0],
+            "device": cpu_name() if backend in CPU_BACKENDS else gpu.name if gpu else None,
+            "compute_capability": gpu.compute_capability if gpu else None}
 
 
-def choose_backends(name: str) -> tuple[list[Backend], str | None]:
-    """The backends to build with, and a note if there is a GPU that can't be used.
+def choose_backends(name: str) -> tuple[list[str], str | None]:
+    """The backends to build with, and a note if there is a GPU that can't be used. Raises KitError if there are none.
 
     ``auto`` is TensorRT if it can run engines on the GPU here, else every CPU backend that is installed.
     """
-    if name != "auto":
-        return [installed_backend(name)], None
-    gpu, note = None, None
-    try:
-        gpu = find_gpu()
-    except DriverError as error:
-        note = f"a GPU is not used: {error}"
-    if gpu:
-        obstacle = tensorrt_build.find_obstacle(gpu)
-        if obstacle is None:
-            return [backend("tensorrt")], None
-        note = f"{gpu.name} is not used: {obstacle}"
-    found = [backend(cpu) for cpu in CPU_BACKENDS if backend(cpu).is_installed()]
-    return found or [installed_backend(CPU_BACKENDS[0])], note
+    note = None
+    if name == "auto":
+        try:
+            gpu = find_gpu()
+            obstacle = tensorrt.find_obstacle(gpu) if gpu else None
+            if gpu and not obstacle:
+                return ["tensorrt"], None
+            note = f"{gpu.name} is not used: {obstacle}" if gpu else None
+        except DriverError as error:
+            note = f"a GPU is not used: {error}"
+    chosen = [backend for backend in (CPU_BACKENDS if name == "auto" else [name]) if installed_packages(backend)]
+    if not chosen:
+        raise KitError(f"--backend {name}: is not installed; run scripts/setup.sh (with --gpu for TensorRT) or choose "
+                       "another backend")
+    return chosen, note
 
 
 def load_engine(path: str | Path) -> Engine:
     """Load an engine; raises KitError if it is missing, cut off, or for another runtime version or device."""
     record = read_record(path)
+    return open_engine(Path(path).read_bytes(), path, record)
+
+
+def open_engine(content: bytes, path: str | Path, record: Record) -> Engine:
+    """Load the content of an engine; raises KitError if it is for another runtime version or device."""
     if record.backend not in BACKENDS:
         raise KitError(f"{path}: was built for the backend {record.backend!r}, expected one of "
                        f"{', '.join(BACKENDS)}; build it again")
-    return installed_backend(record.backend).load(path, record)
+    if record.package not in installed_packages(record.backend):
+        raise KitError(f"{path}: was built by {record.runtime}, which is not installed; run scripts/setup.sh (with "
+                       "--gpu for TensorRT), or build it again")
+    here = replace(record, **describe(record.backend, record.package))
+    if record.version != here.version:
+        raise KitError(f"{path}: was built by {record.runtime}, but {here.version} is installed; build it again")
+    if record.device and here.device and record.hardware != here.hardware:
+        raise KitError(f"{path}: was built for {record.hardware}, but this machine has {here.hardware}; build it again")
+    with named_errors(f"{path}: {record.runtime} can't load it", "build it again"):
+        return BACKENDS[record.backend].load(content, path, record)
 
 
 def monitor(engine: Engine) -> Monitor:
     """A monitor of what an engine runs on."""
-    return Monitor(find_gpu() if engine.record.backend == "tensorrt" else None)
+    return Monitor(None if engine.record.backend in CPU_BACKENDS else find_gpu())
 
 
 def headline_timer(engine: Engine, crops: np.ndarray) -> Callable[[], float]:

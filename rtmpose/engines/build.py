@@ -1,6 +1,7 @@
 """ONNX file -> engine file, with its record beside it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -9,9 +10,10 @@ import numpy as np
 from onnx import ModelProto
 
 from rtmpose.data import preprocess
-from rtmpose.engines import BACKENDS, Backend, Engine, choose_backends, headline_timer
+from rtmpose.engines import BACKENDS, choose_backends, describe, headline_timer, installed_packages, open_engine
 from rtmpose.engines.record import Facts, Record, read_record, record_path, write_record
-from rtmpose.errors import KitError, first_line
+from rtmpose.engines.runtime import named_errors
+from rtmpose.errors import KitError
 from rtmpose.files import atomic_write, check_output, sha256
 from rtmpose.machine.versions import command_line, now
 from rtmpose.model import graph
@@ -40,6 +42,7 @@ class Built:
     """An engine that was built."""
 
     record: Record
+    content: bytes  # of the engine file
     macs: dict[str, int]  # multiplications of each convolution and matrix product, by the name in the FP32 graph
     kept: list[Kept]  # operators that stay in FP32 where the rest is FP16 or BF16
     calibration: Calibration | None  # only for int8
@@ -67,18 +70,19 @@ def plan_build(model_path: str | Path, engine_path: str | Path, batch: int | Non
         backends = keep_bf16(backends)
     digest = sha256(model_path)
     candidates = [Facts(onnx_sha256=digest, recipe=graph.RECIPE, requested_precision=precision,
-                        calibration=calibrate.facts(module.INT8_SCHEME, crops) if crops else {},
+                        calibration=calibrate.facts(BACKENDS[name].INT8_SCHEME, crops) if crops else {},
                         requested_backend=backend, input_name=input_name, batch=shape[0],
-                        input_size=(shape[3], shape[2]), **module.describe()) for module in backends]
+                        input_size=(shape[3], shape[2]), **describe(name, installed_packages(name)[0]))
+                  for name in backends]
     return Plan(model, Path(model_path), shape, Path(engine_path), candidates, crops, note)
 
 
-def keep_bf16(backends: Sequence[Backend]) -> list[Backend]:
+def keep_bf16(backends: Sequence[str]) -> list[str]:
     """Those that can compute in BF16 here; raises KitError if none can."""
-    obstacles = [backend.find_bf16_obstacle() for backend in backends]
-    able = [backend for backend, obstacle in zip(backends, obstacles, strict=True) if obstacle is None]
+    obstacles = {name: BACKENDS[name].find_bf16_obstacle() for name in backends}
+    able = [name for name, obstacle in obstacles.items() if obstacle is None]
     if not able:
-        raise KitError(f"--precision bf16: {'; '.join(filter(None, obstacles))}; use --precision fp32")
+        raise KitError(f"--precision bf16: {'; '.join(filter(None, obstacles.values()))}; use --precision fp32")
     return able
 
 
@@ -95,52 +99,41 @@ def build_engine(plan: Plan) -> Built:
     """Build all candidates, and keep the one that is fastest here; raises KitError if a step of it fails."""
     for path in (plan.engine_path, record_path(plan.engine_path)):
         check_output(path, plan.model_path)
-    with atomic_write(plan.engine_path) as target:
-        built = [one for facts in plan.candidates for one in build_candidate(plan, facts, target)]
-        file, best = choose_fastest(built) if len(built) > 1 else built[0]
-        file.rename(target)
-        # An old record must not stand beside a new engine.
-        record_path(plan.engine_path).unlink(missing_ok=True)
+    graph.check_runs(plan.model, plan.model_path, plan.shape)
+    fixed = graph.simplify(plan.model, plan.shape)
+    built = [one for facts in plan.candidates for one in build_candidate(plan, facts, fixed)]
+    best = choose_fastest(plan.engine_path, built) if len(built) > 1 else built[0]
+    with atomic_write(plan.engine_path) as file:
+        file.write_bytes(best.content)
+        record_path(plan.engine_path).unlink(missing_ok=True)  # an old record must not stand beside a new engine
     write_record(plan.engine_path, best.record)
     return best
 
 
-def build_candidate(plan: Plan, facts: Facts, target: Path) -> Iterator[tuple[Path, Built]]:
-    """Simplify the graph, set its precision, and build an engine, into a new file beside ``target``.
-
-    Beside INT8, what is FP32 is built in BF16 as well where the runtime can.
-    """
+def build_candidate(plan: Plan, facts: Facts, fixed: ModelProto) -> list[Built]:
+    """The engines that a backend makes of the simplified graph in the requested precision."""
     start = perf_counter()
-    graph.check_runs(plan.model, plan.model_path, plan.shape)
-    fixed = graph.simplify(plan.model, plan.shape)
-    spec = graph.read_spec(fixed, plan.model_path)
-    skeleton = graph.read_skeleton(plan.model)
+    spec, skeleton = graph.read_spec(fixed, plan.model_path), graph.read_skeleton(plan.model)
     if len(skeleton.keypoints) not in (0, spec.num_keypoints):
         raise KitError(f"{plan.model_path}: names {len(skeleton.keypoints)} keypoints and gives {spec.num_keypoints}; "
                        "export it again")
-    try:
+    with named_errors(f"{plan.model_path}: can't be converted to {facts.requested_precision}",
+                      "expected a graph that export.py wrote"):  # another graph can lack anything
         macs = graph.count_macs(fixed)
         if not sum(macs.values()):
             raise KitError(f"{plan.model_path}: has no convolutions and no matrix products; export it again")
-        typed, kept, calibrated = set_precision(plan, facts, fixed)
-    except (KitError, OSError):
-        raise
-    except Exception as error:  # the conversions know RTMPose's graph, and another one can lack anything
-        raise KitError(f"{plan.model_path}: can't be converted to {facts.requested_precision} ({type(error).__name__}: "
-                       f"{first_line(error)}); expected a graph that export.py wrote") from error
-    module = BACKENDS[facts.backend]
-    for bf16 in (False, True):
-        file = target.with_name(f"{facts.backend}{'_bf16' * bf16}")
-        arithmetic, layers = module.build(typed, file, plan.engine_path, bf16)
-        record = Record(**asdict(facts), precision=name_precision(arithmetic), arithmetic=arithmetic, layers=layers,
-                        num_keypoints=spec.num_keypoints, skeleton=skeleton.name, keypoints=skeleton.keypoints,
-                        bins=spec.bins, measured_fps={}, onnx=plan.model_path.name,
-                        source=graph.read_metadata(plan.model), built_at=now(), command=command_line(),
-                        build_seconds=round(perf_counter() - start, 3),
-                        engine_bytes=file.stat().st_size, engine_sha256=sha256(file))
-        yield file, Built(record, macs, kept, calibrated)
-        if "int8" not in arithmetic or module.INT8_SCHEME.rest_fp16 or module.find_bf16_obstacle():
-            return
+        typed, kept, calibration = set_precision(plan, facts, fixed)
+    with named_errors(f"{plan.engine_path}: {facts.runtime} can't build it",
+                      "check the graph, and the space left in the engine's folder"):
+        compiled = BACKENDS[facts.backend].build(typed, plan.engine_path)
+    common = {**asdict(facts), "num_keypoints": spec.num_keypoints, "skeleton": skeleton.name,
+              "keypoints": skeleton.keypoints, "bins": spec.bins, "measured_fps": {}, "onnx": plan.model_path.name,
+              "source": graph.read_metadata(plan.model), "built_at": now(), "command": command_line(),
+              "build_seconds": round(perf_counter() - start, 3)}
+    return [Built(Record(**common, precision=name_precision(arithmetic), arithmetic=arithmetic, layers=layers,
+                         engine_bytes=len(content), engine_sha256=hashlib.sha256(content).hexdigest()),
+                  content, macs, kept, calibration)
+            for content, arithmetic, layers in compiled]
 
 
 def name_precision(arithmetic: Mapping[str, int]) -> str:
@@ -163,25 +156,20 @@ def set_precision(plan: Plan, facts: Facts, fixed: ModelProto) -> tuple[ModelPro
     return mixed, kept, calibrated
 
 
-def choose_fastest(built: Sequence[tuple[Path, Built]]) -> tuple[Path, Built]:
-    """The fastest engine and its file; its record names the speed of all."""
-    engines = [BACKENDS[one.record.backend].load(file, one.record) for file, one in built]
-    fps = compare_fps(engines)
-    file, best = built[fps.index(max(fps))]
-    measured = {f"{engine.record.backend} {engine.record.precision}": speed
-                for engine, speed in zip(engines, fps, strict=True)}
-    return file, replace(best, record=replace(best.record, measured_fps=measured))
+def choose_fastest(engine_path: Path, built: Sequence[Built]) -> Built:
+    """The fastest engine; its record names the speed of all.
 
-
-def compare_fps(engines: Sequence[Engine], turns: int = 6) -> list[float]:
-    """Persons a second of engines that take turns on the same random input, by the median batch.
-
-    The first turn is a warm-up, and so is the first batch of a turn: threads of the engine before may still spin.
+    They take turns on the same random input, and the median batch counts. The first turn is a warm-up, and so is the
+    first batch of a turn: threads of the engine before may still spin.
     """
-    batch = engines[0].record.batch
-    crops = preprocess.random_input(batch, engines[0].record.input_size)
-    timers = [headline_timer(engine, crops) for engine in engines]
-    milliseconds = np.empty((turns, len(engines), 3))
+    batch, turns = built[0].record.batch, 6
+    crops = preprocess.random_input(batch, built[0].record.input_size)
+    timers = [headline_timer(open_engine(one.content, engine_path, one.record), crops) for one in built]
+    milliseconds = np.empty((turns, len(built), 3))
     for turn, i, repeat in np.ndindex(milliseconds.shape):
         milliseconds[turn, i, repeat] = timers[i]()
-    return [batch / float(median) * 1e3 for median in np.median(milliseconds[1:, :, 1:], axis=(0, 2))]
+    medians = np.median(milliseconds[1:, :, 1:], axis=(0, 2))
+    measured = {f"{one.record.backend} {one.record.precision}": batch / float(median) * 1e3
+                for one, median in zip(built, medians, strict=True)}
+    best = built[int(medians.argmin())]
+    return replace(best, record=replace(best.record, measured_fps=measured))

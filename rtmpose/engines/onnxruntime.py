@@ -1,58 +1,43 @@
 """ONNX Runtime on the CPU: an engine is the graph as ONNX Runtime optimized it for this processor and batch size."""
 
-import importlib.util
 import os
-from collections.abc import Callable
+import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 
-from rtmpose.engines.record import Record, check_built_here
-from rtmpose.errors import KitError, first_line
-from rtmpose.machine.cpu import count_cores, cpu_name
+from rtmpose.engines.record import Record
+from rtmpose.engines.runtime import Compiled, CpuEngine
+from rtmpose.machine.cpu import count_cores
 from rtmpose.model.graph import OUTPUTS, count_arithmetic, count_layers
 from rtmpose.model.int8.quantize import Int8Scheme
-from rtmpose.timing import wall_clock
 
+PACKAGES = ["onnxruntime"]
 # Its INT8 convolution has INT8 inputs and outputs; on x86 it is fast with unsigned activations only. Equalized channels
 # cost a fifth of the speed, because it doesn't fuse their multiplications, and bring no AP.
 INT8_SCHEME = Int8Scheme(signed=False, outputs=True, equalized=False, rest_fp16=False)
-
-
-def is_installed() -> bool:
-    return importlib.util.find_spec("onnxruntime") is not None
-
-
-def describe() -> dict[str, Any]:
-    import onnxruntime
-    return {"backend": "onnxruntime", "package": "onnxruntime", "version": onnxruntime.__version__,
-            "device": cpu_name(), "compute_capability": None}
 
 
 def find_bf16_obstacle() -> str:
     return "ONNX Runtime has no BF16 on CPUs"
 
 
-def build(model: onnx.ModelProto, path: Path, engine: Path, bf16: bool = False
-          ) -> tuple[dict[str, int], dict[str, int]]:
+def build(model: onnx.ModelProto, path: Path) -> list[Compiled]:
     """Optimize a graph. Types are counted in the result: FP16 becomes FP32, for which alone the CPU has kernels."""
     import onnxruntime
     options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = os.fsencode(path)  # as text it would have to be valid UTF-8
     options.log_severity_level = 4
-    try:
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent) as folder:
+        options.optimized_model_filepath = os.fsencode(f"{folder}/optimized")  # as text it would have to be valid UTF-8
         onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        _open(path)  # it refuses some graphs that it wrote itself
-        optimized = onnx.load(path)
-    except Exception as error:  # ONNX Runtime's errors share no public base
-        raise KitError(f"{engine}: ONNX Runtime can't build or write it ({first_line(error)}); "
-                       "check the graph, and the space left in the engine's folder") from error
-    return count_arithmetic(optimized), count_layers(optimized)
+        content = Path(folder, "optimized").read_bytes()
+    _open(content)  # it refuses some graphs that it wrote itself
+    optimized = onnx.load_from_string(content)
+    return [Compiled(content, count_arithmetic(optimized), count_layers(optimized))]
 
 
-def _open(path: str | Path) -> Any:
+def _open(content: bytes) -> Any:
     """A session on a graph that was optimized when it was built."""
     import onnxruntime
     options = onnxruntime.SessionOptions()
@@ -60,32 +45,9 @@ def _open(path: str | Path) -> Any:
     options.log_severity_level = 4
     if count_cores() < (os.cpu_count() or 1):  # by default it takes the cores of the machine, whoever may use them
         options.intra_op_num_threads = count_cores()
-    return onnxruntime.InferenceSession(Path(path).read_bytes(), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
-class OnnxRuntimeEngine:
-    """An :class:`rtmpose.engines.Engine` of ONNX Runtime."""
-
-    def __init__(self, path: str | Path, record: Record) -> None:
-        check_built_here(path, record, describe(), "ONNX Runtime")
-        self.path, self.record = str(path), record
-        try:
-            self._session = _open(path)
-        except Exception as error:  # ONNX Runtime's errors share no public base
-            raise KitError(f"{path}: ONNX Runtime can't load it ({first_line(error)}); build it again") from error
-
-    def infer(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        try:
-            simcc_x, simcc_y = self._session.run(OUTPUTS, {self.record.input_name: crops})
-        except Exception as error:  # ONNX Runtime's errors share no public base
-            raise KitError(f"{self.path}: ONNX Runtime can't run it ({first_line(error)}); build it again") from error
-        return simcc_x, simcc_y
-
-    def close(self) -> None:
-        self._session = None
-
-    def timers(self, crops: np.ndarray) -> dict[str, Callable[[], float]]:
-        return {"wall clock of ONNX Runtime on the CPU, crops in memory": wall_clock(lambda: self.infer(crops))}
-
-
-load = OnnxRuntimeEngine
+def load(content: bytes, path: str | Path, record: Record) -> CpuEngine:
+    session = _open(content)
+    return CpuEngine("ONNX Runtime", path, record, lambda crops: session.run(OUTPUTS, {record.input_name: crops}))

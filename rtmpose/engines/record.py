@@ -1,6 +1,5 @@
 """The record beside an engine: it makes results traceable, and shows if the engine is up to date and can run here."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,12 @@ class Facts:
     def runtime(self) -> str:
         """Package and version, for messages."""
         return f"{self.package} {self.version}"
+
+    @property
+    def hardware(self) -> str:
+        """The device, for messages."""
+        capability = f" (compute capability {self.compute_capability})" if self.compute_capability else ""
+        return f"{self.device}{capability}"
 
 
 @dataclass(frozen=True)
@@ -84,10 +89,3 @@ def read_record(engine: str | Path) -> Record:
 def write_record(engine: str | Path, record: Record) -> None:
     """Write the record of an engine; raises KitError if that fails."""
     write_sealed(record_path(engine), asdict(record))
-
-
-def check_built_here(path: str | Path, record: Record, here: Mapping[str, Any], runtime: str) -> None:
-    """Raise KitError if a CPU engine was built by another version or for another processor than ``here``."""
-    if (record.version, record.device) != (here["version"], here["device"]):
-        raise KitError(f"{path}: was built by {runtime} {record.version} for {record.device}, but this "
-                       f"machine has {here['version']} and {here['device']}; build it again")

@@ -25,8 +25,8 @@ from rtmpose.data import preprocess
 from rtmpose.data.batches import Crop, cut_image
 from rtmpose.data.coco import PersonSet
 from rtmpose.engines import Engine, monitor
-from rtmpose.engines.tensorrt.engine import TensorRTEngine
-from rtmpose.engines.tensorrt.stream import CropRunner
+from rtmpose.engines.tensorrt.engine import IN_FLIGHT, TensorRTEngine
+from rtmpose.engines.tensorrt.stream import KeypointRunner
 from rtmpose.errors import KitError
 from rtmpose.evaluate import loadgen_logs
 from rtmpose.evaluate.accuracy import describe_persons
@@ -78,8 +78,9 @@ class QueueRunner:
         self.loaded: dict[int, np.ndarray] = {}  # normalised crops, which lie in _memory
         number, shape = min(LOADED_SAMPLES, len(self.pixels)), (3, *record.input_size[::-1])
         if isinstance(engine, TensorRTEngine):
-            gpu = CropRunner(engine)
-            self._infer, self._in_flight, self._memory = gpu.infer, gpu.in_flight, gpu.allocate_crops(number)
+            gpu = KeypointRunner(engine)
+            self._infer, self._in_flight = gpu.infer_crops, IN_FLIGHT
+            self._memory = list(engine.pinned((number, *shape), np.float32))
         else:
             self._infer = partial(infer_on_host, engine, np.empty((record.batch, *shape), np.float32))
             self._in_flight, self._memory = 1, list(np.empty((number, *shape), np.float32))

@@ -5,12 +5,11 @@ The same persons, crops and keypoints as :mod:`rtmpose.evaluate.predict`.
 
 import time
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass
 from itertools import groupby
-from operator import itemgetter
 
 import numpy as np
 from tqdm import tqdm
@@ -20,11 +19,23 @@ from rtmpose.data.coco import Image, PersonSet
 from rtmpose.data.images import read_image
 from rtmpose.engines.tensorrt import kernels
 from rtmpose.engines.tensorrt.engine import IN_FLIGHT, TensorRTEngine
-from rtmpose.engines.tensorrt.stream import GpuStream, ImageBatch
+from rtmpose.engines.tensorrt.stream import KeypointRunner
 from rtmpose.evaluate.predictions import Predictions, check_finite
 from rtmpose.machine.cpu import count_cores
 
 IMAGES_A_THREAD = 2  # being read or waiting
+
+Result = tuple[np.ndarray, float]  # keypoints of a batch, and its milliseconds
+
+
+@dataclass
+class ImageBatch:
+    """Images and regions of one batch, in pinned memory that is used again."""
+
+    pixels: np.ndarray  # uint8: one image after the other, BGR
+    regions: np.ndarray  # kernels.REGION (batch,); their starts are offsets in pixels
+    image_bytes: int = 0  # of pixels that are used
+    persons: int = 0  # the first regions; the others are padding
 
 
 def predict_persons_on_gpu(engine: TensorRTEngine, persons: PersonSet, flip_test: bool = False
@@ -34,37 +45,54 @@ def predict_persons_on_gpu(engine: TensorRTEngine, persons: PersonSet, flip_test
     A batch's milliseconds are those from the start of its upload to the end of its download. Raises KitError also if
     memory runs out.
     """
-    record, batch_ms = engine.record, []
+    record = engine.record
     batches = split_batches(persons.images, record.batch)
-    image_bytes = max(sum(map(count_bytes, images)) for images in batches)
-    memory = deque(engine.pinned((image_bytes,), np.uint8)
+    image_bytes = max(sum(count_bytes(image) for image, _ in images) for images in batches)
+    memory = deque(ImageBatch(engine.pinned((image_bytes,), np.uint8), engine.pinned((record.batch,), kernels.REGION))
                    for _ in range(count_buffers(len(persons.images), len(batches))))
-    stream = GpuStream(engine, image_bytes, flip_test)
-    start, done = time.perf_counter(), 0
-    found = np.empty((len(persons), record.num_keypoints, 3), np.float32)
-    with (closing(read_batches(batches, record.input_size, memory)) as filled,
-          closing(stream.run(filled)) as results,
-          tqdm(total=len(persons), unit="person", desc="Predicting", disable=None) as bar):
-        for result in results:
-            memory.append(result.batch.images)
-            check_finite(~np.isnan(result.keypoints[..., 2]).any(axis=1))
-            found[done:done + len(result.keypoints)] = result.keypoints
-            done += len(result.keypoints)
-            batch_ms.append(result.milliseconds)
-            bar.update(len(result.keypoints))
+    runner = KeypointRunner(engine, image_bytes, flip_test)
+    start = time.perf_counter()
     boxes = np.stack([person.bbox for person in persons])
     centers, scales = preprocess.box_to_center_scale(boxes, record.input_size)
+    parts, batch_ms = [], []
+
+    def infer(batch: ImageBatch) -> Result:
+        keypoints, milliseconds = runner.infer_images(batch.pixels[:batch.image_bytes], batch.regions)
+        keypoints = keypoints[:batch.persons]
+        memory.append(batch)
+        return keypoints, milliseconds
+
+    with (ThreadPoolExecutor(IN_FLIGHT) as pool,
+          closing(read_batches(batches, centers, scales, record.input_size, memory)) as filled,
+          tqdm(total=len(persons), unit="person", desc="Predicting", disable=None) as bar):
+        for keypoints, milliseconds in run_all(pool, infer, filled):
+            check_finite(~np.isnan(keypoints[..., 2]).any(axis=1))
+            parts.append(keypoints)
+            batch_ms.append(milliseconds)
+            bar.update(len(keypoints))
+    found = np.concatenate(parts)
     keypoints = postprocess.crop_to_image(found[..., :2], centers, scales, record.input_size)
     predictions = Predictions(list(persons), keypoints, found[..., 2].copy(), scales)
     return predictions, batch_ms, time.perf_counter() - start
 
 
-def split_batches(images: Sequence[Image], batch: int) -> list[list[Image]]:
-    """The images of each batch of persons, with their persons of that batch: an image may be in several batches."""
-    pairs = [(image, person) for image in images for person in image.persons]
-    return [[replace(image, persons=[person for _, person in group])
-             for image, group in groupby(pairs[start:start + batch], itemgetter(0))]
-            for start in range(0, len(pairs), batch)]
+def run_all(pool: ThreadPoolExecutor, infer: Callable[[ImageBatch], Result], batches: Iterable[ImageBatch]
+            ) -> Iterator[Result]:
+    """Results of batches in their order, with :data:`IN_FLIGHT` running and one that waits."""
+    running: deque[Future[Result]] = deque()
+    for batch in batches:
+        running.append(pool.submit(infer, batch))
+        if len(running) > IN_FLIGHT:
+            yield running.popleft().result()
+    yield from (job.result() for job in running)
+
+
+def split_batches(images: Sequence[Image], batch: int) -> list[list[tuple[Image, int]]]:
+    """The images of each batch of persons, with the number of their persons in it: an image may be in several batches.
+    """
+    repeated = [image for image in images for _ in image.persons]
+    return [[(image, len(list(group))) for image, group in groupby(repeated[start:start + batch])]
+            for start in range(0, len(repeated), batch)]
 
 
 def count_bytes(image: Image) -> int:
@@ -78,49 +106,54 @@ def count_buffers(images: int, batches: int) -> int:
     return min(IN_FLIGHT + 2 + int(ahead), batches)
 
 
-def read_batches(batches: Sequence[Sequence[Image]], input_size: tuple[int, int], memory: deque[np.ndarray]
-                 ) -> Generator[ImageBatch]:
+def read_batches(batches: Sequence[Sequence[tuple[Image, int]]], centers: np.ndarray, scales: np.ndarray,
+                 input_size: tuple[int, int], memory: deque[ImageBatch]) -> Generator[ImageBatch]:
     """Batches in order, while a thread for each core reads ahead into ``memory``, as long as there is some.
 
-    A batch's memory has to be put back when it is free again. Closing it ends the threads. Raises KitError if an image
-    can't be used.
+    Centers and scales, float32 (N, 2), are those of all persons. A batch has to be put back when it is done with.
+    Closing it ends the threads. Raises KitError if an image can't be used.
     """
     reading: deque[tuple[ImageBatch, list[Future[None]]]] = deque()
+    row = 0  # of the batch's first person
     with ThreadPoolExecutor(count_cores()) as pool:
         try:
             for images in batches:
                 while not memory:
                     yield wait_for(*reading.popleft())
-                reading.append(start_reading(pool, images, input_size, memory.popleft()))
+                batch = memory.popleft()
+                reading.append((batch, start_reading(pool, images, centers[row:], scales[row:], input_size, batch)))
+                row += batch.persons
             while reading:
                 yield wait_for(*reading.popleft())
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def start_reading(pool: ThreadPoolExecutor, images: Sequence[Image], input_size: tuple[int, int], memory: np.ndarray
-                  ) -> tuple[ImageBatch, list[Future[None]]]:
-    """Start a job for each image of a batch, which fills its part of the batch."""
-    regions = np.empty(sum(len(image.persons) for image in images), kernels.REGION)
+def start_reading(pool: ThreadPoolExecutor, images: Sequence[tuple[Image, int]], centers: np.ndarray,
+                  scales: np.ndarray, input_size: tuple[int, int], batch: ImageBatch) -> list[Future[None]]:
+    """Start a job for each image, which fills its part of the batch."""
     jobs, start, row = [], 0, 0
-    for image in images:
-        end, last = start + count_bytes(image), row + len(image.persons)
-        regions["start"][row:last] = start
-        jobs.append(pool.submit(fill_part, image, input_size, memory[start:end], regions[row:last]))
-        start, row = end, last
-    return ImageBatch(memory, start, regions), jobs
+    for image, persons in images:
+        end, rows = start + count_bytes(image), slice(row, row + persons)
+        batch.regions["start"][rows] = start
+        jobs.append(pool.submit(fill_part, image, centers[rows], scales[rows], input_size, batch.pixels[start:end],
+                                batch.regions[rows]))
+        start, row = end, row + persons
+    batch.image_bytes, batch.persons = start, row
+    return jobs
 
 
-def fill_part(image: Image, input_size: tuple[int, int], pixels: np.ndarray, regions: np.ndarray) -> None:
+def fill_part(image: Image, centers: np.ndarray, scales: np.ndarray, input_size: tuple[int, int], pixels: np.ndarray,
+              regions: np.ndarray) -> None:
     """Read an image, and describe the regions of its persons to the kernels."""
-    boxes = np.stack([person.bbox for person in image.persons])
-    regions["map"] = kernels.crop_maps(*preprocess.box_to_center_scale(boxes, input_size), input_size)
+    regions["map"] = kernels.crop_maps(centers, scales, input_size)
     regions["width"], regions["height"] = image.width, image.height
     pixels[:] = read_image(image).ravel()
 
 
 def wait_for(batch: ImageBatch, jobs: Sequence[Future[None]]) -> ImageBatch:
-    """A batch whose images have been read. Raises KitError if one can't be used."""
+    """A batch whose images have been read, with padding. Raises KitError if an image can't be used."""
     for job in jobs:
         job.result()
+    batch.regions[batch.persons:] = batch.regions[0]
     return batch

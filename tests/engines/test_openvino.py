@@ -11,10 +11,11 @@ from helpers import ROOT, build_engine, run_script
 
 from rtmpose.data import postprocess
 from rtmpose.data.agreement import describe_agreement
-from rtmpose.engines import backend, load_engine
+from rtmpose.engines import installed_packages, load_engine, open_engine, openvino
 from rtmpose.engines.build import build_engine as build_planned
 from rtmpose.engines.build import is_built, name_precision, plan_build
 from rtmpose.engines.record import read_record, write_record
+from rtmpose.engines.runtime import named_errors
 from rtmpose.errors import KitError
 from rtmpose.machine import cpu
 from rtmpose.model import graph
@@ -22,9 +23,8 @@ from rtmpose.model.checkpoint import load_network
 from rtmpose.model.int8 import calibrate, quantize
 from rtmpose.report.text import build_lines
 
-openvino = backend("openvino")
 needs_bf16 = pytest.mark.skipif(openvino.find_bf16_obstacle() is not None, reason="needs AVX512-BF16 or AMX")
-pytestmark = pytest.mark.skipif(not openvino.is_installed(), reason="needs OpenVINO")
+pytestmark = pytest.mark.skipif(not installed_packages("openvino"), reason="needs OpenVINO")
 
 BATCH = 4
 
@@ -77,8 +77,8 @@ def test_a_run_changes_no_crops(engine_path: Path, crops: list[np.ndarray]) -> N
 
 
 @pytest.mark.parametrize(("changed", "message"), [
-    ({"version": "2020.1"}, "was built by OpenVINO 2020.1 for "),
-    ({"device": "Another CPU"}, " for Another CPU, but this machine has "),
+    ({"version": "2020.1"}, "was built by openvino 2020.1, but "),
+    ({"device": "Another CPU"}, "was built for Another CPU, but this machine has "),
 ])
 def test_an_engine_of_another_version_or_processor_is_refused(engine_path: Path, tmp_path: Path, changed: dict,
                                                               message: str) -> None:
@@ -88,15 +88,12 @@ def test_an_engine_of_another_version_or_processor_is_refused(engine_path: Path,
     write_record(copy, replace(record, **changed))
     done = run_script("inference.py", "--engine", copy, "--perf_only")
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
-    assert f"copy.engine: was built by OpenVINO {changed.get('version', record.version)}" in done.stderr
-    assert message in done.stderr and "build it again" in done.stderr
+    assert f"copy.engine: {message}" in done.stderr and "build it again" in done.stderr
 
 
 def test_an_engine_that_openvino_did_not_write_is_refused_in_one_line(engine_path: Path, tmp_path: Path) -> None:
-    broken = tmp_path / "broken.engine"
-    broken.write_bytes(b"no engine at all")
-    with pytest.raises(KitError, match="broken.engine: OpenVINO can't load it") as raised:
-        openvino.load(broken, read_record(engine_path))
+    with pytest.raises(KitError, match="broken.engine: openvino .* can't load it") as raised:
+        open_engine(b"no engine at all", tmp_path / "broken.engine", read_record(engine_path))
     assert "\n" not in str(raised.value)
 
 
@@ -105,8 +102,9 @@ def test_a_graph_that_openvino_does_not_know_is_refused_in_one_line(tmp_path: Pa
     given = onnx.helper.make_tensor_value_info("output", onnx.TensorProto.FLOAT, [1])
     node = onnx.helper.make_node("NoSuchOperator", ["input"], ["output"])
     unknown = onnx.helper.make_model(onnx.helper.make_graph([node], "test", [value], [given]))
-    with pytest.raises(KitError, match="out.engine: OpenVINO can't build it") as raised:
-        openvino.build(unknown, tmp_path / "out.engine", tmp_path / "out.engine")
+    with (pytest.raises(KitError, match="a.engine: can't build it .*; check the graph") as raised,
+          named_errors("a.engine: can't build it", "check the graph")):
+        openvino.build(unknown, tmp_path)
     assert "\n" not in str(raised.value)
 
 
@@ -124,10 +122,9 @@ def test_int8_gives_the_keypoints_that_the_graph_says(demo_onnx: Path, calibrati
     fixed = graph.simplify(graph.load(demo_onnx), crops[0].shape)
     ranges = calibrate.find_ranges(fixed, openvino.INT8_SCHEME, calibrating)
     quantized = quantize.insert_quantization(fixed, ranges, openvino.INT8_SCHEME)
-    path = tmp_path / "int8.engine"
-    arithmetic, _ = openvino.build(quantized, path, path)
-    assert arithmetic == {"int8": 38, "fp32": 7}
-    engine = openvino.load(path, replace(read_record(engine_path), batch=8))
+    compiled, *_ = openvino.build(quantized, tmp_path)
+    assert compiled.arithmetic == {"int8": 38, "fp32": 7}
+    engine = openvino.load(compiled.content, tmp_path, replace(read_record(engine_path), batch=8))
     logits = [np.concatenate(axis) for axis in zip(*map(engine.infer, crops), strict=True)]
     found, _ = postprocess.decode(*logits, (192, 256))
     expected, scores = calibrate.keypoints(quantized, crops)
@@ -186,12 +183,10 @@ def test_int8_with_the_rest_in_bf16_is_as_near_to_fp32_as_int8(demo_onnx: Path, 
                                          openvino.INT8_SCHEME)
     exact, scores = calibrate.keypoints(fixed, crops)
     shares = []
-    for bf16, rest in ((False, "fp32"), (True, "bf16")):
-        path = tmp_path / f"{rest}.engine"
-        arithmetic, _ = openvino.build(quantized, path, path, bf16)
+    for rest, (content, arithmetic, _) in zip(("fp32", "bf16"), openvino.build(quantized, tmp_path), strict=True):
         assert arithmetic == {"int8": 38, rest: 7}
-        engine = openvino.load(path, replace(read_record(engine_path), batch=8, requested_precision="int8",
-                                             arithmetic=arithmetic))
+        engine = openvino.load(content, tmp_path, replace(read_record(engine_path), batch=8, arithmetic=arithmetic,
+                                                          requested_precision="int8"))
         logits = [np.concatenate(axis) for axis in zip(*map(engine.infer, crops), strict=True)]
         found, _ = postprocess.decode(*logits, (192, 256))
         shares.append(describe_agreement(np.abs(found.astype(np.float64) - exact), scores, 0.5)["within_bin"])
@@ -218,11 +213,6 @@ def test_rest_in_bf16_is_tried_only_beside_int8(demo_onnx: Path, people_folder: 
     able = openvino.find_bf16_obstacle() is None
     assert set(record.measured_fps) == (set(names) if able else set())
     assert record.precision.split("+")[0] == precision and is_built(plan)
-    engine = load_engine(plan.engine_path)  # with the precision of the rest that it was built with
-    shares = {info["runtimePrecision"].astype(str) for info in (
-        node.get_rt_info() for node in engine._request.get_compiled_model().get_runtime_model().get_ops())
-        if info["layerType"].astype(str) == "FullyConnected"}
-    assert shares == {"bf16" if "bf16" in record.arithmetic else "f32"}
 
 
 @pytest.mark.parametrize(("arithmetic", "name"), [

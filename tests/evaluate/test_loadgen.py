@@ -17,7 +17,7 @@ from helpers import ROOT, run_script
 
 import inference
 from rtmpose.data.coco import ANNOTATIONS
-from rtmpose.engines import backend, load_engine
+from rtmpose.engines import BACKENDS, load_engine
 from rtmpose.engines.build import build_engine, plan_build
 from rtmpose.errors import EXIT_INVALID, KitError
 from rtmpose.evaluate.coco_eval import METRICS
@@ -95,7 +95,7 @@ def test_server_is_valid(engine_file: Path, drawn: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 def test_reduced_precision_is_valid_in_all_scenarios(demo_onnx: Path, calibration_folder: Path, drawn: Path,
                                                      tmp_path: Path, precision: str) -> None:
-    if obstacle := backend("openvino").find_bf16_obstacle():
+    if obstacle := BACKENDS["openvino"].find_bf16_obstacle():
         pytest.skip(f"BF16: {obstacle}")
     plan = plan_build(demo_onnx, tmp_path / "demo.engine", 4, precision, "openvino",
                       calibration_folder if precision == "int8" else None)

@@ -10,46 +10,53 @@ import numpy as np
 import pytest
 from helpers import draw_dataset
 
+from rtmpose.data import preprocess
 from rtmpose.data.coco import PersonSet, load_persons
 from rtmpose.data.images import read_image
-from rtmpose.engines.tensorrt.stream import ImageBatch
+from rtmpose.engines.tensorrt import kernels
 from rtmpose.errors import KitError
 from rtmpose.evaluate import predict_gpu
+from rtmpose.evaluate.predict_gpu import ImageBatch
 
 SIZE = (192, 256)
 
 
-def read(persons: PersonSet, batch_size: int, buffers: int, use: Callable[[ImageBatch], None]) -> None:
+def read(persons: PersonSet, batch: int, buffers: int, use: Callable[[ImageBatch], None]) -> None:
     """Read all batches into a few buffers; ``use`` sees each before its buffer is used again."""
-    split = predict_gpu.split_batches(persons.images, batch_size)
-    largest = max(sum(map(predict_gpu.count_bytes, images)) for images in split)
-    memory = deque(np.zeros(largest, np.uint8) for _ in range(buffers))
-    with closing(predict_gpu.read_batches(split, SIZE, memory)) as batches:
-        for batch in batches:
-            use(batch)
-            batch.images[:] = 0
-            memory.append(batch.images)
+    split = predict_gpu.split_batches(persons.images, batch)
+    largest = max(sum(predict_gpu.count_bytes(image) for image, _ in images) for images in split)
+    memory = deque(ImageBatch(np.zeros(largest, np.uint8), np.zeros(batch, kernels.REGION)) for _ in range(buffers))
+    regions = preprocess.box_to_center_scale(np.stack([person.bbox for person in persons]), SIZE)
+    with closing(predict_gpu.read_batches(split, *regions, SIZE, memory)) as batches:
+        for read_batch in batches:
+            use(read_batch)
+            read_batch.pixels[:] = 0
+            memory.append(read_batch)
 
 
-@pytest.mark.parametrize(("batch_size", "buffers"), [(1, 1), (2, 3), (3, 1), (4, 2), (100, 1)])
-def test_every_region_lies_in_its_image(tmp_path: Path, batch_size: int, buffers: int) -> None:
-    """An image whose persons are in several batches lies in each of them."""
+@pytest.mark.parametrize(("batch", "buffers"), [(1, 1), (2, 3), (3, 1), (4, 2), (100, 1)])
+def test_every_region_lies_in_its_image(tmp_path: Path, batch: int, buffers: int) -> None:
+    """An image whose persons are in several batches lies in each of them; the last batch is padded."""
     draw_dataset(tmp_path, images=12)
-    persons, seen, lengths = load_persons(tmp_path), [], []
+    persons, seen, lengths, maps = load_persons(tmp_path), [], [], []
 
-    def check(batch: ImageBatch) -> None:
+    def check(found: ImageBatch) -> None:
         ends = []
-        for start, width, height in batch.regions[["start", "width", "height"]].tolist():
+        for start, width, height in found.regions[["start", "width", "height"]].tolist()[:found.persons]:
             ends.append(start + 3 * width * height)
-            seen.append(batch.images[start:ends[-1]].reshape(height, width, 3).copy())
-        assert max(ends) == batch.image_bytes
-        lengths.append(len(batch.regions))
+            seen.append(found.pixels[start:ends[-1]].reshape(height, width, 3).copy())
+        assert max(ends) == found.image_bytes and len(found.regions) == batch
+        assert all(padding == found.regions[0] for padding in found.regions[found.persons:])
+        lengths.append(found.persons)
+        maps.extend(found.regions["map"][:found.persons].copy())
 
-    read(persons, batch_size, buffers, check)
-    assert sum(lengths) == len(seen) == len(persons) and set(lengths[:-1]) <= {batch_size}
+    read(persons, batch, buffers, check)
+    assert sum(lengths) == len(seen) == len(persons) and set(lengths[:-1]) <= {batch}
     expected = [read_image(image) for image in persons.images for _ in image.persons]
     for given, pixels in zip(seen, expected, strict=True):
         np.testing.assert_array_equal(given, pixels)
+    boxes = np.stack([person.bbox for person in persons])
+    np.testing.assert_array_equal(maps, kernels.crop_maps(*preprocess.box_to_center_scale(boxes, SIZE), SIZE))
 
 
 def test_the_first_broken_image_is_reported(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@
 #include <memory>
 #include <mutex>
 #include <set>
+#include <sstream>
 #include <string>
 #include <thread>
 #include <vector>
@@ -52,10 +53,8 @@ static void report(const char* format, ...)
     if (path) close(file);
 }
 
-static bool tracing() { static bool on = setting("SOFTGPU_TRACE", 0); return on; }
 // SOFTGPU_COMPUTE=0, to time the host alone: work ends as it is enqueued and does nothing, nothing is checked.
 static bool computing() { static bool on = setting("SOFTGPU_COMPUTE", 1); return on; }
-#define TRACE(...) do { if (tracing()) report(__VA_ARGS__); } while (0)
 
 static void merge(Clock& into, const Clock& from)
 {
@@ -107,7 +106,6 @@ struct Event {
     Clock clock;
     unsigned long recorded = 0, finished = 0;
     double at = 0;
-    bool timing = true;
 };
 
 struct CUgraph_st {
@@ -179,7 +177,6 @@ static CUstream stream_of(CUstream given) { return given && given != CU_STREAM_L
 static bool lacks_context() { return stack.empty() || retained == 0; }
 #define NEEDS_CONTEXT(name)                                                              \
     std::lock_guard<std::recursive_mutex> lock(driver_mutex);                                     \
-    TRACE("%s", name);                                                                   \
     if (lacks_context()) { report("%s without a current context", name); return CUDA_ERROR_INVALID_CONTEXT; } \
     if (sticky != CUDA_SUCCESS) return sticky
 

@@ -5,17 +5,13 @@
 static std::vector<int> visible_devices()
 {
     int number = setting("SOFTGPU_DEVICES", 1);
+    const char* visible = getenv("CUDA_VISIBLE_DEVICES");
     std::vector<int> devices;
-    if (const char* text = getenv("CUDA_VISIBLE_DEVICES")) {
-        char* end = nullptr;
-        for (; *text >= '0' && *text <= '9'; text = *end ? end + 1 : end) {
-            int device = (int)strtol(text, &end, 10);
-            if (device >= number) break;
-            devices.push_back(device);
-        }
-    } else {
+    if (!visible)
         for (int device = 0; device < number; ++device) devices.push_back(device);
-    }
+    std::stringstream list(visible ? visible : "");
+    for (std::string device; std::getline(list, device, ',') && atoi(device.c_str()) < number;)
+        devices.push_back(atoi(device.c_str()));
     return devices;
 }
 
@@ -105,7 +101,6 @@ CUresult cuDevicePrimaryCtxRelease(CUdevice)
 }
 CUresult cuCtxDetach(CUcontext)
 {
-    TRACE("note: cuCtxDetach of the primary context");
     if (!stack.empty()) stack.pop_back();
     return CUDA_SUCCESS;
 }
@@ -170,7 +165,6 @@ static CUresult allocate(unsigned long* address, size_t bytes, bool device)
         *address = (unsigned long)memory->host;
     }
     memories[*address] = memory;
-    TRACE("memory #%d: %zu bytes, %s", memory->number, bytes, device ? "GPU" : "pinned");
     return CUDA_SUCCESS;
 }
 static CUresult release(unsigned long address, const char* name)
@@ -201,7 +195,6 @@ CUresult cuMemFree(CUdeviceptr address)
     if (forbidden("cuMemFree")) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
     return release(address, "cuMemFree");
 }
-CUresult cuMemGetInfo(size_t* left, size_t* total) { *left = *total = 80UL << 30; return CUDA_SUCCESS; }
 CUresult cuMemHostAlloc(void** address, size_t bytes, unsigned)
 {
     NEEDS_CONTEXT("cuMemHostAlloc");
@@ -278,7 +271,6 @@ CUresult cuStreamCreate(CUstream* stream, unsigned flags)
     NEEDS_CONTEXT("cuStreamCreate");
     if (flags != CU_STREAM_NON_BLOCKING) report("note: a stream that waits for the null stream, flags %u", flags);
     *stream = make_stream();
-    TRACE("stream %d", (*stream)->agent);
     return CUDA_SUCCESS;
 }
 CUresult cuStreamDestroy(CUstream stream) { NEEDS_CONTEXT("cuStreamDestroy"); stream->alive = false; return CUDA_SUCCESS; }
@@ -293,19 +285,11 @@ CUresult cuStreamSynchronize(CUstream given)
     drain(stream);
     return CUDA_SUCCESS;
 }
-CUresult cuStreamQuery(CUstream given)
-{
-    NEEDS_CONTEXT("cuStreamQuery");
-    CUstream stream = stream_of(given);
-    return stream->queue.empty() && !stream->running ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY;
-}
 
-CUresult cuEventCreate(CUevent* event, unsigned flags)
+CUresult cuEventCreate(CUevent* event, unsigned)
 {
     NEEDS_CONTEXT("cuEventCreate");
-    Event* made = new Event;
-    made->timing = !(flags & CU_EVENT_DISABLE_TIMING);
-    *event = (CUevent)made;
+    *event = (CUevent)new Event;
     return CUDA_SUCCESS;
 }
 CUresult cuEventDestroy(CUevent) { NEEDS_CONTEXT("cuEventDestroy"); return CUDA_SUCCESS; }
@@ -361,19 +345,11 @@ CUresult cuEventSynchronize(CUevent given)
     host_waited(clock);
     return CUDA_SUCCESS;
 }
-CUresult cuEventQuery(CUevent given)
-{
-    NEEDS_CONTEXT("cuEventQuery");
-    Event* event = (Event*)given;
-    if (event->finished < event->recorded) return CUDA_ERROR_NOT_READY;
-    host_waited(event->clock);
-    return CUDA_SUCCESS;
-}
 CUresult cuEventElapsedTime(float* milliseconds, CUevent from, CUevent to)
 {
     NEEDS_CONTEXT("cuEventElapsedTime");
     Event *start = (Event*)from, *end = (Event*)to;
-    if (!start->recorded || !end->recorded || !start->timing || !end->timing) return CUDA_ERROR_INVALID_HANDLE;
+    if (!start->recorded || !end->recorded) return CUDA_ERROR_INVALID_HANDLE;
     if (start->finished < start->recorded || end->finished < end->recorded) return CUDA_ERROR_NOT_READY;
     *milliseconds = (float)((end->at - start->at) * 1e3);
     return CUDA_SUCCESS;
@@ -447,7 +423,6 @@ CUresult cuLaunchKernel(CUfunction function, unsigned gx, unsigned gy, unsigned 
         CropArguments a = *(CropArguments*)extra[1];
         fine &= use(a.images, operation.reads, "images") & use(a.regions, operation.reads, "regions")
                 & use(a.table, operation.reads, "table") & use(a.crops, operation.writes, "crops");
-        auto kernel = run_crop;
         operation.work = [=] {
             std::lock_guard<std::mutex> only(one);
             run_crop(grid.data(), block.data(), host(a.images), host(a.regions), host(a.table), a.width, a.height,
@@ -456,12 +431,6 @@ CUresult cuLaunchKernel(CUfunction function, unsigned gx, unsigned gy, unsigned 
     }
     if (!fine) { sticky = CUDA_ERROR_ILLEGAL_ADDRESS; return CUDA_SUCCESS; }  // as a GPU: later calls say so
     return enqueue(stream, operation);
-}
-
-CUresult cuLaunchHostFunc(CUstream stream, CUhostFn function, void* data)
-{
-    NEEDS_CONTEXT("cuLaunchHostFunc");
-    return enqueue(stream, {"host function", [=] { function(data); }, {}, {}});
 }
 
 // ---- for the stand-in of TensorRT: work between CUDA calls ----
@@ -543,7 +512,6 @@ CUresult cuGetProcAddress(const char* symbol, void** function, int, cuuint64_t, 
         {"cuStreamSynchronize", (void*)cuStreamSynchronize}};
     auto found = known.find(symbol);
     *function = found == known.end() ? nullptr : found->second;
-    TRACE("cuGetProcAddress %s: %s", symbol, *function ? "known" : "unknown");
     if (status) *status = *function ? CU_GET_PROC_ADDRESS_SUCCESS : CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND;
     return *function ? CUDA_SUCCESS : CUDA_ERROR_NOT_FOUND;
 }

@@ -2,10 +2,11 @@
 
 import atexit
 import contextlib
+import math
+import os
 import time
-import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -15,25 +16,31 @@ from typing import Any, SupportsInt
 import numpy as np
 
 from rtmpose.engines.record import Record
+from rtmpose.engines.runtime import import_package
+from rtmpose.engines.tensorrt.build import find_obstacle, make_logger
 from rtmpose.engines.tensorrt.graph import Graph
 from rtmpose.errors import KitError
 from rtmpose.files import write_bytes
-from rtmpose.model.graph import OUTPUTS
+from rtmpose.machine.gpu import find_gpu
+from rtmpose.model.graph import INPUT, OUTPUTS
 from rtmpose.timing import wall_clock
 
 IN_FLIGHT = 2  # batches at a time: while one is computed, the next is uploaded and the one before is downloaded
+KEYPOINTS = "keypoints"
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING of cuda.h, for which pycuda has no name
+
+Device = Mapping[str, SupportsInt]  # GPU memory, by the name of what is in it
 
 
 @dataclass
 class Slot:
-    """Memory and events of one batch in flight."""
+    """Memory, events and computation of one batch in flight."""
 
-    inputs: dict[str, np.ndarray]  # pinned memory
-    outputs: dict[str, np.ndarray]  # pinned memory
-    device: dict[str, Any]  # GPU memory, of inputs and outputs under the same names
+    outputs: dict[str, np.ndarray]  # pinned memory, for what is downloaded
+    device: dict[str, Any]  # GPU memory, by name
     events: dict[str, Any]
-    graph: Graph | None = None  # the computation, if that is faster
+    launch: Callable[[], None]  # enqueue the computation on the stream ``runs``
+    how: str = "kernel by kernel"
 
 
 class TensorRTEngine:
@@ -42,7 +49,13 @@ class TensorRTEngine:
     Use it in the thread that loaded it, which has CUDA's context; :meth:`infer` works in any, one at a time.
     """
 
-    def __init__(self, path: str | Path, record: Record, trt: Any, logger: Any) -> None:
+    def __init__(self, content: bytes, path: str | Path, record: Record) -> None:
+        gpu = find_gpu()
+        if gpu is None:
+            raise KitError(f"{path}: needs a GPU, and no NVIDIA GPU is here; build it with --backend onnxruntime")
+        if obstacle := find_obstacle(gpu, record.package):
+            raise KitError(f"{path}: can't run: {obstacle}")
+        os.environ["CUDA_DEVICE"] = str(gpu.ordinal)  # pycuda takes this GPU, and no other one if that fails
         try:
             import pycuda.driver as cuda
             import pycuda.autoprimaryctx  # makes the context that TensorRT shares  # isort: skip
@@ -50,49 +63,45 @@ class TensorRTEngine:
             raise KitError(f"{path}: pycuda can't be imported ({error}); run scripts/setup.sh --gpu") from error
         except (RuntimeError, cuda.Error) as error:
             raise KitError(f"{path}: the GPU can't be used ({error}); check the driver, and its free memory") from error
-        self.path, self.record = str(path), record
-        self.cuda, self._cuda_context, self._logger = cuda, pycuda.autoprimaryctx.context, logger
-        self._graphs: weakref.WeakSet[Graph] = weakref.WeakSet()
-        self._slots: list[Slot] = []
+        self.path, self.record, self.cuda, self._cuda_context = str(path), record, cuda, pycuda.autoprimaryctx.context
+        width, height = record.input_size
+        self.shapes = {INPUT: (record.batch, 3, height, width),
+                       **{name: (record.batch, record.num_keypoints, number)
+                          for name, number in zip((*OUTPUTS, KEYPOINTS), (*record.bins, 3), strict=True)}}
+        trt = import_package(record.package)
+        self._logger = make_logger(trt)
         self._runtime = trt.Runtime(self._logger)
-        self._engine = self._runtime.deserialize_cuda_engine(Path(path).read_bytes())
+        self._engine = self._runtime.deserialize_cuda_engine(content)
         if self._engine is None:
-            raise KitError(f"{path}: {record.runtime} can't load it ({self._logger.last_error}); build it again")
-        for name in (record.input_name, *OUTPUTS):
-            if (kind := np.dtype(trt.nptype(self._engine.get_tensor_dtype(name)))) != np.float32:
-                raise KitError(f"{path}: {name} is {kind}, expected float32; build it again")
-        self._runtime_cache: Any = None
+            raise RuntimeError(self._logger.last_error)
         self._context = self._create_context()
         if self._context is None:
             raise KitError(f"{path}: no GPU memory left to run it ({self._logger.last_error}); use a smaller batch")
         self.uploads, self.runs, self.downloads = (cuda.Stream(_NON_BLOCKING) for _ in range(3))
-        # Exit hooks run in reverse order: this one before that of pycuda, which destroys the context.
-        atexit.register(_close, weakref.ref(self))
-        self._slots += [self.make_slot() for _ in range(IN_FLIGHT)]
-        self.add_graphs(self._slots, self.enqueue)
-        self._write_runtime_cache()
+        self._slots = [self.make_network_slot() for _ in range(IN_FLIGHT)]
+        self._crops = [self.pinned(self.shapes[INPUT], np.float32) for _ in self._slots]
+        self.add_graphs(self._slots)
+        atexit.register(self.close)  # exit hooks run in reverse order: before that of pycuda, which ends the context
+        if self._runtime_cache is not None:
+            with contextlib.suppress(KitError):  # the engine runs as well from a folder that can't be written
+                write_bytes(f"{path}.runtime_cache", memoryview(self._runtime_cache.serialize()))
 
     def _create_context(self) -> Any:
         """TensorRT-RTX compiles kernels at their first run, unless a file beside the engine has them."""
-        if not hasattr(self._engine, "create_runtime_config") or self.record.package != "tensorrt_rtx":
+        self._runtime_cache: Any = None
+        if self.record.package != "tensorrt_rtx":
             return self._engine.create_execution_context()
-        config = self._engine.create_runtime_config()
-        self._runtime_cache, file = config.create_runtime_cache(), Path(f"{self.path}.runtime_cache")
+        config, file = self._engine.create_runtime_config(), Path(f"{self.path}.runtime_cache")
+        self._runtime_cache = config.create_runtime_cache()
         if file.is_file():
             self._runtime_cache.deserialize(file.read_bytes())
         config.set_runtime_cache(self._runtime_cache)
         return self._engine.create_execution_context(runtime_config=config)
 
-    def _write_runtime_cache(self) -> None:
-        if self._runtime_cache is not None:
-            with contextlib.suppress(KitError):  # the engine runs as well from a folder that can't be written
-                write_bytes(f"{self.path}.runtime_cache", memoryview(self._runtime_cache.serialize()))
-
     def close(self) -> None:
         """Free what can't be freed without CUDA's context; the engine can't run any more."""
+        atexit.unregister(self.close)
         self.wait()
-        for graph in self._graphs:
-            graph.close()
         self._slots.clear()
         self._runtime_cache = self._context = self._engine = self._runtime = None
 
@@ -101,22 +110,14 @@ class TensorRTEngine:
         for stream in (self.uploads, self.runs, self.downloads):
             stream.synchronize()
 
-    def make_slot(self) -> Slot:
-        """Memory and events for one more batch in flight; raises KitError if there is not enough."""
-        shapes = {name: tuple(self._engine.get_tensor_shape(name)) for name in (self.record.input_name, *OUTPUTS)}
-        host = {name: self.pinned(shape, np.float32) for name, shape in shapes.items()}
-        device = {name: self.allocate(array.nbytes) for name, array in host.items()}
-        events = {stage: self.cuda.Event() for stage in ("uploaded", "computed", "downloaded")}
-        inputs = {self.record.input_name: host.pop(self.record.input_name)}
-        return Slot(inputs, host, device, events)
-
-    def load_module(self, code: bytes) -> Any:
-        """A module of compiled kernels; raises KitError if the driver refuses it."""
+    @contextlib.contextmanager
+    def in_context(self) -> Iterator[None]:
+        """Let the thread that enters it, whichever it is, call CUDA."""
+        self._cuda_context.push()
         try:
-            return self.cuda.module_from_buffer(code)
-        except self.cuda.Error as error:
-            raise KitError(f"{self.path}: the driver can't load the kit's kernels ({error}); install a driver for the "
-                           "CUDA version of nvidia-cuda-nvrtc, or a newer one") from error
+            yield
+        finally:
+            self.cuda.Context.pop()
 
     def pinned(self, shape: tuple[int, ...], dtype: np.dtype | type) -> np.ndarray:
         """Pinned host memory, zeros; raises KitError if there is not enough."""
@@ -133,35 +134,41 @@ class TensorRTEngine:
             raise KitError(f"{self.path}: the GPU has no {size / 2**20:.0f} MiB left ({error}); free some of its "
                            "memory or use a smaller batch") from error
 
-    def enqueue(self, tensors: Mapping[str, SupportsInt]) -> None:
-        """Enqueue the network on the stream ``runs``, given its tensors on the GPU; raises KitError if that fails."""
-        for name, memory in tensors.items():
-            self._context.set_tensor_address(name, int(memory))
+    def allocate_tensors(self, names: Sequence[str]) -> dict[str, Any]:
+        """GPU memory for float32 tensors of :attr:`shapes`, by name."""
+        return {name: self.allocate(4 * math.prod(self.shapes[name])) for name in names}
+
+    def make_slot(self, outputs: Sequence[str], device: dict[str, Any], compute: Callable[[Device], None]) -> Slot:
+        """A slot with GPU memory, in which ``compute`` enqueues the computation, and pinned memory for its outputs."""
+        pinned = {name: self.pinned(self.shapes[name], np.float32) for name in outputs}
+        events = {stage: self.cuda.Event() for stage in ("started", "uploaded", "computed", "downloaded")}
+        return Slot(pinned, device, events, partial(compute, device))
+
+    def make_network_slot(self) -> Slot:
+        """A slot for the network alone."""
+        return self.make_slot(OUTPUTS, self.allocate_tensors((INPUT, *OUTPUTS)), self.enqueue)
+
+    def enqueue(self, device: Device, prefix: str = "") -> None:
+        """Enqueue the network on the stream ``runs``, from GPU memory to GPU memory; raises KitError if that fails.
+
+        ``prefix`` is what stands before the outputs' names in ``device``.
+        """
+        self._context.set_tensor_address(self.record.input_name, int(device[INPUT]))
+        for name in OUTPUTS:
+            self._context.set_tensor_address(name, int(device[prefix + name]))
         if not self._context.execute_async_v3(self.runs.handle):
             raise KitError(f"{self.path}: {self.record.runtime} failed to run the engine ({self._logger.last_error})")
 
-    def add_graphs(self, slots: Iterable[Slot], compute: Callable[[dict[str, Any]], None]) -> None:
-        """Record each slot's computation as a CUDA graph, if that works and is faster for the first slot."""
-        record = self.faster_graph
-        for slot in slots:
-            slot.graph = record(partial(compute, slot.device))
-            if slot.graph is None:
-                return
-            record = self._record
-
-    def faster_graph(self, work: Callable[[], None]) -> Graph | None:
-        """Work on the stream ``runs`` as a CUDA graph, that is in one launch; None if that is not faster or fails."""
-        self._seconds(work, runs=2)  # TensorRT loads its kernels
-        graph = self._record(work)
-        return graph if graph and self._seconds(graph.launch) < self._seconds(work) else None
-
-    def _record(self, work: Callable[[], None]) -> Graph | None:
+    def add_graphs(self, slots: Sequence[Slot]) -> None:
+        """Let slots launch their computation as a CUDA graph, that is at once, if that works and is faster."""
+        self._seconds(slots[0].launch, runs=2)  # TensorRT loads its kernels
         try:
-            graph = Graph(self.runs, work)
+            graphs = [Graph(self.runs, slot.launch) for slot in slots]
         except (RuntimeError, KitError, self.cuda.Error):  # a run that allocates or waits can't be recorded
-            return None
-        self._graphs.add(graph)
-        return graph
+            return
+        if self._seconds(graphs[0].launch) < self._seconds(slots[0].launch):
+            for slot, graph in zip(slots, graphs, strict=True):
+                slot.launch, slot.how = graph.launch, "as CUDA graphs"
 
     def _seconds(self, work: Callable[[], None], runs: int = 10) -> float:
         start = time.perf_counter()
@@ -172,60 +179,47 @@ class TensorRTEngine:
             self.runs.synchronize()
         return time.perf_counter() - start
 
-    def infer(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        slot = self._slots[0]
-        self._cuda_context.push()
-        try:
-            self.wait()  # a timer may have left a batch in flight
-            slot.inputs[self.record.input_name][...] = crops
-            self.enqueue_batch(slot, slot.inputs, self.enqueue)
-            slot.events["downloaded"].synchronize()
-        finally:
-            self.cuda.Context.pop()
-        simcc_x, simcc_y = (slot.outputs[name].copy() for name in OUTPUTS)
-        return simcc_x, simcc_y
+    def enqueue_batch(self, slot: Slot, uploads: Iterable[tuple[str, int, np.ndarray]]) -> None:
+        """Enqueue uploads, the computation, and the download of all outputs.
 
-    def run(self, slot: Slot, compute: Callable[[dict[str, Any]], None]) -> None:
-        """Launch a slot's graph, or call ``compute`` with its GPU memory to enqueue kernel by kernel."""
-        try:
-            if slot.graph:
-                slot.graph.launch()
-            else:
-                compute(slot.device)
-        except BaseException:
-            self.wait()  # what is in flight uses memory that the error may free
-            raise
-
-    def enqueue_batch(self, slot: Slot, inputs: Mapping[str, np.ndarray], compute: Callable[[dict[str, Any]], None]
-                      ) -> None:
-        """Enqueue the upload of inputs, the computation (see :meth:`run`) and the download of all outputs."""
-        for name, array in inputs.items():
-            self.cuda.memcpy_htod_async(slot.device[name], array, self.uploads)
+        An upload is the name of GPU memory, an offset in bytes there, and an array in pinned memory.
+        """
+        slot.events["started"].record(self.uploads)
+        for name, offset, array in uploads:
+            self.cuda.memcpy_htod_async(int(slot.device[name]) + offset, array, self.uploads)
         slot.events["uploaded"].record(self.uploads)
         self.runs.wait_for_event(slot.events["uploaded"])
-        self.run(slot, compute)
+        slot.launch()
         slot.events["computed"].record(self.runs)
         self.downloads.wait_for_event(slot.events["computed"])
         for name, array in slot.outputs.items():
             self.cuda.memcpy_dtoh_async(array, slot.device[name], self.downloads)
         slot.events["downloaded"].record(self.downloads)
 
+    def _enqueue_crops(self, i: int) -> None:
+        self.enqueue_batch(self._slots[i % IN_FLIGHT], [(INPUT, 0, self._crops[i % IN_FLIGHT])])
+
+    def infer(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        with self.in_context():
+            self.wait()  # a timer may have left a batch in flight
+            self._crops[0][...] = crops
+            self._enqueue_crops(0)
+            self.wait()
+        simcc_x, simcc_y = (array.copy() for array in self._slots[0].outputs.values())
+        return simcc_x, simcc_y
+
     def timers(self, crops: np.ndarray) -> dict[str, Callable[[], float]]:
-        for slot in self._slots:
-            slot.inputs[self.record.input_name][...] = crops
-            self.enqueue_batch(slot, slot.inputs, self.enqueue)
-            slot.events["downloaded"].synchronize()
-        first = self._slots[0]
-        how = "as CUDA graphs" if first.graph else "kernel by kernel"
-        on_gpu = self._intervals(self.runs, lambda i: self.run(first, self.enqueue))
-        with_copies = self._intervals(self.downloads, lambda i: self.enqueue_batch(
-            self._slots[i % IN_FLIGHT], self._slots[i % IN_FLIGHT].inputs, self.enqueue))
+        self.infer(crops)  # they stay on the GPU
+        for pinned in self._crops:
+            pinned[...] = crops
+        on_gpu = self._intervals(self.runs, lambda i: self._slots[0].launch())
+        with_copies = self._intervals(self.downloads, self._enqueue_crops)
         return {
-            f"device time by CUDA events, crops on the GPU, batches back to back {how}": on_gpu.__next__,
+            f"device time by CUDA events, crops on the GPU, batches back to back {self._slots[0].how}": on_gpu.__next__,
             f"the same with host-device copies from and to pinned memory, {IN_FLIGHT} batches in flight":
                 with_copies.__next__,
             "end to end by the wall clock, crops and logits in ordinary memory, one batch at a time":
-                wall_clock(lambda: self.infer(crops)),
+                wall_clock(partial(self.infer, crops)),
         }
 
     def _intervals(self, stream: Any, enqueue: Callable[[int], None]) -> Iterator[float]:
@@ -235,19 +229,14 @@ class TensorRTEngine:
         the GPU busy meanwhile, so the mean is that of a loop that only enqueues.
         """
         self.wait()  # the timer before this one has left batches in flight
-        in_flight: deque[Any] = deque()  # the event at the end of each batch
-        previous = None
+        ends: deque[Any] = deque()  # events
         for i in count():
             enqueue(i)
-            in_flight.append(self.cuda.Event().record(stream))
-            if len(in_flight) == IN_FLIGHT:
-                oldest = in_flight.popleft()
-                oldest.synchronize()
-                if previous is not None:
-                    yield previous.time_till(oldest)
-                previous = oldest
+            ends.append(self.cuda.Event().record(stream))
+            if len(ends) >= IN_FLIGHT:
+                ends[-IN_FLIGHT].synchronize()
+            if len(ends) > IN_FLIGHT:
+                yield ends.popleft().time_till(ends[0])
 
 
-def _close(reference: weakref.ref[TensorRTEngine]) -> None:
-    if engine := reference():
-        engine.close()
+load = TensorRTEngine

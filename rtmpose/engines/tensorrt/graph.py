@@ -1,5 +1,6 @@
 """CUDA graphs on pycuda's streams, by cuda-bindings, because pycuda has none."""
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ class Graph:
         ``work`` uses this stream only, and always the same memory. It has run before, so nothing is left to allocate.
         """
         from cuda.bindings import driver
-        self._driver, self._stream, self._executable = driver, driver.CUstream(stream.handle), None
+        self._driver, self._stream = driver, driver.CUstream(stream.handle)
         self._call(driver.cuStreamBeginCapture, self._stream,
                    driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
         try:
@@ -26,19 +27,12 @@ class Graph:
             self._executable = self._call(driver.cuGraphInstantiate, graph, 0)
         finally:
             driver.cuGraphDestroy(graph)
+        # CUDA's context frees the graphs that are left at exit.
+        weakref.finalize(self, driver.cuGraphExecDestroy, self._executable).atexit = False
 
     def launch(self) -> None:
         """Enqueue the work; raises RuntimeError if the driver refuses."""
         self._call(self._driver.cuGraphLaunch, self._executable, self._stream)
-
-    def close(self) -> None:
-        """Free the graph; it can't be launched any more."""
-        if self._executable is not None:
-            self._driver.cuGraphExecDestroy(self._executable)
-            self._executable = None
-
-    def __del__(self) -> None:
-        self.close()
 
     @staticmethod
     def _call(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -3,7 +3,7 @@
 // Compiled with -fmad=false, the operators round as IEEE 754 says on a GPU and on a CPU alike, so the crops and keypoints
 // are bit-equal to those of rtmpose/data/preprocess.py and postprocess.py.
 
-// The region of an image that shows a person; cuda_kernels.REGION has the same 64 bytes.
+// The region of an image that shows a person; kernels.REGION has the same 64 bytes.
 struct Region {
     double map[6];             // from pixels of the crop to pixels of the image, row by row
     unsigned long long start;  // offset of the image in bytes: 8-bit BGR, rows without padding
@@ -52,6 +52,14 @@ struct Peak {
     float value;
     int bin;
     int broken;  // whether a logit is NaN or infinite
+
+    __device__ void take(float other, int other_bin)
+    {
+        if (other > value || (other == value && other_bin < bin)) {
+            value = other;
+            bin = other_bin;
+        }
+    }
 };
 
 // Arg-max of a row of logits by the 32 threads of a warp; the first of equal maxima wins. If `flipped` is not null, the
@@ -64,19 +72,11 @@ __device__ inline Peak peak(const float* logits, const float* flipped, int bins,
         float value = logits[bin];
         if (flipped) value = (value + flipped[mirror_axis ? bins - 1 - bin : bin]) * 0.5f;
         if (!(fabsf(value) <= largest)) best.broken = 1;
-        if (value > best.value || (value == best.value && bin < best.bin)) {
-            best.value = value;
-            best.bin = bin;
-        }
+        best.take(value, bin);
     }
     for (int distance = 16; distance > 0; distance /= 2) {
-        float value = __shfl_xor_sync(0xffffffff, best.value, distance);
-        int bin = __shfl_xor_sync(0xffffffff, best.bin, distance);
         best.broken |= __shfl_xor_sync(0xffffffff, best.broken, distance);
-        if (value > best.value || (value == best.value && bin < best.bin)) {
-            best.value = value;
-            best.bin = bin;
-        }
+        best.take(__shfl_xor_sync(0xffffffff, best.value, distance), __shfl_xor_sync(0xffffffff, best.bin, distance));
     }
     return best;
 }

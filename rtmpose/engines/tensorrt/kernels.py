@@ -36,12 +36,6 @@ def crop_maps(centers: np.ndarray, scales: np.ndarray, input_size: tuple[int, in
                      for center, scale in zip(centers, scales, strict=True)])
 
 
-def normalized_values() -> np.ndarray:
-    """The network's input for each 8-bit pixel, float32 (3, 256), in the order R, G, B."""
-    pixels = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, axis=2)
-    return preprocess.normalize(pixels)[..., 0]
-
-
 def compile_kernels(compute_capability: str) -> bytes:
     """Machine code for a compute capability, e.g. ``"9.0"``; raises KitError if NVRTC is missing or doesn't know it."""
     try:

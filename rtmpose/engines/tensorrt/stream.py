@@ -1,204 +1,120 @@
-"""A TensorRT engine whose preprocess and arg-max run on the GPU: images or crops in, keypoints out.
-
-While a batch is computed, the next one is uploaded and the keypoints of the one before are downloaded.
-"""
+"""A TensorRT engine whose preprocess and arg-max run on the GPU: images or crops in, keypoints out."""
 
 import threading
 from collections import deque
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from rtmpose.data import postprocess
+from rtmpose.data import postprocess, preprocess
 from rtmpose.engines.tensorrt import kernels
-from rtmpose.engines.tensorrt.engine import IN_FLIGHT, Slot, TensorRTEngine
-from rtmpose.model.graph import OUTPUTS
+from rtmpose.engines.tensorrt.engine import IN_FLIGHT, KEYPOINTS, Device, TensorRTEngine
+from rtmpose.errors import KitError
+from rtmpose.model.graph import INPUT, OUTPUTS
+
+_MIRRORED = "mirrored "  # before the names of the logits of mirrored crops
 
 
-class _KeypointRunner:
-    """Network and arg-max on the GPU, with memory for :data:`IN_FLIGHT` batches, allocated at the start.
-
-    Of each batch it downloads ``keypoints``, float32 (batch, K, 3): x and y in crop pixels, and the score of
-    :func:`postprocess.decode`, which is NaN where a logit is NaN or infinite.
-    """
-
-    def __init__(self, engine: TensorRTEngine, flip_test: bool) -> None:
-        self._engine, self._record, self._flip_test = engine, engine.record, flip_test
-        self._cuda = engine.cuda
-        major, minor = self._cuda.Context.get_device().compute_capability()
-        self._module = engine.load_module(kernels.compile_kernels(f"{major}.{minor}"))
-        self._decode = self._module.get_function("decode")
-        self._decode.prepare("PPPPPiiiifP")
-        self._flip_indices = self._upload(np.array(postprocess.COCO_FLIP_INDICES, np.int32))
-        self._free: deque[Slot] = deque()
-
-    def _upload(self, values: np.ndarray) -> Any:
-        memory = self._engine.allocate(values.nbytes)
-        self._cuda.memcpy_htod(memory, values)
-        self._cuda.Context.synchronize()  # the copy may not have ended, and the engine's streams don't wait for it
-        return memory
-
-    def _make_slot(self, inputs: dict[str, np.ndarray], device: dict[str, Any]) -> Slot:
-        """Memory of a batch; ``device`` is that of the inputs."""
-        engine, record = self._engine, self._record
-        outputs = {"keypoints": engine.pinned((record.batch, record.num_keypoints, 3), np.float32)}
-        events = {stage: self._cuda.Event() for stage in ("started", "uploaded", "computed", "downloaded")}
-        logits = {name: 4 * record.batch * record.num_keypoints * bins
-                  for name, bins in zip(OUTPUTS, record.bins, strict=True)}
-        if self._flip_test:
-            logits |= {f"flipped {name}": size for name, size in logits.items()}
-        device = {**device, **{name: engine.allocate(size) for name, size in logits.items()},
-                  "keypoints": engine.allocate(outputs["keypoints"].nbytes)}
-        return Slot(inputs, outputs, device, events)
-
-    def _make_crops(self, device: Mapping[str, int], mirrored: bool) -> None:
-        """Enqueue the work that makes the network's input, if any."""
-
-    def _compute(self, memory: Mapping[str, Any]) -> None:
-        """Enqueue crops, network and arg-max of a batch that is on the GPU."""
-        engine, record = self._engine, self._record
-        device = {name: int(pointer) for name, pointer in memory.items()}
-        for prefix in ("", "flipped ") if self._flip_test else ("",):
-            self._make_crops(device, prefix == "flipped ")
-            engine.enqueue({record.input_name: device[record.input_name],
-                            **{name: device[prefix + name] for name in OUTPUTS}})
-        rows = record.batch * record.num_keypoints
-        split_ratio = record.bins[0] / record.input_size[0]
-        self._decode.prepared_async_call(
-            kernels.decode_grid(rows), kernels.DECODE_BLOCK, engine.runs,
-            *(device[name] for name in OUTPUTS), *(device.get(f"flipped {name}", 0) for name in OUTPUTS),
-            int(self._flip_indices), rows, record.num_keypoints, *record.bins, split_ratio, device["keypoints"])
-
-
-class CropRunner(_KeypointRunner):
-    """Crops in pinned memory in, keypoints out; up to :data:`IN_FLIGHT` threads may call it at a time."""
-
-    in_flight = IN_FLIGHT
+class _Kernels:
+    """The kit's kernels for an engine, enqueued on its stream ``runs``."""
 
     def __init__(self, engine: TensorRTEngine) -> None:
-        """Compile the kernels and allocate; raises KitError if a package is missing or memory runs out."""
-        super().__init__(engine, flip_test=False)
-        self.batch = self._record.batch
-        self._context, self._lock = self._cuda.Context.get_current(), threading.Lock()
-        width, height = self._record.input_size
-        self._crop_shape = (3, height, width)
-        for _ in range(IN_FLIGHT):
-            crops = self._upload(np.zeros((self.batch, *self._crop_shape), np.float32))
-            self._free.append(self._make_slot({}, {self._record.input_name: crops}))
-        engine.add_graphs(self._free, self._compute)
-
-    def allocate_crops(self, number: int) -> list[np.ndarray]:
-        """Pinned memory for crops, float32 (3, H, W) each."""
-        return list(self._engine.pinned((number, *self._crop_shape), np.float32))
-
-    def infer(self, crops: Sequence[np.ndarray]) -> np.ndarray:
-        """Keypoints and scores, float32 (N, K, 3), of up to a batch of crops of :meth:`allocate_crops`.
-
-        The other rows of the batch keep the crops that were there before.
-        """
-        self._context.push()
+        self._engine, self._record, cuda = engine, engine.record, engine.cuda
+        major, minor = cuda.Context.get_device().compute_capability()
         try:
-            with self._lock:
-                slot = self._free.popleft()
-                self._enqueue(slot, crops)
-            slot.events["downloaded"].synchronize()
-            keypoints = slot.outputs["keypoints"][:len(crops)].copy()
-            self._free.append(slot)
-            return keypoints
-        except BaseException:
-            self._engine.wait()
-            raise
-        finally:
-            self._cuda.Context.pop()
+            module = cuda.module_from_buffer(kernels.compile_kernels(f"{major}.{minor}"))
+        except cuda.Error as error:
+            raise KitError(f"{engine.path}: the driver can't load the kit's kernels ({error}); install a driver for "
+                           "the CUDA version of nvidia-cuda-nvrtc, or a newer one") from error
+        self._crop, self._decode = module.get_function("crop"), module.get_function("decode")
+        self._crop.prepare("PPPiiiP")
+        self._decode.prepare("PPPPPiiiifP")
+        self._table = self.upload(preprocess.NORMALIZED)
+        self._flip_indices = self.upload(np.array(postprocess.COCO_FLIP_INDICES, np.int32))
 
-    def _enqueue(self, slot: Slot, crops: Sequence[np.ndarray]) -> None:
-        row = int(slot.device[self._record.input_name])
-        for crop in crops:
-            self._cuda.memcpy_htod_async(row, crop, self._engine.uploads)
-            row += crop.nbytes
-        self._engine.enqueue_batch(slot, {}, self._compute)
+    def upload(self, values: np.ndarray) -> Any:
+        """GPU memory that holds ``values``."""
+        memory = self._engine.allocate(values.nbytes)
+        self._engine.cuda.memcpy_htod(memory, values)
+        self._engine.cuda.Context.synchronize()  # the engine's streams don't wait for a copy that has not ended
+        return memory
 
+    def crop(self, device: Device, mirrored: bool) -> None:
+        """Make crops of images and regions."""
+        size = self._record.input_size
+        self._crop.prepared_async_call(
+            kernels.crop_grid(self._record.batch, size), kernels.CROP_BLOCK, self._engine.runs, int(device["images"]),
+            int(device["regions"]), int(self._table), *size, int(mirrored), int(device[INPUT]))
 
-@dataclass(frozen=True)
-class ImageBatch:
-    """Images and regions of one batch."""
-
-    images: np.ndarray  # uint8, in pinned memory: one image after the other, BGR
-    image_bytes: int  # of images that are used
-    regions: np.ndarray  # kernels.REGION (N,); their starts are offsets in images
-
-
-@dataclass(frozen=True)
-class BatchResult:
-    """Keypoints of one batch."""
-
-    batch: ImageBatch  # as submitted; its memory may be reused
-    keypoints: np.ndarray  # float32 (N, K, 3), see _KeypointRunner
-    milliseconds: float  # from the start of the upload to the end of the download
+    def decode(self, device: Device) -> None:
+        """Make keypoints of logits, averaged with those of mirrored crops if there are some."""
+        record = self._record
+        rows, split_ratio = record.batch * record.num_keypoints, record.bins[0] / record.input_size[0]
+        logits = [int(device.get(prefix + name, 0)) for prefix in ("", _MIRRORED) for name in OUTPUTS]
+        self._decode.prepared_async_call(
+            kernels.decode_grid(rows), kernels.DECODE_BLOCK, self._engine.runs, *logits, int(self._flip_indices), rows,
+            record.num_keypoints, *record.bins, split_ratio, int(device[KEYPOINTS]))
 
 
-class GpuStream(_KeypointRunner):
-    """A stream of batches of images through the GPU, in the thread that loaded the engine."""
+class KeypointRunner:
+    """Images or crops in, keypoints out; up to :data:`IN_FLIGHT` threads may call it at a time.
 
-    def __init__(self, engine: TensorRTEngine, image_bytes: int, flip_test: bool = False) -> None:
+    Keypoints of N persons are float32 (N, K, 3): x and y in crop pixels, and the score of :func:`postprocess.decode`,
+    which is NaN where a logit is NaN or infinite.
+    """
+
+    def __init__(self, engine: TensorRTEngine, image_bytes: int = 0, flip_test: bool = False) -> None:
         """Compile the kernels and allocate; raises KitError if a package is missing or memory runs out.
 
-        ``image_bytes`` limits the images of one batch. ``flip_test``, as mmpose does it, needs COCO's 17 keypoints.
+        ``image_bytes`` limits the images of one batch; without it, crops are given. ``flip_test``, as mmpose does it,
+        needs images and COCO's 17 keypoints.
         """
-        super().__init__(engine, flip_test)
-        self._crop = self._module.get_function("crop")
-        self._crop.prepare("PPPiiiP")
-        self._table = self._upload(kernels.normalized_values())
-        self._in_flight: deque[tuple[Slot, ImageBatch]] = deque()
+        gpu = _Kernels(engine)
+
+        def compute(device: Device) -> None:
+            for prefix in ("", _MIRRORED) if flip_test else ("",):
+                if image_bytes:
+                    gpu.crop(device, mirrored=prefix == _MIRRORED)
+                engine.enqueue(device, prefix)
+            gpu.decode(device)
+
+        slots = []
         for _ in range(IN_FLIGHT):
-            self._free.append(self._make_image_slot(image_bytes))
-        engine.add_graphs(self._free, self._compute)
+            device = engine.allocate_tensors((INPUT, *OUTPUTS, KEYPOINTS))
+            if flip_test:
+                device |= {_MIRRORED + name: memory for name, memory in engine.allocate_tensors(OUTPUTS).items()}
+            if image_bytes:
+                empty = np.zeros(engine.record.batch, kernels.REGION)  # safe to run on
+                device |= {"images": engine.allocate(image_bytes), "regions": gpu.upload(empty)}
+            slots.append(engine.make_slot([KEYPOINTS], device, compute))
+        engine.add_graphs(slots)
+        self._engine, self._lock, self._free = engine, threading.Lock(), deque(slots)
+        self._kernels = gpu  # a recorded graph doesn't keep their memory
 
-    def _make_image_slot(self, image_bytes: int) -> Slot:
-        engine, record = self._engine, self._record
-        width, height = record.input_size
-        regions = engine.pinned((record.batch,), kernels.REGION)
-        device = {"images": engine.allocate(image_bytes),
-                  "regions": self._upload(regions),  # of empty images, which are safe to run on
-                  record.input_name: engine.allocate(4 * record.batch * 3 * height * width)}
-        return self._make_slot({"regions": regions}, device)
+    def infer_images(self, images: np.ndarray, regions: np.ndarray) -> tuple[np.ndarray, float]:
+        """Keypoints of a batch of regions, and the milliseconds from the start of the upload to the download's end.
 
-    def _make_crops(self, device: Mapping[str, int], mirrored: bool) -> None:
-        record = self._record
-        self._crop.prepared_async_call(
-            kernels.crop_grid(record.batch, record.input_size), kernels.CROP_BLOCK, self._engine.runs,
-            device["images"], device["regions"], int(self._table), *record.input_size, int(mirrored),
-            device[record.input_name])
+        Both are in pinned memory: uint8, one image after the other, BGR; and :data:`kernels.REGION` (batch,), whose
+        starts are offsets in images.
+        """
+        return self._infer([("images", 0, images), ("regions", 0, regions)], len(regions))
 
-    def submit(self, batch: ImageBatch) -> None:
-        """Enqueue a batch, given at most :data:`IN_FLIGHT` - 1 in flight; raises KitError if TensorRT refuses."""
-        slot = self._free.popleft()
-        regions = slot.inputs["regions"]
-        regions[:len(batch.regions)] = batch.regions
-        regions[len(batch.regions):] = batch.regions[0]  # padding
-        slot.events["started"].record(self._engine.uploads)
-        inputs = {"images": batch.images[:batch.image_bytes], "regions": regions}
-        self._engine.enqueue_batch(slot, inputs, self._compute)
-        self._in_flight.append((slot, batch))
+    def infer_crops(self, crops: Sequence[np.ndarray]) -> np.ndarray:
+        """Keypoints of up to a batch of crops, float32 (3, H, W) each, in pinned memory."""
+        return self._infer([(INPUT, row * crop.nbytes, crop) for row, crop in enumerate(crops)], len(crops))[0]
 
-    def collect(self) -> BatchResult:
-        """Wait for the oldest batch in flight."""
-        slot, batch = self._in_flight.popleft()
-        slot.events["downloaded"].synchronize()
-        keypoints = slot.outputs["keypoints"][:len(batch.regions)].copy()
-        self._free.append(slot)
-        return BatchResult(batch, keypoints, slot.events["started"].time_till(slot.events["downloaded"]))
-
-    def run(self, batches: Iterable[ImageBatch]) -> Generator[BatchResult]:
-        """Results of batches, in order, with :data:`IN_FLIGHT` in flight."""
-        try:
-            for batch in batches:
-                if not self._free:
-                    yield self.collect()
-                self.submit(batch)
-            while self._in_flight:
-                yield self.collect()
-        finally:  # nothing may be freed that a copy or a kernel still uses
-            self._engine.wait()
+    def _infer(self, uploads: Iterable[tuple[str, int, np.ndarray]], number: int) -> tuple[np.ndarray, float]:
+        with self._engine.in_context():
+            try:
+                with self._lock:
+                    slot = self._free.popleft()
+                    self._engine.enqueue_batch(slot, uploads)
+                slot.events["downloaded"].synchronize()
+                keypoints = slot.outputs[KEYPOINTS][:number].copy()
+                milliseconds = slot.events["started"].time_till(slot.events["downloaded"])
+                self._free.append(slot)
+                return keypoints, milliseconds
+            except BaseException:
+                self._engine.wait()  # nothing may be freed that a copy or a kernel still uses
+                raise

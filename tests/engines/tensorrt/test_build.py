@@ -2,16 +2,22 @@
 
 import importlib
 import importlib.util
-from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from helpers import build_engine, run_script
+from onnx import ModelProto
 
-from rtmpose.engines import backend, load_engine
+from rtmpose.data import preprocess
+from rtmpose.data.coco import load_persons
+from rtmpose.engines import installed_packages, load_engine, tensorrt
 from rtmpose.engines.record import read_record
+from rtmpose.evaluate.predict import predict_persons
+from rtmpose.evaluate.predict_gpu import predict_persons_on_gpu
 from rtmpose.machine.gpu import Gpu, find_gpu
 from rtmpose.model import export, graph
 from rtmpose.model.checkpoint import Network, _SimCC
@@ -19,11 +25,17 @@ from rtmpose.model.config import build_estimator, read_config
 from rtmpose.model.int8 import calibrate, quantize
 from rtmpose.model.mixed_precision import scale_final_convolutions, to_mixed_precision
 
-tensorrt = backend("tensorrt")
+INSTALLED = installed_packages("tensorrt")
+BUILD = importlib.import_module("rtmpose.engines.tensorrt.build")
 pytestmark = pytest.mark.skipif(
-    "tensorrt_rtx" not in tensorrt._installed() and not (tensorrt.is_installed() and find_gpu()),
+    "tensorrt_rtx" not in INSTALLED and not (INSTALLED and find_gpu()),
     reason="needs TensorRT-RTX, or TensorRT and a GPU",
 )
+
+
+def needs_gpu(test: Callable) -> Callable:
+    return pytest.mark.gpu(pytest.mark.skipif(find_gpu() is None, reason="needs an NVIDIA GPU")(test))
+
 
 # One published config of every size, crop and number of keypoints.
 BODY = "body_2d_keypoint/rtmpose"
@@ -41,94 +53,81 @@ CONFIGS = (
 )
 
 
-def published_config(name: str) -> Path:
-    """A config as mmpose ships it: with mmdet's backbone, SyncBN, and base configs."""
-    package = importlib.util.find_spec("mmpose")
-    return Path(package.origin).parent / ".mim/configs" / name
+def export_published(name: str, folder: Path) -> ModelProto:
+    """The simplified graph, batch 2, of a config as mmpose ships it: mmdet's backbone, SyncBN, and base configs."""
+    config = Path(importlib.util.find_spec("mmpose").origin).parent / ".mim/configs" / name
+    torch.manual_seed(0)
+    read = read_config(config)
+    network = Network(_SimCC(build_estimator(read.model, config)).eval(), read.input_size, read.skeleton)
+    export.export(network, folder / "model.onnx", {}, simplify_it=True)
+    width, height = network.input_size
+    fixed = graph.simplify(graph.load(folder / "model.onnx"), (2, 3, height, width))
+    spec = graph.read_spec(fixed, "model.onnx")
+    assert spec == graph.ModelSpec(2, (width, height), len(read.skeleton.keypoints), (2 * width, 2 * height))
+    return fixed
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS, ids=lambda name: Path(name).stem)
 def test_every_published_size_exports_and_builds_in_fp32_and_fp16(name: str, tmp_path: Path) -> None:
-    config = published_config(name)
-    read = read_config(config)
-    network = Network(_SimCC(build_estimator(read.model, config)).eval(), read.input_size, read.skeleton)
-    export.export(network, tmp_path / "model.onnx", {}, simplify_it=True)
-    width, height = network.input_size
-    fixed = graph.simplify(graph.load(tmp_path / "model.onnx"), (2, 3, height, width))
-    spec = graph.read_spec(fixed, "model.onnx")
-    assert spec == graph.ModelSpec(2, (width, height), len(read.skeleton.keypoints), (2 * width, 2 * height))
-    products = sum(Counter(n.op_type for n in fixed.graph.node)[kind] for kind in ("Conv", "MatMul"))
+    fixed = export_published(name, tmp_path)
+    products = sum(node.op_type in ("Conv", "MatMul") for node in fixed.graph.node)
     half, _ = to_mixed_precision(fixed, "fp16")
     for typed, expected, size in ((fixed, {"fp32": products}, 4), (half, {"fp16": products - 4, "fp32": 4}, 2)):
-        engine = tmp_path / "rtmpose.engine"
-        arithmetic, layers = tensorrt.build(typed, engine, engine)
-        assert arithmetic == expected
-        assert sum(layers.values()) > products
-        assert engine.stat().st_size > size * 3_000_000
+        (compiled,) = tensorrt.build(typed, tmp_path / "rtmpose.engine")
+        assert compiled.arithmetic == expected
+        assert sum(compiled.layers.values()) > products
+        assert len(compiled.content) > size * 3_000_000
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [CONFIGS[0], CONFIGS[2]], ids=lambda name: Path(name).stem)
 def test_int8_builds_strongly_typed(name: str, tmp_path: Path) -> None:
     """Convolutions in INT8, the rest as in FP16: logits and attention in FP32."""
-    config = published_config(name)
-    torch.manual_seed(0)
-    read = read_config(config)
-    network = Network(_SimCC(build_estimator(read.model, config)).eval(), read.input_size, read.skeleton)
-    export.export(network, tmp_path / "model.onnx", {}, simplify_it=True)
-    fixed = graph.simplify(graph.load(tmp_path / "model.onnx"), (2, 3, 256, 192))
+    fixed = export_published(name, tmp_path)
     crops = np.random.default_rng(0).standard_normal((2, 3, 256, 192), dtype=np.float32)
     ranges = calibrate.find_ranges(fixed, tensorrt.INT8_SCHEME, [crops])
     quantized = quantize.insert_quantization(scale_final_convolutions(fixed), ranges, tensorrt.INT8_SCHEME)
-    typed, _ = to_mixed_precision(quantized, "fp16")
-    engine = tmp_path / "rtmpose.engine"
-    arithmetic, layers = tensorrt.build(typed, engine, engine)
+    (compiled,) = tensorrt.build(to_mixed_precision(quantized, "fp16")[0], tmp_path / "rtmpose.engine")
     convolutions = sum(node.op_type == "Conv" for node in fixed.graph.node)
-    assert convolutions > 30 and arithmetic == {"int8": convolutions, "fp16": 3, "fp32": 4}
-    assert sum(layers.values()) > sum(arithmetic.values()) and engine.stat().st_size > 3_000_000
+    assert convolutions > 30 and compiled.arithmetic == {"int8": convolutions, "fp16": 3, "fp32": 4}
+    assert sum(compiled.layers.values()) > sum(compiled.arithmetic.values()) and len(compiled.content) > 3_000_000
 
 
-@pytest.mark.slow
-def test_build_engine_builds_int8(demo_onnx: Path, calibration_folder: Path, tmp_path: Path) -> None:
-    engine = tmp_path / "rtmpose.engine"
-    arguments = ("--model_path", demo_onnx, "--input", "input:2,3,256,192", "--precision", "int8",
-                 "--calibration", calibration_folder, "--backend", "tensorrt", "--engine_path", engine)
-    done = run_script("build_engine.py", *arguments)
-    assert done.returncode == 0, done.stderr
-    record = read_record(engine)
-    assert record.arithmetic == {"int8": 37, "fp16": 4, "fp32": 4}
-    assert record.precision == "int8"
-    assert record.calibration["scheme"] == {"signed": True, "outputs": False, "equalized": True, "rest_fp16": True}
-    assert "| block | convolutions |" in done.stdout and "| stays in fp32, because |" in done.stdout
-    again = run_script("build_engine.py", *arguments)
-    assert again.returncode == 0 and "nothing to do" in again.stdout
-
-
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_build_engine_writes_an_engine_and_its_record(model_files: dict[str, Path], tmp_path: Path, precision: str
-                                                      ) -> None:
-    engine = tmp_path / "rtmpose.engine"
-    arguments = ("--model_path", model_files["onnx"], "--input", "input:2,3,256,192", "--precision", precision,
-                 "--backend", "tensorrt", "--engine_path", engine)
+@pytest.mark.parametrize(("precision", "arithmetic"), [
+    ("fp32", {"fp32": 45}), ("fp16", {"fp16": 41, "fp32": 4}), ("bf16", {"bf16": 38, "fp32": 7}),
+    pytest.param("int8", {"int8": 37, "fp16": 4, "fp32": 4}, marks=pytest.mark.slow)])
+def test_build_engine_writes_an_engine_and_its_record(request: pytest.FixtureRequest, tmp_path: Path, precision: str,
+                                                      arithmetic: dict[str, int]) -> None:
+    engine, calibration = tmp_path / "rtmpose.engine", []
+    onnx = request.getfixturevalue("model_files")["onnx"]
+    if precision == "int8":
+        onnx = request.getfixturevalue("demo_onnx")
+        calibration = ["--calibration", request.getfixturevalue("calibration_folder")]
+    arguments = ("--model_path", onnx, "--batch", 2, "--precision", precision, "--backend", "tensorrt",
+                 "--engine_path", engine, *calibration)
     done = run_script("build_engine.py", *arguments)
     assert done.returncode == 0, done.stderr
     record = read_record(engine)
     assert (record.precision, record.batch, record.input_size) == (precision, 2, (192, 256))
-    assert record.arithmetic == {"fp16": {"fp16": 41, "fp32": 4}, "bf16": {"bf16": 38, "fp32": 7}}[precision]
-    assert record.package in tensorrt._installed()
+    assert record.arithmetic == arithmetic and record.package in INSTALLED
     assert precision in done.stdout and "MiB" in done.stdout
+    if precision == "int8":
+        assert record.calibration["scheme"] == {"signed": True, "outputs": False, "equalized": True, "rest_fp16": True}
+        assert "| block | convolutions |" in done.stdout and "| stays in fp32, because |" in done.stdout
     again = run_script("build_engine.py", *arguments)
     assert again.returncode == 0 and "nothing to do" in again.stdout
+    if precision == "fp32" and find_gpu() is None:
+        refused = run_script("inference.py", "--engine", engine, "--perf_only")
+        assert refused.returncode == 2
+        assert "no NVIDIA GPU is here" in refused.stderr and "Traceback" not in refused.stderr
 
 
-def test_real_builder_rounds_no_operands_to_tf32(model_files: dict[str, Path], tmp_path: Path) -> None:
-    trt = importlib.import_module(tensorrt._installed()[0])
+def test_real_builder_rounds_no_operands_to_tf32() -> None:
+    trt = importlib.import_module(INSTALLED[0])
     builder = trt.Builder(trt.Logger())
     assert builder.create_builder_config().get_flag(trt.BuilderFlag.TF32), "off by default: the kit need not clear it"
-    assert not tensorrt.make_config(trt, builder).get_flag(trt.BuilderFlag.TF32)
-    engine = build_engine(model_files["onnx"], tmp_path / "fp32.engine", 1, "fp32", "tensorrt")
-    assert set(read_record(engine).arithmetic) == {"fp32"}
+    assert not BUILD.make_config(trt, builder).get_flag(trt.BuilderFlag.TF32)
 
 
 @pytest.mark.parametrize(("package", "capability", "message"), [
@@ -136,31 +135,19 @@ def test_real_builder_rounds_no_operands_to_tf32(model_files: dict[str, Path], t
     ("tensorrt_rtx", "8.9", None), ("tensorrt", "9.0", None)])
 def test_rtx_on_a_gpu_that_it_does_not_list(monkeypatch: pytest.MonkeyPatch, package: str, capability: str,
                                             message: str | None) -> None:
-    monkeypatch.setattr(tensorrt, "_is_importable", lambda name: True)
+    monkeypatch.setattr(BUILD, "is_installed", lambda name: True)
     obstacle = tensorrt.find_obstacle(Gpu("NVIDIA", capability, "13.0", 0, ""), package)
     assert (obstacle or "").startswith(message or "") and bool(obstacle) == bool(message)
 
 
-@pytest.mark.parametrize(("capability", "message"), [("7.5", "has compute capability 7.5, and BF16 needs 8.0"),
-                                                    ("8.0", None), ("12.0", None)])
-def test_gpus_without_bf16_are_named(monkeypatch: pytest.MonkeyPatch, capability: str, message: str | None) -> None:
-    monkeypatch.setattr("rtmpose.engines.tensorrt.build.find_gpu", lambda: Gpu("NVIDIA", capability, "13.0", 0, ""))
-    obstacle = tensorrt.find_bf16_obstacle()
-    assert obstacle == (message and f"NVIDIA {message}")
+@pytest.mark.parametrize(("capability", "obstacle"), [
+    ("7.5", "NVIDIA has compute capability 7.5, and BF16 needs 8.0"), ("8.0", None), ("12.0", None)])
+def test_gpus_without_bf16_are_named(monkeypatch: pytest.MonkeyPatch, capability: str, obstacle: str | None) -> None:
+    monkeypatch.setattr(BUILD, "find_gpu", lambda: Gpu("NVIDIA", capability, "13.0", 0, ""))
+    assert tensorrt.find_bf16_obstacle() == obstacle
 
 
-@pytest.mark.skipif(find_gpu() is not None, reason="there is a GPU")
-def test_an_engine_for_the_gpu_is_refused_without_one(model_files: dict[str, Path], tmp_path: Path) -> None:
-    engine = tmp_path / "rtmpose.engine"
-    run_script("build_engine.py", "--model_path", model_files["onnx"], "--input", "input:1,3,256,192", "--precision",
-               "fp16", "--backend", "tensorrt", "--engine_path", engine)
-    done = run_script("inference.py", "--engine", engine, "--perf_only")
-    assert done.returncode == 2
-    assert "no NVIDIA GPU is here" in done.stderr and "Traceback" not in done.stderr
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(find_gpu() is None, reason="needs an NVIDIA GPU")
+@needs_gpu
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-3), ("fp16", 2e-2), ("bf16", 1e-1)])
 def test_the_gpu_agrees_with_onnx_runtime(model_files: dict[str, Path], tmp_path: Path, precision: str,
                                           tolerance: float) -> None:
@@ -173,12 +160,21 @@ def test_the_gpu_agrees_with_onnx_runtime(model_files: dict[str, Path], tmp_path
         assert np.abs(given - expected).max() <= tolerance * np.abs(expected).max()
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(find_gpu() is None, reason="needs an NVIDIA GPU")
-def test_the_gpu_is_timed_with_and_without_copies(model_files: dict[str, Path], tmp_path: Path) -> None:
-    engine = tmp_path / "rtmpose.engine"
-    run_script("build_engine.py", "--model_path", model_files["onnx"], "--input", "input:32,3,256,192",
-               "--precision", "fp16", "--backend", "tensorrt", "--engine_path", engine)
-    done = run_script("inference.py", "--engine", engine, "--perf_only", "True", "--duration", "1")
+@needs_gpu
+def test_the_gpu_is_timed_and_takes_images_as_well_as_crops(model_files: dict[str, Path], drawn: Path, tmp_path: Path
+                                                            ) -> None:
+    path = build_engine(model_files["onnx"], tmp_path / "rtmpose.engine", 4, "fp16", "tensorrt")
+    done = run_script("inference.py", "--engine", path, "--perf_only", "True", "--duration", "1")
     assert done.returncode == 0, done.stderr
     assert "CUDA events" in done.stdout and "host-device copies" in done.stdout
+    engine, persons = load_engine(path), load_persons(drawn)
+    for flip_test in (False, True):
+        expected, *_ = predict_persons(engine, persons, flip_test)
+        given, batch_ms, _ = predict_persons_on_gpu(engine, persons, flip_test)
+        assert len(batch_ms) == -(-len(persons) // 4)
+        for name in ("keypoints", "scores", "scales"):
+            np.testing.assert_array_equal(getattr(given, name), getattr(expected, name))
+    with ThreadPoolExecutor(1) as pool:  # another thread
+        crops = preprocess.random_input(4, (192, 256))
+        for one, other in zip(pool.submit(engine.infer, crops).result(), engine.infer(crops), strict=True):
+            np.testing.assert_array_equal(one, other)

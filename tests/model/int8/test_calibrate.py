@@ -11,7 +11,7 @@ import onnx
 import pytest
 from helpers import BASELINE, draw_dataset, run_script
 
-from rtmpose.engines import CPU_BACKENDS, backend
+from rtmpose.engines import BACKENDS, CPU_BACKENDS, installed_packages
 from rtmpose.engines.record import read_record
 from rtmpose.errors import KitError
 from rtmpose.files import read_sealed, write_sealed
@@ -20,7 +20,7 @@ from rtmpose.model import graph
 from rtmpose.model.int8 import calibrate
 from rtmpose.model.int8.calibrate import CalibrationSet
 
-pytestmark = pytest.mark.skipif(not backend("openvino").is_installed(), reason="needs OpenVINO")
+pytestmark = pytest.mark.skipif(not installed_packages("openvino"), reason="needs OpenVINO")
 
 
 def build(onnx: Path, engine: Path, calibrating: Path | None, name: str, batch: int = 16, precision: str = "int8"
@@ -55,7 +55,7 @@ def test_all_convolutions_but_the_final_one_compute_in_int8(built: tuple[str, Pa
     rest = "bf16" if record.precision == "int8+bf16" else "fp32"
     assert record.precision == {"fp32": "int8", "bf16": "int8+bf16"}[rest]
     assert record.arithmetic == {"int8": 37, rest: 8}
-    if backend(name).find_bf16_obstacle() is None:  # both were built, and the faster one is kept
+    if BACKENDS[name].find_bf16_obstacle() is None:  # both were built, and the faster one is kept
         assert set(record.measured_fps) == {f"{name} int8", f"{name} int8+bf16"}
         assert record.measured_fps[f"{name} {record.precision}"] == max(record.measured_fps.values())
         assert f"chosen: {name} {record.precision}, because it is the fastest here: {name} int8 " in message
@@ -116,7 +116,7 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> CalibrationSet:
 
 def test_a_cache_is_used_for_its_own_facts_only(model_files: dict[str, Path], few: CalibrationSet, tmp_path: Path
                                                 ) -> None:
-    model, scheme = graph.load(model_files["onnx"]), backend("openvino").INT8_SCHEME
+    model, scheme = graph.load(model_files["onnx"]), BACKENDS["openvino"].INT8_SCHEME
     cache = tmp_path / "cache.json"
 
     def run(sha256: str = "a") -> calibrate.Calibration:
@@ -202,7 +202,7 @@ def test_too_few_persons_are_an_error_of_the_kit(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_auto_keeps_the_faster_runtime_and_does_it_once(model_files: dict[str, Path], tmp_path: Path) -> None:
-    if backend("tensorrt").is_installed() and find_gpu():
+    if installed_packages("tensorrt") and find_gpu():
         pytest.skip("auto is TensorRT here")
     engine = tmp_path / "auto.engine"
     named = build(model_files["onnx"], engine, None, "openvino", 1, "fp32")

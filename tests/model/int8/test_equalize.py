@@ -8,7 +8,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from rtmpose.engines import BACKENDS, backend
+from rtmpose.engines import BACKENDS
 from rtmpose.model import graph
 from rtmpose.model.int8 import calibrate, quantize
 from rtmpose.model.int8.equalize import EXPONENT, channel_factors, equalize, equalized_tensors
@@ -97,7 +97,7 @@ def test_each_group_has_the_factors_of_its_channels(groups: int) -> None:
 @pytest.mark.parametrize("name", BACKENDS)
 def test_int8_is_nearer_to_fp32(name: str) -> None:
     """Channels that reach 0.1 to 1, weights that make up for it; the error is taken on another batch."""
-    random, scheme, shape = np.random.default_rng(0), backend(name).INT8_SCHEME, (4, 16, 24, 24)
+    random, scheme, shape = np.random.default_rng(0), BACKENDS[name].INT8_SCHEME, (4, 16, 24, 24)
     reach = np.geomspace(0.1, 1, 16, dtype=np.float32)[:, None, None]
     model = one_convolution(random.standard_normal((16, 16, 3, 3), dtype=np.float32) / reach, shape)
     batches = [random.uniform(-1, 1, shape).astype(np.float32) * reach for _ in range(3)]

@@ -13,14 +13,14 @@ from fp16_stress import scale_final_convolution
 from onnx import TensorProto, numpy_helper
 from torch.utils.flop_counter import FlopCounterMode
 
-from rtmpose.engines import BACKENDS, backend
+from rtmpose.engines import BACKENDS
 from rtmpose.model import graph, mixed_precision
 from rtmpose.model.checkpoint import load_network
 from rtmpose.model.int8 import calibrate, quantize
 from rtmpose.model.int8.quantize import Block, Ranges
 
 SHAPE = (2, 3, 256, 192)
-SCHEMES = {name: backend(name).INT8_SCHEME for name in BACKENDS}
+SCHEMES = {name: BACKENDS[name].INT8_SCHEME for name in BACKENDS}
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,10 @@ Only what the kit calls is here. Environment variables (see README.md) make it f
 
 import ctypes
 import enum
+import math
 import os
 import runpy
 import threading
-import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,28 +32,6 @@ def _fails(step: str, log: "ILogger") -> bool:
     return fails
 
 
-class DataType(enum.Enum):
-    """TensorRT's types, by the name of NumPy's."""
-
-    FLOAT = "float32"
-    HALF = "float16"
-    BF16 = "bfloat16"
-    INT8 = "int8"
-    INT32 = "int32"
-    INT64 = "int64"
-    BOOL = "bool"
-
-
-_TYPES = {TensorProto.FLOAT: DataType.FLOAT, TensorProto.FLOAT16: DataType.HALF, TensorProto.BFLOAT16: DataType.BF16,
-          TensorProto.INT8: DataType.INT8, TensorProto.INT32: DataType.INT32, TensorProto.INT64: DataType.INT64,
-          TensorProto.BOOL: DataType.BOOL}
-
-
-def nptype(kind: DataType) -> np.dtype:
-    """NumPy's type of one of TensorRT's."""
-    return np.dtype(kind.value)
-
-
 class ILogger:
     """Base of the program's logger, which has ``log(severity, message)``."""
 
@@ -62,16 +40,8 @@ class ILogger:
         ERROR = 1
 
 
-class IProgressMonitor:
-    """Base of the program's progress monitor."""
-
-
 class NetworkDefinitionCreationFlag(enum.IntEnum):
     STRONGLY_TYPED = 1
-
-
-class ProfilingVerbosity(enum.Enum):
-    DETAILED = 2
 
 
 class BuilderFlag(enum.Enum):
@@ -84,17 +54,22 @@ class _Named(NamedTuple):
 
 class _Tensor(NamedTuple):
     name: str
-    dtype: DataType
+    dtype: _Named
 
 
 class _Layer:
     _KINDS = {"Conv": "CONVOLUTION", "MatMul": "MATRIX_MULTIPLY", "Constant": "CONSTANT",
               "DequantizeLinear": "DEQUANTIZE", "QuantizeLinear": "QUANTIZE"}
 
+    _TYPES = {TensorProto.UNDEFINED: "FLOAT", TensorProto.FLOAT16: "HALF", TensorProto.BFLOAT16: "BF16"}
+
     def __init__(self, node: onnx.NodeProto, types: dict[str, int]) -> None:
         self.type = _Named(self._KINDS.get(node.op_type, node.op_type.upper()))
-        self._inputs, self._outputs = ([_Tensor(name, _TYPES.get(types.get(name, 0), DataType.FLOAT))
-                                        for name in names if name] for names in (node.input, node.output))
+        self._inputs, self._outputs = ([_Tensor(name, self._type(types.get(name, 0))) for name in names if name]
+                                       for names in (node.input, node.output))
+
+    def _type(self, kind: int) -> _Named:
+        return _Named(self._TYPES.get(kind, TensorProto.DataType.Name(kind)))
 
     def get_input(self, index: int) -> _Tensor | None:
         return self._inputs[index] if index < len(self._inputs) else None
@@ -104,8 +79,10 @@ class _Layer:
 
 
 class _Network:
+    content = b""
+
     def __init__(self) -> None:
-        self.content, self.layers = b"", []
+        self.layers: list[_Layer] = []
 
     @property
     def num_layers(self) -> int:
@@ -133,31 +110,11 @@ class OnnxParser:
 
 
 class _Config:
-    def __init__(self) -> None:
-        self.flags = {BuilderFlag.TF32}
-
     def clear_flag(self, flag: BuilderFlag) -> None:
-        self.flags.discard(flag)
+        """ONNX Runtime rounds no operands."""
 
     def set_flag(self, flag: BuilderFlag) -> None:
-        self.flags.add(flag)
-
-    def get_flag(self, flag: BuilderFlag) -> bool:
-        return flag in self.flags
-
-    def create_timing_cache(self, content: bytes) -> bytes | None:
-        return content if content in (b"", b"timings") else None
-
-    def set_timing_cache(self, cache: bytes, ignore_mismatch: bool) -> bool:
-        if cache is None:
-            raise TypeError("set_timing_cache(): incompatible function arguments")
-        return True
-
-    def get_timing_cache(self) -> "_Config":
-        return self
-
-    def serialize(self) -> bytes:
-        return b"timings"
+        """TensorRT-RTX's flag for memory has no meaning here."""
 
 
 class Builder:
@@ -177,10 +134,6 @@ class Builder:
     def build_serialized_network(self, network: _Network, config: Any) -> bytes | None:
         if _fails("build", self._log):
             return None
-        monitor = config.progress_monitor
-        monitor.phase_start("Building", None, 1)
-        monitor.step_complete("Building", 0)
-        monitor.phase_finish("Building")
         return network.content
 
 
@@ -215,20 +168,10 @@ class _Engine:
         _quantize_in_fp32(model)
         self.session = onnxruntime.InferenceSession(model.SerializeToString(), options,
                                                     providers=["CPUExecutionProvider"])
-        self.inputs, self.outputs = ({value.name: self._describe(value) for value in values}
-                                     for values in (graph.input, graph.output))
+        self.inputs, self.outputs = (
+            {value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim) for value in values}
+            for values in (graph.input, graph.output))  # shapes; all are FP32
         self.log = log
-
-    @staticmethod
-    def _describe(value: onnx.ValueInfoProto) -> tuple[tuple[int, ...], DataType]:
-        tensor = value.type.tensor_type
-        return tuple(dim.dim_value for dim in tensor.shape.dim), _TYPES[tensor.elem_type]
-
-    def get_tensor_dtype(self, name: str) -> DataType:
-        return (self.inputs | self.outputs)[name][1]
-
-    def get_tensor_shape(self, name: str) -> list[int]:
-        return list((self.inputs | self.outputs)[name][0])
 
     def create_execution_context(self) -> "_Context | None":
         scratch = ctypes.c_ulong()
@@ -269,9 +212,8 @@ def _run_job(number: int) -> None:
     engine, addresses = _jobs[number]
 
     def tensor(name: str) -> np.ndarray:
-        shape, kind = (engine.inputs | engine.outputs)[name]
-        pointer = ctypes.cast(_cuda.softgpuHost(addresses[name]), ctypes.POINTER(ctypes.c_uint8))
-        return np.ctypeslib.as_array(pointer, (_bytes(shape, kind),)).view(nptype(kind)).reshape(shape)
+        pointer = ctypes.cast(_cuda.softgpuHost(addresses[name]), ctypes.POINTER(ctypes.c_float))
+        return np.ctypeslib.as_array(pointer, (engine.inputs | engine.outputs)[name])
 
     try:
         if os.environ.get("SOFTGPU_NETWORK") == "zeros":
@@ -282,10 +224,6 @@ def _run_job(number: int) -> None:
             tensor(name)[...] = result
     except BaseException as error:  # it can't be raised in a thread of the driver
         print(f"SOFTGPU: the network failed: {error!r}"[:300], flush=True)
-
-
-def _bytes(shape: tuple[int, ...], kind: DataType) -> int:
-    return int(np.prod(shape)) * nptype(kind).itemsize
 
 
 class _Context:
@@ -313,14 +251,14 @@ class _Context:
             return self._fail("IExecutionContext::enqueueV3: Error Code 1: Cuda Runtime (made up)")
         if not self._may_be_captured(stream):
             return self._fail("Cuda Runtime (operation not permitted when stream is capturing)")
-        time.sleep(float(os.environ.get("SOFTGPU_HOST_MS", 0)) / 1e3)
         with _lock:
             job = len(_jobs)
             _jobs.append((self._engine, dict(self._addresses)))
         arrays: list[Any] = []
         for tensors in (self._engine.inputs, self._engine.outputs):
+            sizes = [4 * math.prod(shape) for shape in tensors.values()]
             arrays += [(ctypes.c_ulong * len(tensors))(*(self._addresses[name] for name in tensors)),
-                       (ctypes.c_size_t * len(tensors))(*(_bytes(*facts) for facts in tensors.values())), len(tensors)]
+                       (ctypes.c_size_t * len(tensors))(*sizes), len(tensors)]
         return _cuda.softgpuLaunchNetwork(stream, _run_job, ctypes.c_long(job), ctypes.c_ulong(self._scratch),
                                           *arrays) == 0
 

@@ -1,0 +1,74 @@
+"""What the runtimes share: their packages, their errors, and the engine of those that run on the CPU."""
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rtmpose.engines.record import Record
+from rtmpose.errors import KitError
+from rtmpose.timing import wall_clock
+
+
+class Compiled(NamedTuple):
+    """What a runtime made of a graph."""
+
+    content: bytes  # of the engine file
+    arithmetic: dict[str, int]  # number of convolutions and matrix products by the type that they compute in
+    layers: dict[str, int]  # number of all layers by type
+
+
+def is_installed(package: str) -> bool:
+    """Whether a Python package is installed, e.g. ``cuda.bindings``."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # of the parent package
+        return False
+
+
+def import_package(package: str) -> Any:
+    """Import the package of a runtime; raises KitError if it or a library of it is broken."""
+    try:
+        return importlib.import_module(package)
+    except (ImportError, OSError) as error:  # a package without its libraries raises either
+        raise KitError(f"{package}: can't be imported ({error}); run scripts/setup.sh again, with --gpu for TensorRT"
+                       ) from error
+
+
+@contextmanager
+def named_errors(what: str, remedy: str) -> Iterator[None]:
+    """Turn errors of other packages, which share no base, into KitErrors: what failed, the reason, what to do."""
+    try:
+        yield
+    except (KitError, OSError):
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [""]
+        reason = lines[-1 if lines[0].startswith("Exception from") else 0]  # OpenVINO names its source files first
+        kind = "" if isinstance(error, RuntimeError) and reason else f"{type(error).__name__}: "
+        raise KitError(f"{what} ({kind}{reason[:200]}); {remedy}") from error
+
+
+class CpuEngine:
+    """An :class:`rtmpose.engines.Engine` on the CPU; ``run`` returns the logits of a batch of crops."""
+
+    def __init__(self, runtime: str, path: str | Path, record: Record,
+                 run: Callable[[np.ndarray], Sequence[np.ndarray]]) -> None:
+        self.path, self.record = str(path), record
+        self._runtime, self._run = runtime, run
+
+    def infer(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        with named_errors(f"{self.path}: {self._runtime} can't run it", "build it again"):
+            simcc_x, simcc_y = self._run(crops)
+        return simcc_x, simcc_y
+
+    def close(self) -> None:
+        del self._run
+
+    def timers(self, crops: np.ndarray) -> dict[str, Callable[[], float]]:
+        return {f"wall clock of {self._runtime} on the CPU, crops in memory": wall_clock(partial(self.infer, crops))}
