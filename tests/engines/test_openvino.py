@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from helpers import ROOT, build_engine, run_script
+from helpers import ROOT, build_engine
 
 from rtmpose.data import postprocess
 from rtmpose.data.agreement import describe_agreement
-from rtmpose.engines import installed_packages, load_engine, open_engine, openvino
+from rtmpose.engines import installed_packages, load_engine, openvino
 from rtmpose.engines.build import build_engine as build_planned
-from rtmpose.engines.build import is_built, name_precision, plan_build
-from rtmpose.engines.record import read_record, write_record
+from rtmpose.engines.build import name_precision, plan_build
+from rtmpose.engines.record import read_record
 from rtmpose.engines.runtime import named_errors
 from rtmpose.errors import KitError
 from rtmpose.machine import cpu
@@ -59,42 +59,15 @@ def test_fp32_gives_what_pytorch_and_onnx_runtime_give(engine_path: Path, engine
             assert np.abs(one - other).max() <= 1e-4 * np.abs(other).max()
 
 
-def test_results_stay_valid_after_the_next_run(engine_path: Path, crops: list[np.ndarray]) -> None:
-    engine = load_engine(engine_path)
+def test_a_run_changes_neither_crops_nor_earlier_results(engine_path: Path, crops: list[np.ndarray]) -> None:
+    engine, before = load_engine(engine_path), crops[0].copy()
     first = engine.infer(crops[0])
     kept = [axis.copy() for axis in first]
-    second = engine.infer(crops[1])
-    for one, copy, other in zip(first, kept, second, strict=True):
+    for one, copy, other in zip(first, kept, engine.infer(crops[1]), strict=True):
         assert np.array_equal(one, copy) and not np.array_equal(one, other)
     for one, again in zip(first, engine.infer(crops[0]), strict=True):
         assert np.array_equal(one, again)
-
-
-def test_a_run_changes_no_crops(engine_path: Path, crops: list[np.ndarray]) -> None:
-    before = crops[0].copy()
-    load_engine(engine_path).infer(crops[0])
     assert np.array_equal(before, crops[0])
-
-
-@pytest.mark.parametrize(("changed", "message"), [
-    ({"version": "2020.1"}, "was built by openvino 2020.1, but "),
-    ({"device": "Another CPU"}, "was built for Another CPU, but this machine has "),
-])
-def test_an_engine_of_another_version_or_processor_is_refused(engine_path: Path, tmp_path: Path, changed: dict,
-                                                              message: str) -> None:
-    copy = tmp_path / "copy.engine"
-    copy.write_bytes(engine_path.read_bytes())
-    record = read_record(engine_path)
-    write_record(copy, replace(record, **changed))
-    done = run_script("inference.py", "--engine", copy, "--perf_only")
-    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
-    assert f"copy.engine: {message}" in done.stderr and "build it again" in done.stderr
-
-
-def test_an_engine_that_openvino_did_not_write_is_refused_in_one_line(engine_path: Path, tmp_path: Path) -> None:
-    with pytest.raises(KitError, match="broken.engine: openvino .* can't load it") as raised:
-        open_engine(b"no engine at all", tmp_path / "broken.engine", read_record(engine_path))
-    assert "\n" not in str(raised.value)
 
 
 def test_a_graph_that_openvino_does_not_know_is_refused_in_one_line(tmp_path: Path) -> None:
@@ -108,10 +81,23 @@ def test_a_graph_that_openvino_does_not_know_is_refused_in_one_line(tmp_path: Pa
     assert "\n" not in str(raised.value)
 
 
+def run_all(run: Callable[[np.ndarray], Sequence[np.ndarray]], crops: Sequence[np.ndarray]) -> np.ndarray:
+    """Keypoints of all batches, in pixels of the crop."""
+    logits = [np.concatenate(axis) for axis in zip(*map(run, crops), strict=True)]
+    return postprocess.decode(*logits, (192, 256))[0]
+
+
+def within_bin(one: np.ndarray, other: np.ndarray, scores: np.ndarray) -> float:
+    """Share of keypoints that are at most one bin off."""
+    agreement = describe_agreement(np.abs(one.astype(np.float64) - other), scores, 0.5)
+    assert agreement["counted"] > 500
+    return agreement["within_bin"]
+
+
 @pytest.mark.slow
 def test_int8_gives_the_keypoints_that_the_graph_says(demo_onnx: Path, calibration_folder: Path, people_folder: Path,
                                                      engine_path: Path, tmp_path: Path) -> None:
-    """The graph with its nodes run one by one, against what OpenVINO makes of them.
+    """The graph with its nodes run one by one, against what OpenVINO makes of them, with the rest in FP32 and BF16.
 
     It sums in another order, so now and then an INT8 number becomes its neighbour, and later layers differ more:
     94.0 % of keypoints were at most one bin off (96.5 % with another calibration set). Against FP32, the graph has
@@ -122,21 +108,20 @@ def test_int8_gives_the_keypoints_that_the_graph_says(demo_onnx: Path, calibrati
     fixed = graph.simplify(graph.load(demo_onnx), crops[0].shape)
     ranges = calibrate.find_ranges(fixed, openvino.INT8_SCHEME, calibrating)
     quantized = quantize.insert_quantization(fixed, ranges, openvino.INT8_SCHEME)
-    compiled, *_ = openvino.build(quantized, tmp_path)
-    assert compiled.arithmetic == {"int8": 38, "fp32": 7}
-    engine = openvino.load(compiled.content, tmp_path, replace(read_record(engine_path), batch=8))
-    logits = [np.concatenate(axis) for axis in zip(*map(engine.infer, crops), strict=True)]
-    found, _ = postprocess.decode(*logits, (192, 256))
     expected, scores = calibrate.keypoints(quantized, crops)
     exact, _ = calibrate.keypoints(fixed, crops)
-
-    def within_bin(one: np.ndarray, other: np.ndarray) -> float:
-        agreement = describe_agreement(np.abs(one.astype(np.float64) - other), scores, 0.5)
-        assert agreement["counted"] > 500
-        return agreement["within_bin"]
-
-    assert within_bin(found, expected) >= 0.9
-    assert within_bin(found, exact) >= within_bin(expected, exact) - 0.03
+    rests = ["fp32"] if openvino.find_bf16_obstacle() else ["fp32", "bf16"]
+    shares = []
+    for rest, (content, arithmetic, _) in zip(rests, openvino.build(quantized, tmp_path), strict=True):
+        assert arithmetic == {"int8": 38, rest: 7}
+        engine = openvino.load(content, tmp_path, replace(read_record(engine_path), batch=8, arithmetic=arithmetic,
+                                                          requested_precision="int8"))
+        found = run_all(engine.infer, crops)
+        assert within_bin(found, expected, scores) >= 0.88
+        assert within_bin(found, exact, scores) >= within_bin(expected, exact, scores) - 0.03
+        shares.append(within_bin(found, exact, scores))
+    assert len(set(shares)) == len(rests), "loaded with the same precision of the rest"
+    assert len(openvino.build(fixed, tmp_path)) == 1, "the rest in BF16 is only tried beside INT8"
 
 
 @needs_bf16
@@ -164,55 +149,10 @@ def test_bf16_moves_no_more_keypoints_than_pytorch_in_bf16(demo_onnx: Path, peop
             return [axis.numpy() for axis in estimator.head.forward(
                 estimator.backbone(torch.from_numpy(batch).to(torch.bfloat16)))]
 
-    def within_bin(run: Callable[[np.ndarray], Sequence[np.ndarray]]) -> float:
-        logits = [np.concatenate(axis) for axis in zip(*map(run, crops), strict=True)]
-        found, _ = postprocess.decode(*logits, (192, 256))
-        assert not np.array_equal(found, exact), "nothing was rounded"
-        return describe_agreement(np.abs(found.astype(np.float64) - exact), scores, 0.5)["within_bin"]
-
-    judge = within_bin(run_pytorch)
-    assert judge > 0.97 and within_bin(engine.infer) >= judge - 0.005
-
-
-@needs_bf16
-def test_int8_with_the_rest_in_bf16_is_as_near_to_fp32_as_int8(demo_onnx: Path, people_folder: Path, engine_path: Path,
-                                                              tmp_path: Path) -> None:
-    crops = calibrate.load_calibration_set(people_folder, (192, 256)).batches[:8]
-    fixed = graph.simplify(graph.load(demo_onnx), crops[0].shape)
-    quantized = quantize.insert_quantization(fixed, calibrate.find_ranges(fixed, openvino.INT8_SCHEME, crops[:4]),
-                                         openvino.INT8_SCHEME)
-    exact, scores = calibrate.keypoints(fixed, crops)
-    shares = []
-    for rest, (content, arithmetic, _) in zip(("fp32", "bf16"), openvino.build(quantized, tmp_path), strict=True):
-        assert arithmetic == {"int8": 38, rest: 7}
-        engine = openvino.load(content, tmp_path, replace(read_record(engine_path), batch=8, arithmetic=arithmetic,
-                                                          requested_precision="int8"))
-        logits = [np.concatenate(axis) for axis in zip(*map(engine.infer, crops), strict=True)]
-        found, _ = postprocess.decode(*logits, (192, 256))
-        shares.append(describe_agreement(np.abs(found.astype(np.float64) - exact), scores, 0.5)["within_bin"])
-    assert min(shares) > 0.85 and abs(shares[0] - shares[1]) < 0.02 and shares[0] != shares[1]
-
-
-@pytest.mark.parametrize(("keeps", "names", "precision"), [
-    (["stem"], ["openvino int8", "openvino int8+bf16"], "int8"),
-    (["stem", "stage1", "stage2", "stage3", "stage4", "final_layer"], [], "fp32")])
-def test_rest_in_bf16_is_tried_only_beside_int8(demo_onnx: Path, people_folder: Path, tmp_path: Path, keeps: list[str],
-                                                names: list[str], precision: str, monkeypatch: pytest.MonkeyPatch
-                                                ) -> None:
-    """What calibration found is replaced: the blocks that stay in higher precision, and ranges of two batches."""
-    def fake(model: onnx.ModelProto, digest: str, scheme: quantize.Int8Scheme, crops: calibrate.CalibrationSet,
-             cache: Path) -> calibrate.Calibration:
-        fixed = graph.simplify(model, crops.batches[0].shape)
-        blocks = [quantize.Block(name, 1, 0.1, 0.5, 0.5, name not in keeps) for name in quantize.group_by_block(fixed)]
-        ranges = calibrate.find_ranges(fixed, scheme, crops.batches[:2])
-        return calibrate.Calibration({}, ranges, blocks, cache, False)
-
-    monkeypatch.setattr(calibrate, "calibrate", fake)
-    plan = plan_build(demo_onnx, tmp_path / "int8.engine", 8, "int8", "openvino", people_folder)
-    record = build_planned(plan).record
-    able = openvino.find_bf16_obstacle() is None
-    assert set(record.measured_fps) == (set(names) if able else set())
-    assert record.precision.split("+")[0] == precision and is_built(plan)
+    found, judged = run_all(engine.infer, crops), run_all(run_pytorch, crops)
+    assert not np.array_equal(found, exact) and not np.array_equal(judged, exact), "nothing was rounded"
+    judge = within_bin(judged, exact, scores)
+    assert judge > 0.97 and within_bin(found, exact, scores) >= judge - 0.005
 
 
 @pytest.mark.parametrize(("arithmetic", "name"), [
@@ -235,15 +175,7 @@ def test_bf16_needs_a_processor_that_has_it(model_files: dict[str, Path], tmp_pa
             plan = plan_build(model_files["onnx"], tmp_path / "bf16.engine", 1, "bf16", name)
             assert [facts.backend for facts in plan.candidates] == ["openvino"]
         return
-    for name in ("openvino", "auto"):
+    for name in ("openvino", "auto", "onnxruntime"):
         with pytest.raises(KitError, match="^--precision bf16: .*; use --precision fp32$") as raised:
             plan_build(model_files["onnx"], tmp_path / "bf16.engine", 1, "bf16", name)
-        assert found in str(raised.value) and "\n" not in str(raised.value)
-
-
-def test_onnx_runtime_refuses_bf16_in_one_line(model_files: dict[str, Path], tmp_path: Path) -> None:
-    done = run_script("build_engine.py", "--model_path", model_files["onnx"], "--batch", 1, "--precision", "bf16",
-                      "--backend", "onnxruntime", "--engine_path", tmp_path / "bf16.engine")
-    assert done.returncode == 2 and done.stdout == "" and not list(tmp_path.iterdir())
-    assert done.stderr == ("build_engine.py: error: --precision bf16: ONNX Runtime has no BF16 on CPUs; "
-                           "use --precision fp32\n")
+        assert ("ONNX Runtime has no BF16 on CPUs" if name == "onnxruntime" else found) in str(raised.value)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, run_script
 
 sys.path.insert(1, str(ROOT / "tests/software_gpu"))
 
@@ -64,45 +64,47 @@ def run(environment: dict[str, str], log: Path) -> Run:
     return run
 
 
+def build_arguments(onnx: Path, engine: Path) -> tuple[object, ...]:
+    """Arguments that build an FP32 engine of batch 4."""
+    return ("build_engine.py", "--model_path", onnx, "--batch", 4, "--precision", "fp32", "--backend", "tensorrt",
+            "--engine_path", engine)
+
+
 @pytest.fixture(scope="module")
 def gpu_engine(environment: dict[str, str], model_files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
                ) -> Path:
-    """An FP32 engine of batch 4 for the software GPU."""
+    """An engine for the software GPU."""
     engine = tmp_path_factory.mktemp("gpu") / "fp32.engine"
-    done = subprocess.run(
-        [*PYTHON, str(ROOT / "build_engine.py"), "--model_path", str(model_files["onnx"]), "--input",
-         "input:4,3,256,192", "--precision", "fp32", "--backend", "tensorrt", "--engine_path", str(engine)],
-        capture_output=True, text=True, env=environment, check=False)
+    script, *arguments = build_arguments(model_files["onnx"], engine)
+    done = subprocess.run([*PYTHON, str(ROOT / script), *map(str, arguments)], capture_output=True, text=True,
+                          env=environment, check=False)
     assert done.returncode == 0, done.stderr
     return engine
+
+
+@pytest.fixture(scope="module")
+def cpu_keypoints(engine_file: Path, drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """keypoints.json of the CPU engine."""
+    output = tmp_path_factory.mktemp("cpu")
+    done = run_script("inference.py", "--engine", engine_file, "--datasets", drawn, "--output", output)
+    assert (done.returncode, done.stderr) == (0, "")
+    return (output / "keypoints.json").read_bytes()
 
 
 def summary(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "summary.json").read_text())
 
 
-@pytest.mark.parametrize("capture", ["allow", "refuse", "spoil"])
-@pytest.mark.parametrize("flip_test", [False, True])
+@pytest.mark.parametrize(("flip_test", "capture"), [
+    (False, "allow"), (True, "allow"), (True, "refuse"), (False, "spoil")])
 def test_keypoints_equal_the_cpu_engines(run: Run, log: Path, gpu_engine: Path, engine_file: Path, drawn: Path,
                                          tmp_path: Path, flip_test: bool, capture: str) -> None:
     """Whether or not the work can be captured into a CUDA graph."""
-    options = ["--flip_test"] if flip_test else []
-    for engine, output in ((gpu_engine, "gpu"), (engine_file, "cpu")):
-        done = run("inference.py", "--engine", engine, "--datasets", drawn, "--output", tmp_path / output, *options,
-                   SOFTGPU_CAPTURE=capture)
-        assert (done.returncode, done.stderr) == (0, "")
-    assert (tmp_path / "gpu/keypoints.json").read_bytes() == (tmp_path / "cpu/keypoints.json").read_bytes()
-    assert findings(log) == []
-
-
-def test_reference_on_another_backend(run: Run, log: Path, gpu_engine: Path, engine_file: Path, drawn: Path,
-                                      tmp_path: Path) -> None:
-    for engine, reference in ((gpu_engine, engine_file), (engine_file, gpu_engine)):
-        done = run("inference.py", "--engine", engine, "--reference", reference, "--datasets", drawn, "--output",
-                   tmp_path)
-        assert (done.returncode, done.stderr) == (0, "")
-        agreement = summary(tmp_path)["agreement"]
-        assert (agreement["within_bin"], agreement["max_px"], agreement["ap_difference"]) == (1, 0, 0)
+    done = run("inference.py", "--engine", gpu_engine, "--reference", engine_file, "--datasets", drawn, "--output",
+               tmp_path, *(["--flip_test"] if flip_test else []), SOFTGPU_CAPTURE=capture)
+    assert (done.returncode, done.stderr) == (0, "")
+    agreement = summary(tmp_path)["agreement"]
+    assert (agreement["within_bin"], agreement["max_px"], agreement["ap_difference"]) == (1, 0, 0)
     assert findings(log) == []
 
 
@@ -116,19 +118,17 @@ def test_throughput(run: Run, log: Path, gpu_engine: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("scenario", ["offline", "singlestream", "server"])
-def test_loadgen(run: Run, log: Path, gpu_engine: Path, engine_file: Path, drawn: Path, tmp_path: Path, scenario: str
-                 ) -> None:
-    options = ("--scenario", scenario, "--datasets", drawn)
+def test_loadgen(run: Run, log: Path, gpu_engine: Path, cpu_keypoints: bytes, drawn: Path, tmp_path: Path,
+                 scenario: str) -> None:
+    options = ("--engine", gpu_engine, "--scenario", scenario, "--datasets", drawn, "--output", tmp_path)
     rate = {"offline": ["--target_qps", 50], "singlestream": [],
             "server": ["--target_qps", 50, "--target_latency", 60000]}[scenario]
-    done = run("inference.py", "--engine", gpu_engine, *options, "--perf_only", "--min_duration", 0.001, *rate,
-               "--output", tmp_path / "performance")
+    done = run("inference.py", *options, "--perf_only", "--min_duration", 0.001, *rate)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert summary(tmp_path / "performance")["valid"] is True
-    for engine, output in ((gpu_engine, "gpu"), (engine_file, "cpu")):
-        done = run("inference.py", "--engine", engine, *options, "--output", tmp_path / output)
-        assert done.returncode == 0, done.stderr
-    assert (tmp_path / "gpu/keypoints.json").read_bytes() == (tmp_path / "cpu/keypoints.json").read_bytes()
+    assert summary(tmp_path)["valid"] is True
+    done = run("inference.py", *options)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "keypoints.json").read_bytes() == cpu_keypoints
     assert findings(log) == []
 
 
@@ -170,15 +170,16 @@ def test_enqueue_that_fails(run: Run, log: Path, gpu_engine: Path, drawn: Path, 
     assert findings(log) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signal(environment: dict[str, str], log: Path, gpu_engine: Path, number: int) -> None:
+def test_signals(environment: dict[str, str], log: Path, gpu_engine: Path) -> None:
     command = [*PYTHON, ROOT / "inference.py", "--engine", gpu_engine, "--perf_only", "--duration", "600"]
-    with subprocess.Popen(command, env={**environment, "SOFTGPU_LOG": str(log), "SOFTGPU_NETWORK": "zeros"},
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        time.sleep(6)
+    variables = {**environment, "SOFTGPU_LOG": str(log), "SOFTGPU_NETWORK": "zeros"}
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    processes = [subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True) for _ in numbers]
+    time.sleep(8)
+    for process, number in zip(processes, numbers, strict=True):
         process.send_signal(number)
         _, errors = process.communicate(timeout=10)
-    assert (process.returncode, errors) == (-number, "")
+        assert (process.returncode, errors) == (-number, "")
     assert findings(log) == []
 
 
@@ -186,8 +187,7 @@ def test_driver_that_is_too_old(run: Run, gpu_engine: Path, model_files: dict[st
                                 ) -> None:
     done = run("inference.py", "--engine", gpu_engine, "--datasets", drawn, SOFTGPU_CUDA_VERSION=12040)
     assert done.returncode == 2 and "the driver can't load the kit's kernels" in done.stderr
-    done = run("build_engine.py", "--model_path", model_files["onnx"], "--input", "input:1,3,256,192", "--precision",
-               "fp32", "--backend", "tensorrt", "--engine_path", tmp_path / "a.engine", SOFTGPU_CUDA_VERSION=11080)
+    done = run(*build_arguments(model_files["onnx"], tmp_path / "a.engine"), SOFTGPU_CUDA_VERSION=11080)
     assert done.returncode == 2 and "the driver speaks CUDA 11.8" in done.stderr
     assert len(done.stderr.splitlines()) == 1 and not (tmp_path / "a.engine").exists()
 
@@ -204,11 +204,6 @@ def test_gpu_that_is_described_is_the_one_that_runs(run: Run, tmp_path: Path, va
     assert done.stdout.splitlines() == [device, device], done.stderr
 
 
-def test_gpu_that_does_not_exist(run: Run, gpu_engine: Path) -> None:
-    done = run("inference.py", "--engine", gpu_engine, "--perf_only", CUDA_DEVICE=7)
-    assert done.returncode == 2 and done.stderr.startswith("inference.py: error: CUDA_DEVICE: is '7', expected")
-
-
 @pytest.mark.parametrize(("gpus", "reason"), [
     (2, "was built for Software GPU (compute capability "),  # the two have different names
     (1, "LOCAL_RANK: is '1', expected the number of a GPU from 0 to 0; start fewer ranks")])
@@ -223,19 +218,17 @@ def test_each_rank_takes_the_gpu_of_its_number(environment: dict[str, str], gpu_
     assert gpus == 1 or "but this machine has Software GPU 1 (" in line
 
 
-def test_gpu_ranks_give_the_same_bytes(environment: dict[str, str], gpu_engine: Path, drawn: Path, tmp_path: Path
-                                       ) -> None:
-    inference = [str(ROOT / "inference.py"), "--engine", str(gpu_engine), "--datasets", str(drawn), "--output"]
-    env = {**environment, "OMP_NUM_THREADS": "1"}
-    assert subprocess.run([sys.executable, *inference, str(tmp_path / "one")], env=env, check=False).returncode == 0
+def test_gpu_ranks_give_the_same_bytes(environment: dict[str, str], gpu_engine: Path, cpu_keypoints: bytes,
+                                       drawn: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
     # Two machines with one GPU each: the engine is for GPU 0 only.
     launchers = [subprocess.Popen(
         [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--node-rank", node, "--master-addr",
-         "127.0.0.1", "--master-port", port, *inference, str(tmp_path / "all")], env=env) for node in "01"]
+         "127.0.0.1", "--master-port", port, str(ROOT / "inference.py"), "--engine", str(gpu_engine), "--datasets",
+         str(drawn), "--output", str(tmp_path)], env={**environment, "OMP_NUM_THREADS": "1"}) for node in "01"]
     assert [launcher.wait(120) for launcher in launchers] == [0, 0]
-    assert (tmp_path / "all/keypoints.json").read_bytes() == (tmp_path / "one/keypoints.json").read_bytes()
+    assert (tmp_path / "keypoints.json").read_bytes() == cpu_keypoints
 
 
 def test_auto_leaves_a_gpu_aside_that_lacks_a_package(run: Run, environment: dict[str, str],
@@ -251,6 +244,7 @@ def test_auto_leaves_a_gpu_aside_that_lacks_a_package(run: Run, environment: dic
     ({"SOFTGPU_TENSORRT_VERSION": "9.9"}, "was built by tensorrt 10.16.1.11, but 9.9 is installed; build it again"),
     ({"SOFTGPU_COMPUTE_CAPABILITY": 80}, "but this machine has Software GPU (compute capability 8.0)"),
     ({"SOFTGPU_DEVICES": 0}, "needs a GPU, and no NVIDIA GPU is here"),
+    ({"CUDA_DEVICE": 7}, "inference.py: error: CUDA_DEVICE: is '7', expected"),
     ({"without": "site"}, "can't run: pycuda not installed"),
     ({"without": "packages"}, "was built by tensorrt 10.16.1.11, which is not installed"),
     ({"SOFTGPU_FAIL_BUILD": "load"}, "can't load it (made up); build it again"),
@@ -270,31 +264,27 @@ def test_engine_that_cannot_run_here(run: Run, environment: dict[str, str], gpu_
 ])
 def test_build_that_fails(run: Run, model_files: dict[str, Path], tmp_path: Path, variables: dict[str, Any],
                           message: str) -> None:
-    done = run("build_engine.py", "--model_path", model_files["onnx"], "--input", "input:1,3,256,192", "--precision",
-               "fp32", "--backend", "tensorrt", "--engine_path", tmp_path / "a.engine", **variables)
+    done = run(*build_arguments(model_files["onnx"], tmp_path / "a.engine"), **variables)
     assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
-def test_rtx(run: Run, environment: dict[str, str], log: Path, model_files: dict[str, Path], engine_file: Path,
+def test_rtx(run: Run, environment: dict[str, str], log: Path, model_files: dict[str, Path], cpu_keypoints: bytes,
              drawn: Path, tmp_path: Path) -> None:
     """The kernels that one process compiles are there for the next."""
     _, site, root = environment["PYTHONPATH"].split(os.pathsep)
     stand_in = ROOT / "tests/software_gpu/packages_rtx"
     variables = {"PYTHONPATH": os.pathsep.join([str(stand_in), site, root]), "SOFTGPU_COMPUTE_CAPABILITY": 89}
     engine = tmp_path / "rtx.engine"
-    build = ("build_engine.py", "--model_path", model_files["onnx"], "--input", "input:4,3,256,192", "--precision",
-             "fp32", "--backend", "tensorrt", "--engine_path", engine)
+    build = build_arguments(model_files["onnx"], engine)
     refused = run(*build, **{**variables, "SOFTGPU_COMPUTE_CAPABILITY": 90})
     assert refused.returncode == 2 and "does not support compute capability 9.0" in refused.stderr
     assert run(*build, **variables).returncode == 0
     for processes in (1, 2):
-        done = run("inference.py", "--engine", engine, "--datasets", drawn, "--output", tmp_path / "gpu", **variables)
+        done = run("inference.py", "--engine", engine, "--datasets", drawn, "--output", tmp_path, **variables)
         assert (done.returncode, done.stderr) == (0, "")
         assert Path(f"{engine}.runtime_cache").read_bytes() == b"+" * processes
-    done = run("inference.py", "--engine", engine_file, "--datasets", drawn, "--output", tmp_path / "cpu")
-    assert done.returncode == 0
-    assert (tmp_path / "gpu/keypoints.json").read_bytes() == (tmp_path / "cpu/keypoints.json").read_bytes()
+    assert (tmp_path / "keypoints.json").read_bytes() == cpu_keypoints
     assert findings(log) == []
 
 
