@@ -66,7 +66,7 @@ def predict_persons_on_gpu(engine: TensorRTEngine, persons: PersonSet, flip_test
           closing(read_batches(batches, centers, scales, record.input_size, memory)) as filled,
           tqdm(total=len(persons), unit="person", desc="Predicting", disable=None) as bar):
         for keypoints, milliseconds in run_all(pool, infer, filled):
-            check_finite(~np.isnan(keypoints[..., 2]).any(axis=1))
+            check_finite(np.all(np.isfinite(keypoints), axis=(1, 2)))
             parts.append(keypoints)
             batch_ms.append(milliseconds)
             bar.update(len(keypoints))
