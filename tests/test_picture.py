@@ -1,41 +1,31 @@
 """inference.py --picture: the skeleton on one photograph."""
 
-import common
-
 import dataclasses
 import json
 import shutil
 import struct
-import sys
-from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import cv2
 import numpy as np
 import pytest
-from helpers import draw_dataset, save_random_checkpoint, small_config
+from helpers import build_engine, draw_dataset, run_script, save_random_checkpoint, small_config
 
-import inference
 from rtmpose.data.coco import load_persons, to_corners
 from rtmpose.data.images import read_photograph
 from rtmpose.engines import load_engine
-from rtmpose.engines.build import build_engine, plan_build
 from rtmpose.engines.record import read_record, write_record
 from rtmpose.evaluate import predict
-from rtmpose.model.checkpoint import load_network
-from rtmpose.model.export import export
 
 LEFT, RIGHT, RED = (20, 140, 255), (255, 130, 40), (0, 0, 255)
+# The headers of pictures of 60,000 x 60,000 pixels.
+BIG_BMP = b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 60000, 60000, 1, 24, *[0] * 6)
+BIG_PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
 
 
-@pytest.fixture
-def draw(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable:
-    """inference.py --picture into ``out/``, in this process; returns its exit code."""
-    def run(engine: Path, photo: Path, *options: object) -> int:
-        given = ("--engine", engine, "--picture", photo, "--output", tmp_path / "out", *options)
-        monkeypatch.setattr(sys, "argv", ["inference.py", *map(str, given)])
-        return common.exit_code(inference.main)
-    return run
+def draw(engine: Path, photo: Path, output: Path, *options: object) -> CompletedProcess[str]:
+    return run_script("inference.py", "--engine", engine, "--picture", photo, "--output", output.parent, *options)
 
 
 @pytest.fixture
@@ -45,6 +35,12 @@ def photo(tmp_path: Path) -> Path:
     pixels[100:200, 150:250] = RED
     cv2.imwrite(str(tmp_path / "photo.png"), pixels)
     return tmp_path / "photo.png"
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    """What is written."""
+    return tmp_path / "out/skeleton.jpg"
 
 
 def test_keypoints_are_those_of_a_data_set_with_that_box(engine_file: Path, tmp_path: Path) -> None:
@@ -57,16 +53,15 @@ def test_keypoints_are_those_of_a_data_set_with_that_box(engine_file: Path, tmp_
     assert np.array_equal(one.keypoints, among_others.keypoints) and np.array_equal(one.scores, among_others.scores)
 
 
-def test_skeleton_is_drawn_on_the_photograph(engine_file: Path, photo: Path, tmp_path: Path, draw: Callable,
-                                             monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-                                             ) -> None:
+def test_skeleton_is_drawn_on_the_photograph(engine_file: Path, photo: Path, output: Path,
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
     """On all of it, or on what is around the box."""
     monkeypatch.setenv("DATASETS_DIR", "/nowhere")
-    assert draw(engine_file, photo) == 0
-    written, printed = tmp_path / "out/skeleton.jpg", capsys.readouterr().out
-    assert f"Picture: {written}" in printed and " of 17 keypoints (coco) score above " in printed
-    assert list(written.parent.iterdir()) == [written]
-    pictures = [cv2.imread(str(written)).astype(int)]
+    done = draw(engine_file, photo, output)
+    assert done.returncode == 0, done.stderr
+    assert f"Picture: {output}" in done.stdout and " of 17 keypoints (coco) score above " in done.stdout
+    assert list(output.parent.iterdir()) == [output]
+    pictures = [cv2.imread(str(output)).astype(int)]
     assert pictures[0].shape == (46 + 32 + 948 + 38 + 10 + 16, 1280, 3)
     predictions = predict.predict_person(load_engine(engine_file), read_photograph(photo), np.float32([0, 0, 320, 240]))
     drawn, found = pictures[0][46 + 32:][:948, 8:-8], []
@@ -77,31 +72,24 @@ def test_skeleton_is_drawn_on_the_photograph(engine_file: Path, photo: Path, tmp
             found.append(np.abs(around - (LEFT if joint % 2 else RIGHT)).max(axis=2).min() < 40)
     assert sum(found) >= max(4, len(found) - 2)  # some lie on each other
     for box in ("145,95,110,110", "-40,0,60,60"):
-        assert draw(engine_file, photo, f"--bbox={box}") == 0
-        pictures.append(cv2.imread(str(written)).astype(int))
+        assert draw(engine_file, photo, output, f"--bbox={box}").returncode == 0
+        pictures.append(cv2.imread(str(output)).astype(int))
     whole, square, beside = ((np.abs(picture - RED).max(axis=2) < 60).mean() for picture in pictures)
     assert square > 2 * whole and beside < whole
 
 
-def test_other_skeletons(photo: Path, tmp_path: Path, draw: Callable, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_skeletons(photo: Path, tmp_path: Path, output: Path) -> None:
     """An engine on which no AP can be measured: 26 keypoints, with their names or without."""
-    config, checkpoint, onnx, engine = (tmp_path / f"halpe.{kind}" for kind in ("py", "pth", "onnx", "engine"))
+    config, checkpoint, onnx = (tmp_path / f"halpe.{kind}" for kind in ("py", "pth", "onnx"))
     config.write_text(small_config(26))
     save_random_checkpoint(config, checkpoint)
-    export(load_network(config, checkpoint), onnx, {}, simplify_it=False)
-    build_engine(plan_build(onnx, engine, 2, "fp32", "onnxruntime"))
-    pictures = set()
+    assert run_script("export.py", "--cfg", config, "--weight", checkpoint, "--output", onnx).returncode == 0
+    engine, pictures = build_engine(onnx, tmp_path / "halpe.engine", 2, "fp32", "onnxruntime"), set()
     for skeleton in ("halpe26", "unknown"):
-        assert draw(engine, photo, "--batchsize", 2) == 0
-        assert f" of 26 keypoints ({skeleton}) score above 0.2" in capsys.readouterr().out
-        pictures.add((tmp_path / "out/skeleton.jpg").read_bytes())
+        assert f" of 26 keypoints ({skeleton}) score above 0.2" in draw(engine, photo, output, "--batchsize", 2).stdout
+        pictures.add(output.read_bytes())
         write_record(engine, dataclasses.replace(read_record(engine), keypoints=(), skeleton="unknown"))
     assert len(pictures) == 2
-
-
-BIG_BMP = (b"BM" + struct.pack("<IHHI", 54, 0, 0, 54)
-           + struct.pack("<IiiHHIIiiII", 40, 60000, 60000, 1, 24, *[0] * 6))  # the header, as of the PNG
-BIG_PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
 
 
 @pytest.mark.parametrize(("content", "options", "message"), [
@@ -118,13 +106,10 @@ BIG_PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">IIBBBBB", 60000, 6000
     ("photo", ("--bbox", "1,2,1e-30,4"), "is empty"),
     ("photo", ("--bbox", "1,2,1e30,4"), "not 4 finite numbers below 1e+12"),
     ("photo", ("--batchsize", "9"), "--batchsize says 9"),
-    ("output", (), "skeleton.jpg: is an input as well, and would be lost"),
-])
-def test_photographs_and_boxes_that_are_refused(engine_file: Path, photo: Path, tmp_path: Path, content: bytes | str,
-                                                draw: Callable, capfd: pytest.CaptureFixture[str],
-                                                options: tuple[str, ...], message: str) -> None:
+    ("output", (), "skeleton.jpg: is an input as well, and would be lost")])
+def test_photographs_and_boxes_that_are_refused(engine_file: Path, photo: Path, tmp_path: Path, output: Path,
+                                                content: bytes | str, options: tuple[str, ...], message: str) -> None:
     """In one line, and nothing is written."""
-    output = tmp_path / "out/skeleton.jpg"
     given = {"photo": photo, "folder": tmp_path, "device": Path("/dev/zero"), "output": output}.get(
         content, tmp_path / "given")
     if content == "output":
@@ -132,15 +117,14 @@ def test_photographs_and_boxes_that_are_refused(engine_file: Path, photo: Path, 
         shutil.copy(photo, output)
     elif isinstance(content, bytes):
         given.write_bytes(content)
-    assert draw(engine_file, given, *options) == 2
-    errors = capfd.readouterr().err.splitlines()
-    assert len(errors) == 1 and message in errors[0]
+    done = draw(engine_file, given, output, *options)
+    assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1
     assert output.read_bytes() == photo.read_bytes() if content == "output" else not output.exists()
 
 
-def test_boxes_far_larger_than_the_photograph(engine_file: Path, photo: Path, tmp_path: Path, draw: Callable) -> None:
+def test_boxes_far_larger_than_the_photograph(engine_file: Path, photo: Path, output: Path) -> None:
     for size in ((1, 1), (3000, 10)):
         cv2.imwrite(str(photo), np.full((*size, 3), 100, np.uint8))
         for options in ((), ("--bbox=-5e11,-5e11,9e11,9e11",), ("--bbox", "0.5,0.5,0.1,0.1")):
-            assert draw(engine_file, photo, *options) == 0
-            assert cv2.imread(str(tmp_path / "out/skeleton.jpg")).shape[1] == 1280
+            assert draw(engine_file, photo, output, *options).returncode == 0
+            assert cv2.imread(str(output)).shape[1] == 1280

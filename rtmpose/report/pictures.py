@@ -19,7 +19,6 @@ from rtmpose.report.drawing import BOLD, COLUMN, DASHED, FAINT, SOLID, WIDTH
 from rtmpose.report.text import photograph_line
 
 _NAMES = [name.replace("_", " ") for name in COCO_KEYPOINTS]
-_MOST_ROWS = 20  # of an overview
 
 
 def write_pictures(folder: Path, number: int, predictions: Predictions, persons: PersonSet) -> Path:
@@ -38,7 +37,7 @@ def write_pictures(folder: Path, number: int, predictions: Predictions, persons:
             card = _draw_annotated(f"{kind} {rank + 1}: OKS {oks:.3f}", images[annotation["image_id"]], annotation,
                                    predictions, rows)
             drawing.write_sheet(folder / f"{kind}_{rank + 1}.jpg", [card], styles)
-            cards += [card] * (rank < _MOST_ROWS)
+            cards += [card] * (rank < 20)
     return drawing.write_sheet(folder / "overview.jpg", cards, styles)
 
 
@@ -85,15 +84,12 @@ def find_ground_truth(persons: PersonSet) -> list[dict[str, Any]]:
 def rank_persons(predictions: Predictions, persons: PersonSet) -> list[tuple[float, list[int], dict[str, Any]]]:
     """The annotated persons, lowest OKS first: the OKS of the closest prediction, the rows of all predictions for the
     image, closest first, and the annotation. Raises KitError if there are none."""
-    rows: dict[int, list[int]] = {}
-    for row, person in enumerate(predictions.persons):
-        rows.setdefault(person.image_id, []).append(row)
-    ranked = []
+    image_ids, ranked = np.array([person.image_id for person in predictions.persons]), []
     for annotation in find_ground_truth(persons):
-        found, expected = rows[annotation["image_id"]], _expected(annotation)
+        found, expected = np.flatnonzero(image_ids == annotation["image_id"]), _expected(annotation)
         dx, dy = np.moveaxis(predictions.keypoints[found] - expected[:, :2], 2, 0)
         oks = np.exp(oks_exponents(dx, dy, annotation["area"])[:, expected[:, 2] > 0]).mean(axis=1)
-        ranked.append((float(oks.max()), [found[i] for i in np.argsort(-oks, kind="stable")], annotation))
+        ranked.append((float(oks.max()), found[np.argsort(-oks, kind="stable")].tolist(), annotation))
     return sorted(ranked, key=lambda person: person[0])
 
 

@@ -90,13 +90,12 @@ def test_ground_truth_is_dashed_and_other_poses_are_faint() -> None:
     assert colour_at(canvas, 50 - 6, 100) == GREY  # no joint
 
 
-def test_arrow_leads_from_one_point_to_the_other() -> None:
+def test_arrow_leads_from_a_ring_to_the_other_point() -> None:
     canvas = blank()
     drawing.draw_arrow(canvas, np.array([100, 100]), np.array([300, 100]))
     assert colour_at(canvas, 200, 100) == colour_at(canvas, 298, 100) == colour_at(canvas, 84, 100) == MAGENTA
     assert colour_at(canvas, 100, 100) == GREY
-    heads = [(canvas[:, x] == MAGENTA).all(axis=1).sum() for x in range(130, 298)]
-    assert np.argmax(heads) > 0.9 * len(heads)  # the head is at the end
+    assert np.argmax((canvas == MAGENTA).all(axis=2)[:, 130:].sum(axis=0)) > 150  # the head is at the end
 
 
 @pytest.mark.parametrize("number", [1e11, -3e38])
@@ -104,9 +103,10 @@ def test_limbs_towards_numbers_far_outside_are_drawn(number: float) -> None:
     canvas, pose = blank(), place(make_pose(left_elbow=(200, 100, 2), left_wrist=(number, 100, 2)), np.eye(2, 3))
     draw_pose(canvas, pose, DASHED)
     draw_pose(canvas, pose)
-    assert colour_at(canvas, 200 + int(np.sign(number)) * 100, 100) == LEFT
+    beside = 200 + int(np.sign(number)) * 100
+    assert colour_at(canvas, beside, 100) == LEFT
     drawing.draw_arrow(canvas, *pose[[7, 9], :2])
-    assert colour_at(canvas, 200 + int(np.sign(number)) * 100, 100) == MAGENTA
+    assert colour_at(canvas, beside, 100) == MAGENTA
 
 
 @pytest.mark.parametrize("name", ["coco", "halpe26", "coco_wholebody", "ap10k", "crowdpose"])
