@@ -30,24 +30,12 @@ RUNS = {
 
 @dataclass(frozen=True)
 class Run:
-    """One run of inference.py beside mmpose's: the files, mmpose's predictions by person in the order of the file,
-    the logits (over x and over y) that they were decoded from, and what its CocoMetric wrote."""
+    """One run of inference.py beside mmpose's."""
 
-    output: Path
-    flip_test: bool
-    samples: dict[int, Any]
-    logits: dict[int, tuple[np.ndarray, np.ndarray]]
-    results: list[dict[str, Any]]
-
-    @property
-    def keypoints(self) -> list[dict[str, Any]]:
-        """keypoints.json."""
-        return json.loads((self.output / "keypoints.json").read_text())
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        """summary.json."""
-        return json.loads((self.output / "summary.json").read_text())
+    summary: dict[str, Any]  # summary.json
+    pairs: list[tuple[dict[str, Any], dict[str, Any]]]  # results of the persons that both kept, the kit's and mmpose's
+    samples: dict[int, Any]  # mmpose's predictions by person
+    logits: dict[int, tuple[np.ndarray, np.ndarray]]  # over x and over y, that they were decoded from
 
 
 @pytest.fixture(scope="module", params=RUNS)
@@ -61,19 +49,17 @@ def run(request: pytest.FixtureRequest, model_files: dict[str, Path], engine_fil
     done = run_script("inference.py", "--engine", engine_file, "--batchsize", 4, "--input_name", "input",
                       "--datasets", folder, "--output", output, *options)
     assert done.returncode == 0, done.stderr
+    summary, keypoints = (json.loads((output / f"{name}.json").read_text()) for name in ("summary", "keypoints"))
+    assert summary["flip_test"] == flip_test
 
     dataset = judge.coco_dataset(folder, detections=detections)
     samples, logits = predict(model_files, dataset, flip_test)
-    _, results = judge.evaluate(dataset, samples, output)
-    order = np.argsort([position(dataset, sample.id, detected) for sample in samples])
-    return Run(output, flip_test, {samples[i].id: samples[i] for i in order},
-               {samples[i].id: (logits[0][i], logits[1][i]) for i in order}, results)
-
-
-def position(dataset: Any, identity: int, detected: bool) -> int:
-    """Where a person stands in its file."""
+    kept = {result["id"]: result for result in judge.evaluate(dataset, samples, output)[1]}
     annotations = json.loads(Path(dataset.ann_file).read_text())["annotations"]
-    return identity if detected else [annotation["id"] for annotation in annotations].index(identity)
+    in_file = range(len(samples)) if detected else [annotation["id"] for annotation in annotations]
+    theirs = [kept[identity] for identity in in_file if identity in kept]
+    return Run(summary, list(zip(keypoints, theirs, strict=True)), {sample.id: sample for sample in samples},
+               {sample.id: each for sample, *each in zip(samples, *logits, strict=True)})
 
 
 def predict(model_files: dict[str, Path], dataset: Any, flip_test: bool) -> tuple[list[Any], list[np.ndarray]]:
@@ -97,32 +83,27 @@ def predict(model_files: dict[str, Path], dataset: Any, flip_test: bool) -> tupl
     return samples, [np.concatenate(axis) for axis in zip(*decoded, strict=True)]
 
 
-def pair(run: Run) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """The kit's result and mmpose's of each person that both kept, in the order of the file."""
-    kept = {result["id"]: result for result in run.results}
-    return list(zip(run.keypoints, [kept[identity] for identity in run.samples if identity in kept], strict=True))
-
-
 def test_each_person_once_in_order(run: Run) -> None:
-    pairs = pair(run)
-    assert [(ours["image_id"], ours["bbox"]) for ours, _ in pairs] == [
-        (theirs["image_id"], theirs["bbox"]) for _, theirs in pairs]
-    assert {ours["category_id"] for ours, _ in pairs} == {1}
+    assert [(ours["image_id"], ours["bbox"]) for ours, _ in run.pairs] == [
+        (theirs["image_id"], theirs["bbox"]) for _, theirs in run.pairs]
+    assert {ours["category_id"] for ours, _ in run.pairs} == {1}
     assert run.summary["persons"] == len(run.samples)
     if run.summary["boxes"] == "ground-truth boxes":
-        assert len(pairs) == len(run.samples)
+        assert len(run.pairs) == len(run.samples)
 
 
-def test_keypoints(run: Run) -> None:
-    bins, equal = [], []
-    for ours, theirs in pair(run):
+def test_keypoints_and_scores(run: Run) -> None:
+    shortfalls, equal = [], []
+    for ours, theirs in run.pairs:
         sample, logits = run.samples[theirs["id"]], run.logits[theirs["id"]]
         keypoints, expected = (np.reshape(result["keypoints"], (17, 3))[:, :2] for result in (ours, theirs))
         equal += (np.abs(keypoints - expected).max(axis=1) < 1e-3).tolist()
         places = (keypoints - sample.input_center + 0.5 * sample.input_scale) / sample.input_scale
-        bins += [shortfall(places[:, axis], logits[axis]) for axis in (0, 1)]
+        shortfalls += [shortfall(places[:, axis], logits[axis]) for axis in (0, 1)]
+        assert ours["keypoints"][2::3] == pytest.approx(theirs["keypoints"][2::3], rel=1e-4)
+        assert ours["score"] == pytest.approx(theirs["score"], rel=1e-4)
     assert np.mean(equal) >= 0.995
-    assert np.max(bins) < 1e-4
+    assert np.max(shortfalls) < 1e-4
 
 
 def shortfall(places: np.ndarray, logits: np.ndarray) -> np.ndarray:
@@ -138,12 +119,6 @@ def test_persons_differ(run: Run) -> None:
     assert np.mean([len(np.unique(column)) for column in bins.T]) > 5
 
 
-def test_scores(run: Run) -> None:
-    for ours, theirs in pair(run):
-        assert ours["keypoints"][2::3] == pytest.approx(theirs["keypoints"][2::3], rel=1e-4)
-        assert ours["score"] == pytest.approx(theirs["score"], rel=1e-4)
-
-
 def test_summary(run: Run) -> None:
     summary = run.summary
     assert {*METRICS, "persons", "fps", "latency_ms", "batch", "precision", "backend", "engine", "machine",
@@ -151,7 +126,6 @@ def test_summary(run: Run) -> None:
     assert set(summary["latency_ms"]) == {"mean", "median", "p90", "p99"}
     assert min(summary["fps"], *summary["latency_ms"].values()) > 0
     assert (summary["batch"], summary["precision"], summary["backend"]) == (4, "fp32", "onnxruntime")
-    assert summary["flip_test"] == run.flip_test
     assert all(-1 <= summary[name] <= 1 for name in METRICS)
     assert {"sha256", "onnx_sha256", "source", "command"} <= set(summary["engine"])
     assert summary["machine"] and summary["versions"]

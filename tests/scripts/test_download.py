@@ -8,7 +8,6 @@ import os
 import random
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -54,6 +53,7 @@ class Server(ThreadingHTTPServer):
         self.breaks: set[str] = set()
         self.ranges = True
         self.hangs = False
+        self.trickles: bytes | None = None  # what it sends before single bytes
         self.most = 1 << 30  # bytes of an answer
         self.requests: list[tuple[str, int]] = []
         self.url = f"http://127.0.0.1:{self.server_port}"
@@ -64,15 +64,15 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         content = self.server.files.get(self.path)
+        if self.server.trickles is not None:
+            return self.trickle()
         if content is None:
-            self.send_error(404)
-            return
+            return self.send_error(404)
         found = self.server.ranges and re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         start = int(found[1]) if found else 0
         self.server.requests.append((self.path, start))
         if start >= len(content):
-            self.send_error(416)
-            return
+            return self.send_error(416)
         self.send_response(206 if found else 200)
         if found:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
@@ -85,6 +85,13 @@ class Handler(BaseHTTPRequestHandler):
         while self.server.hangs:
             time.sleep(0.1)
         self.wfile.write(content[start:min(end, start + self.server.most)])
+
+    def trickle(self) -> None:
+        with contextlib.suppress(OSError):  # the client is gone
+            self.wfile.write(self.server.trickles)
+            while True:
+                self.wfile.write(b"x")
+                time.sleep(0.1)
 
     def log_message(self, *args: object) -> None:
         pass
@@ -260,30 +267,16 @@ def test_gives_up_on_a_server_that_sends_a_byte_a_request(download, server, tmp_
     assert (tmp_path / f"{CHECKPOINT}.part").read_bytes() == WEIGHTS[:3]
 
 
-@pytest.mark.parametrize("line", [b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", b""], ids=["body", "headers"])
-def test_gives_up_on_a_server_that_trickles(tmp_path, line):
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", b""],
+                         ids=["body", "headers"])
+def test_gives_up_on_a_server_that_trickles(server, tmp_path, answer):
     """A byte every 0.1 s; the script's 30 s are 1 s here."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        code = ("import sys, signal; sys.path.insert(0, sys.argv[1]); import download; from pathlib import Path; "
-                "download.SECONDS = 1; signal.signal(signal.SIGALRM, download.too_slow); "
-                f"download.fetch('http://127.0.0.1:{listening.getsockname()[1]}/a', Path('a'), download.check_zip)")
-
-        def trickle() -> None:
-            with contextlib.suppress(OSError):  # the test is over
-                serve()
-
-        def serve() -> None:
-            while True:
-                connection, _ = listening.accept()
-                with connection, contextlib.suppress(ConnectionError):
-                    connection.sendall(line)
-                    while True:
-                        connection.sendall(b"x")
-                        time.sleep(0.1)
-
-        threading.Thread(target=trickle, daemon=True).start()
-        result = subprocess.run([sys.executable, "-I", "-c", code, str(SCRIPT.parent)], cwd=tmp_path, text=True,
-                                capture_output=True, timeout=30, env={**os.environ, "no_proxy": "*"})
+    server.trickles = answer
+    code = ("import sys, signal; sys.path.insert(0, sys.argv[1]); import download; from pathlib import Path; "
+            "download.SECONDS = 1; signal.signal(signal.SIGALRM, download.too_slow); "
+            f"download.fetch('{server.url}/a', Path('a'), download.check_zip)")
+    result = subprocess.run([sys.executable, "-I", "-c", code, str(SCRIPT.parent)], cwd=tmp_path, text=True,
+                            capture_output=True, timeout=30, env={**os.environ, "no_proxy": "*"})
     assert result.returncode == 1
     check_line(result.stderr, "the server sent less than 30000 bytes in 1 seconds")
 

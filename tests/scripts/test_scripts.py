@@ -123,6 +123,7 @@ def test_is_bash_and_has_help(run: Run, calls: Calls, script: Path) -> None:
     ("benchmark.sh", "--model other.onnx", {}, "other.onnx: no such file"),
     ("benchmark.sh", "--frobnicate 1", {}, "--frobnicate: no such option"),
     ("setup.sh", "--cuda", {}, "--cuda: no such option, expected --gpu or -v"),
+    ("setup.sh", "", {"FAIL": "version_info"}, "venv: has Python 3.11.0, expected 3.11 or later; remove it and re-run"),
     ("lock.sh", "--write", {}, "--write: no such option, expected --check"),
     *(("setup.sh", "", {"PYTHON": python},
        f"setup.sh: {python}: is no Python 3.11 or later; install one, or set PYTHON: PYTHON=")
@@ -134,7 +135,7 @@ def test_refuses(run: Run, calls: Calls, script: str, arguments: str, environmen
     result = run(script, *arguments.split(" ") if arguments else (), **environment)
     assert result.returncode == 2, result
     assert message in result.stderr and result.stderr.count("\n") == 1, result.stderr
-    assert calls() == []
+    assert not [call for call in calls() if "version_info" not in call]
 
 
 # The measurements
@@ -295,12 +296,6 @@ def test_setup_without_uv_and_without_pip(run: Run, venv: Path, tmp_path: Path, 
     assert [call.split()[2] for call in calls() if call.startswith("-I -m")] == ["pip", "venv"]
 
 
-def test_setup_refuses_an_environment_of_an_old_python(run: Run, venv: Path) -> None:
-    result = run("setup.sh", FAIL="version_info")
-    assert result.returncode == 2 and result.stderr.count("\n") == 1
-    assert f"{venv}: has Python 3.11.0, expected 3.11 or later" in result.stderr
-
-
 def test_setup_where_the_index_of_pytorch_does_not_answer(run: Run, calls: Calls) -> None:
     result = run("setup.sh", FAIL="--default-index")
     assert result.returncode == 0
@@ -319,18 +314,15 @@ def test_setup_retries_after_a_failure(run: Run, calls: Calls) -> None:
     assert names(calls()) == KIT
 
 
-def test_setup_of_a_read_only_clone(clean: dict[str, str], tmp_path: Path, venv: Path) -> None:
-    """With VENV elsewhere: nothing is written into the clone."""
+def test_setup_with_venv_elsewhere_writes_nothing_into_the_clone(clean: dict[str, str], tmp_path: Path, venv: Path
+                                                                 ) -> None:
     clone = tmp_path / "clone"
     for name in ("scripts", "requirements"):
-        shutil.copytree(ROOT / name, clone / name)
+        shutil.copytree(ROOT / name, clone / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "requirements.txt", clone)
-    unshare = ["unshare", "--map-root-user", "--mount"]
-    if subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode:
-        pytest.skip("needs user namespaces")
-    mounts = f"mount --bind {clone} {clone} && mount -o remount,bind,ro {clone} && exec bash {clone}/scripts/setup.sh"
-    result = subprocess.run([*unshare, "bash", "-c", mounts], env=clean, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+    before = {path: path.stat().st_mtime_ns for path in clone.rglob("*")}
+    subprocess.run(["bash", clone / "scripts/setup.sh"], env=clean, capture_output=True, check=True)
+    assert {path: path.stat().st_mtime_ns for path in clone.rglob("*")} == before
     assert (venv / "rtmpose-kit.pth").read_text() == f"{clone}\n"
 
 
@@ -351,25 +343,17 @@ def test_test_runs_every_check(run: Run, calls: Calls, script: str, arguments: s
     assert names(made) == [*KIT, "compare.txt"]
 
 
-@pytest.mark.parametrize("check", CHECKS)
-def test_test_fails_if_a_check_fails(run: Run, calls: Calls, check: str) -> None:
-    assert run("test.sh", FAIL=check, CODE="3").returncode == 3
-    assert calls()[-1] == check
-
-
-@pytest.mark.parametrize("code", ["1", "5"])
-def test_test_fails_if_pytest_fails(run: Run, code: str) -> None:
-    result = run("test.sh", FAIL="-m pytest", CODE=code)
-    assert result.returncode == 1
-    assert ("selected no test" in result.stderr) == (code == "5")
-
-
-@pytest.mark.parametrize("options", [(), ("--all",)])
-def test_only_all_needs_xtcocotools(run: Run, calls: Calls, options: tuple[str, ...]) -> None:
-    result = run("test.sh", *options, FAIL="xtcocotools")
-    assert result.returncode == len(options)
-    assert "xtcocotools: could not be built" in (result.stderr if options else result.stdout)
-    assert (calls()[-1] == f"{PYTEST} -m not slow") == (not options)
+@pytest.mark.parametrize(("options", "fails", "code", "message"), [
+    *(("", check, 3, "its own last line") for check in CHECKS), ("", "-m pytest", 1, "its own last line"),
+    ("", "-m pytest", 5, "pytest selected no test"), ("", "xtcocotools", 0, "xtcocotools: could not be built"),
+    ("--all", "xtcocotools", 1, "xtcocotools: could not be built")])
+def test_test_fails_where_a_step_does(run: Run, calls: Calls, options: str, fails: str, code: int, message: str
+                                      ) -> None:
+    """Only with --all if xtcocotools can't be built."""
+    result = run("test.sh", *options.split(), FAIL=fails, CODE=str(code or 1))
+    assert result.returncode == (1 if code == 5 else code) and message in result.stdout + result.stderr
+    last = calls()[-1]
+    assert fails in last if fails in (*CHECKS, "-m pytest") else ("-m pytest" in last) == (not options)
 
 
 def test_lock_without_uv(run: Run, venv: Path) -> None:
