@@ -62,18 +62,16 @@ def match_images(annotations: Annotations, results: Sequence[dict[str, Any]], im
         parameters.catIds = sorted({result["category_id"] for result in results}) or parameters.catIds
         evaluation.evaluate()
     # One area and one category: an entry by image, None where there is neither ground truth nor a prediction.
-    found = [(number, image) for number, image in enumerate(evaluation.evalImgs) if image]
-    persons = np.zeros(len(image_ids), np.int64)
-    for number, image in found:
-        persons[number] = np.count_nonzero(image["gtIgnore"] == 0)
-    scores = np.concatenate([image["dtScores"] for _, image in found] or [np.empty(0)])
-    order = np.argsort(-scores, kind="mergesort")
-    none = [np.empty((len(parameters.iouThrs), 0), bool)]
-    matched = np.concatenate([image["dtMatches"] != 0 for _, image in found] or none, axis=1)[:, order]
-    ignored = np.concatenate([image["dtIgnore"].astype(bool) for _, image in found] or none, axis=1)[:, order]
-    images = np.repeat([number for number, _ in found], [len(image["dtScores"]) for _, image in found]).astype(np.int64)
-    hits = [np.flatnonzero(row) for row in matched & ~ignored]
-    return Matches(hits, ignored, images[order], persons, parameters.recThrs)
+    nothing = np.empty((len(parameters.iouThrs), 0))
+    images = [image or {"gtIgnore": np.empty(0), "dtScores": [], "dtMatches": nothing, "dtIgnore": nothing}
+              for image in evaluation.evalImgs]
+    order = np.argsort(-np.concatenate([image["dtScores"] for image in images]), kind="mergesort")
+    matched, ignored = (np.concatenate([image[key] for image in images], axis=1)[:, order].astype(bool)
+                        for key in ("dtMatches", "dtIgnore"))
+    return Matches(hits=[np.flatnonzero(row) for row in matched & ~ignored], ignored=ignored,
+                   images=np.repeat(np.arange(len(images)), [len(image["dtScores"]) for image in images])[order],
+                   persons=np.array([np.count_nonzero(image["gtIgnore"] == 0) for image in images]),
+                   recalls=parameters.recThrs)
 
 
 def average_precision(matches: Matches, counts: np.ndarray) -> float:

@@ -82,15 +82,13 @@ def evaluate(results: list[dict[str, Any]], persons: PersonSet) -> tuple[dict[st
     Returns the numbers by name (:data:`METRICS`), from 0 to 1 (-1 where nothing could be counted), and pycocotools'
     ten lines of text.
     """
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
+    with contextlib.redirect_stdout(io.StringIO()):
         evaluation = prepare(persons.annotations, results)
         if persons.limit is not None:
             evaluation.params.imgIds = sorted(image.id for image in persons.images)
         evaluation.evaluate()
         evaluation.accumulate()
-        printed.truncate(0)
-        printed.seek(0)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
         evaluation.summarize()
     return dict(zip(METRICS, map(float, evaluation.stats), strict=True)), printed.getvalue().rstrip()
 

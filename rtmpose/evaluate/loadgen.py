@@ -32,7 +32,7 @@ from rtmpose.evaluate import loadgen_logs
 from rtmpose.evaluate.accuracy import describe_persons
 from rtmpose.evaluate.coco_eval import score
 from rtmpose.evaluate.predictions import check_and_decode, check_finite
-from rtmpose.files import make_folder
+from rtmpose.files import check_output, make_folder
 
 SCENARIOS = {"offline": "Offline", "singlestream": "SingleStream", "server": "Server"}  # option: LoadGen's name
 LOADED_SAMPLES = 1024  # normalised crops in memory, MLPerf's number for image classification: 0.6 GB at 256x192
@@ -74,9 +74,11 @@ class QueueRunner:
         record = engine.record
         self.engine, self.config = engine, config
         self.crops = cut_crops(persons, record.input_size) if persons else []  # of all persons, not normalised
-        self.pixels = [crop.pixels for crop in self.crops] or random_crops(LOADED_SAMPLES, record.input_size)
+        width, height = record.input_size
+        self.pixels = [crop.pixels for crop in self.crops] or list(  # uint8 (H, W, 3)
+            np.random.default_rng(0).integers(0, 256, (LOADED_SAMPLES, height, width, 3), np.uint8))
         self.loaded: dict[int, np.ndarray] = {}  # normalised crops, which lie in _memory
-        number, shape = min(LOADED_SAMPLES, len(self.pixels)), (3, *record.input_size[::-1])
+        number, shape = min(LOADED_SAMPLES, len(self.pixels)), (3, height, width)
         if isinstance(engine, TensorRTEngine):
             gpu = KeypointRunner(engine)
             self._infer, self._in_flight = gpu.infer_crops, IN_FLIGHT
@@ -198,12 +200,6 @@ def cut_crops(persons: PersonSet, input_size: tuple[int, int]) -> list[Crop]:
         return list(chain.from_iterable(by_image))
 
 
-def random_crops(count: int, input_size: tuple[int, int]) -> list[np.ndarray]:
-    """Crops of random pixels, uint8 (H, W, 3)."""
-    width, height = input_size
-    return list(np.random.default_rng(0).integers(0, 256, (count, height, width, 3), np.uint8))
-
-
 def run_scenario(runner: QueueRunner, persons: PersonSet | None, output: Path
                  ) -> tuple[dict[str, Any], list[dict[str, Any]], str]:
     """Run the runner's scenario; LoadGen writes its logs into ``output``/loadgen.
@@ -212,7 +208,8 @@ def run_scenario(runner: QueueRunner, persons: PersonSet | None, output: Path
     COCO's results and pycocotools' lines, as :func:`rtmpose.evaluate.coco_eval.score` does. Raises KitError if LoadGen
     wrote no log or the engine returns NaN or infinity.
     """
-    config, logs = runner.config, loadgen_logs.clear_logs(make_folder(output / "loadgen"))
+    config, logs = runner.config, make_folder(output / "loadgen")
+    check_output(logs / loadgen_logs.SUMMARY)  # LoadGen crashes where it can't open its logs
     with monitor(runner.engine) as watched:
         runner.run_test(logs)
     detail = loadgen_logs.read_detail(logs / loadgen_logs.DETAIL, config.accuracy)

@@ -19,35 +19,20 @@ _RATE = {"offline": "result_samples_per_second", "singlestream": "result_qps_wit
 _LATENCY = {"mean": "mean", "median": "50.00_percentile", "p90": "90.00_percentile", "p99": "99.00_percentile"}
 
 
-def clear_logs(folder: Path) -> Path:
-    """Remove the logs of an earlier run and return the folder. Raises KitError if it is not writable."""
-    try:
-        for log in folder.glob("mlperf_log_*"):
-            log.unlink()
-        # LoadGen crashes where it can't open its logs.
-        (folder / SUMMARY).touch()
-    except OSError as error:
-        raise KitError(f"{error.filename}: can't be written ({error.strerror}); choose another --output") from error
-    return folder
-
-
 def read_detail(path: Path, accuracy: bool) -> dict[str, Any]:
     """Read the detail log of an accuracy or a performance run: the last value of each key, and LoadGen's error
     messages as ``errors``. Raises KitError if the log is missing or cut off."""
-    values: dict[str, Any] = {"errors": []}
     last = "effective_accuracy_sample_count" if accuracy else "result_99.90_percentile_latency_ns"
     try:
-        for line in path.read_text(encoding="utf-8").splitlines():
-            entry = json.loads(line.removeprefix(":::MLLOG "))
-            values[entry["key"]] = entry["value"]
-            if entry["metadata"]["is_error"]:
-                values["errors"].append(f"{entry['key']}: {entry['value']}")
+        entries = [json.loads(line.removeprefix(":::MLLOG ")) for line in path.read_text(encoding="utf-8").splitlines()]
+        values = {entry["key"]: entry["value"] for entry in entries}
         if last not in values:
             raise ValueError(f"no {last}")
+        errors = [f"{entry['key']}: {entry['value']}" for entry in entries if entry["metadata"]["is_error"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise KitError(f"{path}: was cut off or can't be read ({error}), expected LoadGen's whole log; free some space "
                        "and run it again") from error
-    return values
+    return {**values, "errors": errors}
 
 
 def describe_run(detail: dict[str, Any], logs: Path) -> dict[str, Any]:
@@ -84,8 +69,9 @@ def describe_performance(detail: dict[str, Any], scenario: str) -> dict[str, Any
 def read_predictions(path: Path, crops: Sequence[Crop], input_size: tuple[int, int]) -> Predictions:
     """Read the answers for all crops from LoadGen's accuracy log. Raises KitError if one is missing."""
     logged = read_json(path, "LoadGen's accuracy log")
-    answers = {entry["qsl_idx"]: np.frombuffer(bytes.fromhex(entry["data"]), np.float32) for entry in logged}
-    if sorted(answers) != list(range(len(crops))):
-        raise KitError(f"{path}: holds {len(answers)} samples, expected {len(crops)}; run it again")
-    found = np.stack([answers[index] for index in range(len(crops))]).reshape(len(crops), -1, 3)
+    logged.sort(key=lambda entry: entry["qsl_idx"])
+    if [entry["qsl_idx"] for entry in logged] != list(range(len(crops))):
+        raise KitError(f"{path}: holds {len(logged)} samples, expected {len(crops)}; run it again")
+    answers = b"".join(bytes.fromhex(entry["data"]) for entry in logged)
+    found = np.frombuffer(answers, np.float32).reshape(len(crops), -1, 3)
     return to_predictions(crops, found[..., :2], found[..., 2], input_size)

@@ -23,19 +23,11 @@ class Predictions:
     def __len__(self) -> int:
         return len(self.persons)
 
-    def take(self, rows: Sequence[int]) -> "Predictions":
-        """Select rows."""
-        rows = list(rows)
-        return Predictions([self.persons[row] for row in rows], self.keypoints[rows], self.scores[rows],
-                           self.scales[rows])
-
 
 def join(parts: Sequence[Predictions]) -> Predictions:
     """Concatenate the predictions of several batches."""
-    return Predictions([person for part in parts for person in part.persons],
-                       np.concatenate([part.keypoints for part in parts]),
-                       np.concatenate([part.scores for part in parts]),
-                       np.concatenate([part.scales for part in parts]))
+    arrays = (np.concatenate([getattr(part, name) for part in parts]) for name in ("keypoints", "scores", "scales"))
+    return Predictions([person for part in parts for person in part.persons], *arrays)
 
 
 def decode_batch(crops: Sequence[Any], simcc_x: np.ndarray, simcc_y: np.ndarray, input_size: tuple[int, int]

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -31,6 +32,7 @@ class Ranks:
                            "unset RANK") from error
         self.host = socket.gethostname()
         self._cores = os.sched_getaffinity(0)  # of all ranks of this machine
+        self._group: Any = None  # torch.distributed, once joined
 
     def join(self) -> None:
         """Take this rank's share of the cores, and connect with the others."""
@@ -43,28 +45,26 @@ class Ranks:
         except (ImportError, ValueError, RuntimeError) as error:
             raise KitError(f"can't join the other ranks ({str(error).splitlines()[0]}); check that the machines reach "
                            "each other, and set GLOO_SOCKET_IFNAME to the network interface between them") from error
+        self._group = torch.distributed
 
     def finish(self) -> None:
         """Leave the others, which may end from now on, and take all cores again."""
-        import torch.distributed
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+        if self._group and self._group.is_initialized():
+            self._group.destroy_process_group()
         os.sched_setaffinity(0, self._cores)
 
     def all_gather(self, value: Any) -> list[Any]:
         """The value of every rank, in their order, on every rank. This and what follows has to be called by all."""
-        import torch.distributed
         values = [None] * self.world_size
         with _report_ended_rank():
-            torch.distributed.all_gather_object(values, value)
+            self._group.all_gather_object(values, value)
         return values
 
     def gather(self, value: Any) -> list[Any]:
         """The value of every rank, in their order, on rank 0; nothing on the others."""
-        import torch.distributed
         values = [] if self.rank else [None] * self.world_size
         with _report_ended_rank():
-            torch.distributed.gather_object(value, None if self.rank else values)
+            self._group.gather_object(value, values or None)
         return values
 
     def barrier(self) -> None:
@@ -98,19 +98,17 @@ def run_as_rank(work: Callable[[Ranks], int]) -> int:
     A KitError names the rank. torchrun ends the other ranks of its machine, mostly before they print the same error.
     """
     ranks = Ranks()
-    with contextlib.ExitStack() as stack:
-        if ranks.rank:
-            null = stack.enter_context(open(os.devnull, "w"))
-            stack.enter_context(contextlib.redirect_stdout(null))
-            stack.enter_context(contextlib.redirect_stderr(null))
+    with (open(os.devnull, "w") as null, contextlib.redirect_stdout(null if ranks.rank else sys.stdout),
+          contextlib.redirect_stderr(null if ranks.rank else sys.stderr)):
         try:
             ranks.join()
-            stack.callback(ranks.finish)
             return work(ranks)
         except KitError as error:
             if ranks.rank:
                 time.sleep(_GRACE)
             raise KitError(f"rank {ranks.rank} of {ranks.world_size} on {ranks.host}: {error}") from error
+        finally:
+            ranks.finish()
 
 
 def share_cores(cores: set[int], number: int, of: int) -> set[int]:
