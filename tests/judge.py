@@ -1,7 +1,10 @@
-"""mmpose's own classes, run for real: what the tests hold the kit against."""
+"""mmpose's own classes and pycocotools, run for real: what the tests hold the kit against."""
 
+import contextlib
+import copy
 import importlib
 import importlib.util
+import io
 import json
 from pathlib import Path
 from types import ModuleType
@@ -9,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from rtmpose.data.coco import ANNOTATIONS
 from rtmpose.model.checkpoint import load_state_dict
@@ -117,3 +122,16 @@ def evaluate(dataset: Any, samples: list[Any], folder: Path) -> tuple[dict[str, 
     written = json.loads((folder / "mmpose.keypoints.json").read_text())
     return ({NAMES[name]: float(number) for name, number in numbers.items()},
             [{**result, "id": identity} for result, identity in zip(written, kept, strict=True)])
+
+
+def coco_eval(content: dict, results: list[dict], kind: type[COCOeval] = COCOeval) -> COCOeval:
+    """Plain pycocotools' evaluation, or another ``kind``, of results with the content of an annotation file."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = copy.deepcopy(content)
+        truth.createIndex()
+        evaluation = kind(truth, truth.loadRes(copy.deepcopy(results)), "keypoints")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation

@@ -1,15 +1,12 @@
 """The bootstrap of AP beside COCOeval itself, run again on resampled images."""
 
-import contextlib
-import io
 import json
 from pathlib import Path
 
+import judge
 import numpy as np
 import pytest
 from helpers import draw_dataset
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from rtmpose.data.coco import read_annotations
 from rtmpose.errors import KitError
@@ -39,15 +36,7 @@ def jitter(content: dict, seed: int, pixels: float) -> list[dict]:
 
 def coco_ap(content: dict, results: list[dict]) -> float:
     """AP as plain pycocotools gives it."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
-        truth.dataset = content
-        truth.createIndex()
-        evaluation = COCOeval(truth, truth.loadRes([dict(result) for result in results]), "keypoints")
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    return float(evaluation.stats[0])
+    return float(judge.coco_eval(content, results).stats[0])
 
 
 def repeated(content: dict, results: list[dict], counts: np.ndarray) -> tuple[dict, list[dict]]:
@@ -120,16 +109,10 @@ def test_without_predictions_or_ground_truth(drawn_set: tuple[Path, dict]) -> No
 @pytest.mark.parametrize(("changed", "message"), [
     ({"keypoints": [1.0] * 50}, "result 0: keypoints is"), ({"keypoints": [float("nan")] * 51}, "not 51 finite"),
     ({"score": "high"}, "result 0: score"), ({"bbox": None}, "expected the keypoints.json"),
-    ({"image_id": [1]}, "unhashable")])
-def test_broken_keypoints_file(drawn_set: tuple[Path, dict], tmp_path: Path, changed: dict, message: str) -> None:
-    _, content = drawn_set
+    ({"image_id": [1]}, "unhashable"), ({"image_id": 99}, "has no image 99")])
+def test_broken_results(drawn_set: tuple[Path, dict], tmp_path: Path, changed: dict, message: str) -> None:
+    path, content = drawn_set
     file = tmp_path / "keypoints.json"
     file.write_text(json.dumps([{**jitter(content, 0, 4)[0], **changed}]))
     with pytest.raises(KitError, match=message):
-        read_results(file)
-
-
-def test_unknown_image(drawn_set: tuple[Path, dict]) -> None:
-    path, content = drawn_set
-    with pytest.raises(KitError, match="has no image 99"):
-        match(path, content, [{**jitter(content, 0, 4)[0], "image_id": 99}])
+        match(path, content, read_results(file))

@@ -1,13 +1,10 @@
 """The kit's OKS and matches beside unmodified pycocotools, array by array, to the bit."""
 
-import contextlib
 import copy
-import io
 
+import judge
 import numpy as np
 import pytest
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from rtmpose.evaluate.matching import Evaluation
 
@@ -51,19 +48,6 @@ def draw_person(random: np.random.Generator, image: dict) -> dict:
             "num_keypoints": int((keypoints[:, 2] > 0).sum())}
 
 
-def evaluate(kind: type[COCOeval], content: dict, results: list[dict]) -> COCOeval:
-    """pycocotools' evaluation, or the kit's, of the same set."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
-        truth.dataset = copy.deepcopy(content)
-        truth.createIndex()
-        evaluation = kind(truth, truth.loadRes(copy.deepcopy(results)), "keypoints")
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    return evaluation
-
-
 def check_same(found: object, expected: object) -> None:
     """Same type, shape and bits."""
     assert np.asarray(found).dtype == np.asarray(expected).dtype
@@ -73,7 +57,7 @@ def check_same(found: object, expected: object) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_arrays_are_those_of_pycocotools(seed: int) -> None:
     content, results = draw(seed)
-    expected, found = evaluate(COCOeval, content, results), evaluate(Evaluation, content, results)
+    expected, found = judge.coco_eval(content, results), judge.coco_eval(content, results, Evaluation)
     assert found.ious.keys() == expected.ious.keys()
     for key, similarities in expected.ious.items():
         check_same(found.ious[key], similarities)
@@ -92,7 +76,7 @@ def test_sets_cover_their_cases() -> None:
     crowd_twice = equal = ignored = nobody = cut = 0
     for seed in SEEDS:
         content, results = draw(seed)
-        evaluation = evaluate(COCOeval, content, results)
+        evaluation = judge.coco_eval(content, results)
         crowds = {a["id"] for a in content["annotations"] if a["iscrowd"]}
         cut += sum(len(predictions) > 20 for predictions in evaluation._dts.values())
         nobody += sum(image is None for image in evaluation.evalImgs)
