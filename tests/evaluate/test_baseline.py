@@ -4,7 +4,6 @@ AP alone hardly notices a shift of one pixel along one axis (0.003 measured), so
 the ground truth is checked as well: it moves by that pixel.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from helpers import BASELINE, build_engine
 from rtmpose.data import postprocess, preprocess
 from rtmpose.data.coco import PersonSet, load_persons
 from rtmpose.engines import Engine, load_engine
-from rtmpose.evaluate.coco_eval import evaluate, to_results
+from rtmpose.evaluate.coco_eval import score
 from rtmpose.evaluate.predict import predict_persons
 
 TOLERANCE = 0.005
@@ -37,7 +36,7 @@ def engine(demo_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Engine:
 def measure(engine: Engine, people: PersonSet) -> tuple[float, np.ndarray]:
     """AP@0.5:0.95, and the median offset of labelled keypoints from the ground truth, (x, y) in pixels of the crop."""
     predictions, *_ = predict_persons(engine, people)
-    metrics, _ = evaluate(to_results(predictions), people)
+    _, metrics, _ = score(predictions, people)
     annotations = people.annotations.annotations
     ground_truth = np.stack([np.reshape(annotations[person.index]["keypoints"], (17, 3))
                              for person in predictions.persons])
@@ -52,45 +51,30 @@ def test_ap_and_offset_are_the_baseline(engine: Engine, people: PersonSet) -> No
     assert np.abs(offset).max() < OFFSET_TOLERANCE
 
 
-def swap_red_and_blue(monkeypatch: pytest.MonkeyPatch) -> None:
-    normalize = preprocess.normalize
-    monkeypatch.setattr(preprocess, "normalize", lambda pixels, out: normalize(pixels[..., ::-1], out))
-
-
-def skip_normalisation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preprocess, "normalize",
-                        lambda pixels, out: np.copyto(out, pixels[..., ::-1].transpose(2, 0, 1)))
-
-
 def shift_the_crop(monkeypatch: pytest.MonkeyPatch, x: float, y: float) -> None:
     warp_matrix = preprocess.warp_matrix
     monkeypatch.setattr(preprocess, "warp_matrix", lambda *region: warp_matrix(*region) + [[0, 0, x], [0, 0, y]])
 
 
-def shift_the_crop_by_one_pixel(monkeypatch: pytest.MonkeyPatch) -> None:
-    shift_the_crop(monkeypatch, 1, 1)
-
-
-def swap_left_and_right(monkeypatch: pytest.MonkeyPatch) -> None:
-    decode = postprocess.decode
-
-    def swapped(*logits: object) -> tuple[np.ndarray, np.ndarray]:
-        keypoints, scores = decode(*logits)
-        return keypoints[:, postprocess.COCO_FLIP_INDICES], scores
-
-    monkeypatch.setattr(postprocess, "decode", swapped)
-
-
-@pytest.mark.parametrize("sabotage", [swap_red_and_blue, skip_normalisation, shift_the_crop_by_one_pixel,
-                                      swap_left_and_right], ids=lambda sabotage: sabotage.__name__)
-def test_a_bug_in_any_stage_lowers_ap(engine: Engine, people: PersonSet, monkeypatch: pytest.MonkeyPatch,
-                                        sabotage: Callable[[pytest.MonkeyPatch], None]) -> None:
-    sabotage(monkeypatch)
+@pytest.mark.parametrize("bug", ["red and blue swapped", "not normalised", "crop shifted", "left and right swapped"])
+def test_a_bug_in_any_stage_lowers_ap(engine: Engine, people: PersonSet, monkeypatch: pytest.MonkeyPatch, bug: str
+                                      ) -> None:
+    normalize, decode = preprocess.normalize, postprocess.decode
+    if bug == "red and blue swapped":
+        monkeypatch.setattr(preprocess, "normalize", lambda pixels, out: normalize(pixels[..., ::-1], out))
+    elif bug == "not normalised":
+        monkeypatch.setattr(preprocess, "normalize",
+                            lambda pixels, out: np.copyto(out, pixels[..., ::-1].transpose(2, 0, 1)))
+    elif bug == "crop shifted":
+        shift_the_crop(monkeypatch, 1, 1)
+    else:
+        monkeypatch.setattr(postprocess, "decode", lambda *logits: tuple(
+            array[:, postprocess.COCO_FLIP_INDICES] for array in decode(*logits)))
     assert measure(engine, people)[0] < BASELINE["AP"] - 2 * TOLERANCE
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("x", "y"), [(1, 0), (-1, 0), (0, 1), (0, -1), (0.5, 0)])
+@pytest.mark.parametrize(("x", "y"), [(1, 0), (0, -1), (0.5, 0)])
 def test_offset_shows_a_shift_along_one_axis(engine: Engine, people: PersonSet, monkeypatch: pytest.MonkeyPatch,
                                              x: float, y: float) -> None:
     shift_the_crop(monkeypatch, x, y)
