@@ -49,8 +49,7 @@ class Ranks:
 
     def finish(self) -> None:
         """Leave the others, which may end from now on, and take all cores again."""
-        if self._group and self._group.is_initialized():
-            self._group.destroy_process_group()
+        self._group.destroy_process_group()
         os.sched_setaffinity(0, self._cores)
 
     def all_gather(self, value: Any) -> list[Any]:
@@ -107,8 +106,6 @@ def run_as_rank(work: Callable[[Ranks], int]) -> int:
             if ranks.rank:
                 time.sleep(_GRACE)
             raise KitError(f"rank {ranks.rank} of {ranks.world_size} on {ranks.host}: {error}") from error
-        finally:
-            ranks.finish()
 
 
 def share_cores(cores: set[int], number: int, of: int) -> set[int]:
