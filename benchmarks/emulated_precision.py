@@ -38,10 +38,8 @@ def make_graphs(fp32: onnx.ModelProto, crops: calibrate.CalibrationSet) -> Itera
     yield "BF16", emulate(fp32, "bf16")
     scheme = BACKENDS["tensorrt"].INT8_SCHEME
     factors = calibrate.find_factors(fp32, crops.batches)
-    equalized = equalize(fp32, factors)
-    ranges = calibrate.find_ranges(equalized, scheme, crops.batches)
-    blocks = calibrate.measure_sensitivity(equalized, ranges, scheme, crops.batches)
-    yield "INT8, the rest FP16", emulate(quantize.quantize(fp32, factors, ranges, scheme, blocks), "fp16")
+    ranges = calibrate.find_ranges(equalize(fp32, factors), scheme, crops.batches)
+    yield "INT8, the rest FP16", emulate(quantize.quantize(fp32, factors, ranges, scheme), "fp16")
 
 
 def emulate(model: onnx.ModelProto, half: str) -> onnx.ModelProto:
@@ -51,7 +49,7 @@ def emulate(model: onnx.ModelProto, half: str) -> onnx.ModelProto:
 
 def predict(model: onnx.ModelProto, batches: list[Batch], size: tuple[int, int]) -> Predictions:
     """Run a graph over all batches."""
-    session = calibrate.session(model)
+    session = graph.open_session(model)
     return join([decode_batch(batch.crops, *session.run(list(graph.OUTPUTS), {graph.INPUT: batch.pixels}), size)
                  for batch in tqdm(batches, unit="batch", leave=False, disable=None)])
 

@@ -1,9 +1,13 @@
 """A GPU's FP16 and BF16 arithmetic, emulated in FP32 on the CPU."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from rtmpose.data.postprocess import decode
+from rtmpose.model.graph import OUTPUTS, open_session
 from rtmpose.model.mixed_precision import HALVES, constants_to_initializers, replace_nodes
 
 
@@ -34,9 +38,17 @@ def round_like_gpu(mixed: onnx.ModelProto) -> onnx.ModelProto:
             nodes += _with_rounding(node, half) if half else [node]
         if half:
             halves.update((name, half) for name in node.output)
-    graph.ClearField("value_info")
     replace_nodes(graph, nodes)
     return model
+
+
+def keypoints(model: onnx.ModelProto, batches: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Run a graph exactly as its nodes say, on batches of its input's shape: keypoints in the crop, and scores."""
+    session, name = open_session(model), model.graph.input[0].name
+    logits = [session.run(list(OUTPUTS), {name: batch}) for batch in batches]
+    simcc_x, simcc_y = (np.concatenate(axis) for axis in zip(*logits, strict=True))
+    height, width = batches[0].shape[2:]
+    return decode(simcc_x, simcc_y, (width, height))
 
 
 def _with_rounding(node: NodeProto, half: int) -> list[NodeProto]:

@@ -11,7 +11,7 @@ from common import run
 
 import numpy as np
 import onnx
-from emulation import round_like_gpu
+from emulation import keypoints, round_like_gpu
 from onnx import numpy_helper
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from onnxruntime.transformers.onnx_model import OnnxModel
@@ -20,7 +20,6 @@ from tqdm import tqdm
 
 from rtmpose.data.agreement import describe_agreement
 from rtmpose.model import mixed_precision
-from rtmpose.model.int8.calibrate import keypoints
 
 
 def scale_final_convolution(model: onnx.ModelProto, power: int) -> onnx.ModelProto:

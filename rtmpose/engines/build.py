@@ -19,7 +19,7 @@ from rtmpose.machine.versions import command_line, now
 from rtmpose.model import graph
 from rtmpose.model.int8 import calibrate, quantize
 from rtmpose.model.int8.calibrate import Calibration, CalibrationSet
-from rtmpose.model.mixed_precision import HALVES, Kept, to_mixed_precision
+from rtmpose.model.mixed_precision import HALVES, to_mixed_precision
 
 PRECISIONS = ("fp32", *HALVES, "int8")
 
@@ -44,7 +44,7 @@ class Built:
     record: Record
     content: bytes  # of the engine file
     macs: dict[str, int]  # multiplications of each convolution and matrix product, by the name in the FP32 graph
-    kept: list[Kept]  # operators that stay in FP32 where the rest is FP16 or BF16
+    kept: dict[str, list[str]]  # names of operators that stay in FP32 beside FP16 or BF16, by the reason for it
     calibration: Calibration | None  # only for int8
 
 
@@ -113,10 +113,7 @@ def build_engine(plan: Plan) -> Built:
 def build_candidate(plan: Plan, facts: Facts, fixed: ModelProto) -> list[Built]:
     """The engines that a backend makes of the simplified graph in the requested precision."""
     start = perf_counter()
-    spec, skeleton = graph.read_spec(fixed, plan.model_path), graph.read_skeleton(plan.model)
-    if len(skeleton.keypoints) not in (0, spec.num_keypoints):
-        raise KitError(f"{plan.model_path}: names {len(skeleton.keypoints)} keypoints and gives {spec.num_keypoints}; "
-                       "export it again")
+    spec = graph.read_spec(fixed, plan.model_path)
     with named_errors(f"{plan.model_path}: can't be converted to {facts.requested_precision}",
                       "expected a graph that export.py wrote"):  # another graph can lack anything
         macs = graph.count_macs(fixed)
@@ -126,9 +123,9 @@ def build_candidate(plan: Plan, facts: Facts, fixed: ModelProto) -> list[Built]:
     with named_errors(f"{plan.engine_path}: {facts.runtime} can't build it",
                       "check the graph, and the space left in the engine's folder"):
         compiled = BACKENDS[facts.backend].build(typed, plan.engine_path)
-    common = {**asdict(facts), "num_keypoints": spec.num_keypoints, "skeleton": skeleton.name,
-              "keypoints": skeleton.keypoints, "bins": spec.bins, "measured_fps": {}, "onnx": plan.model_path.name,
-              "source": graph.read_metadata(plan.model), "built_at": now(), "command": command_line(),
+    common = {**asdict(facts), "num_keypoints": spec.num_keypoints, "skeleton": spec.skeleton.name,
+              "keypoints": spec.skeleton.keypoints, "bins": spec.bins, "measured_fps": {}, "onnx": plan.model_path.name,
+              "source": spec.source, "built_at": now(), "command": command_line(),
               "build_seconds": round(perf_counter() - start, 3)}
     return [Built(Record(**common, precision=name_precision(arithmetic), arithmetic=arithmetic, layers=layers,
                          engine_bytes=len(content), engine_sha256=hashlib.sha256(content).hexdigest()),
@@ -142,17 +139,18 @@ def name_precision(arithmetic: Mapping[str, int]) -> str:
     return "int8+bf16" if most == "int8" and "bf16" in arithmetic else most
 
 
-def set_precision(plan: Plan, facts: Facts, fixed: ModelProto) -> tuple[ModelProto, list[Kept], Calibration | None]:
+def set_precision(plan: Plan, facts: Facts, fixed: ModelProto
+                  ) -> tuple[ModelProto, dict[str, list[str]], Calibration | None]:
     """The graph in the requested precision, the operators that stay in FP32 beside 16-bit ones, INT8's calibration."""
     if facts.requested_precision in HALVES:
         return *to_mixed_precision(fixed, facts.requested_precision), None
     if plan.crops is None:
-        return fixed, [], None
+        return fixed, {}, None
     scheme = BACKENDS[facts.backend].INT8_SCHEME
     cache = plan.engine_path.parent / f"rtmpose_{facts.onnx_sha256[:8]}_{facts.backend}.calibration.json"
     calibrated = calibrate.calibrate(plan.model, facts.onnx_sha256, scheme, plan.crops, cache)
-    quantized = quantize.quantize(fixed, calibrated.factors, calibrated.ranges, scheme, calibrated.blocks)
-    mixed, kept = to_mixed_precision(quantized, "fp16") if scheme.rest_fp16 else (quantized, [])
+    quantized = quantize.quantize(fixed, calibrated.factors, calibrated.ranges, scheme)
+    mixed, kept = to_mixed_precision(quantized, "fp16") if scheme.rest_fp16 else (quantized, {})
     return mixed, kept, calibrated
 
 

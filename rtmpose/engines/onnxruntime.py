@@ -10,7 +10,7 @@ import onnx
 from rtmpose.engines.record import Record
 from rtmpose.engines.runtime import Compiled, CpuEngine
 from rtmpose.machine.cpu import count_cores
-from rtmpose.model.graph import OUTPUTS, count_arithmetic, count_layers
+from rtmpose.model.graph import OUTPUTS, count_types
 from rtmpose.model.int8.quantize import Int8Scheme
 
 PACKAGES = ["onnxruntime"]
@@ -34,7 +34,7 @@ def build(model: onnx.ModelProto, path: Path) -> list[Compiled]:
         content = Path(folder, "optimized").read_bytes()
     _open(content)  # it refuses some graphs that it wrote itself
     optimized = onnx.load_from_string(content)
-    return [Compiled(content, count_arithmetic(optimized), count_layers(optimized))]
+    return [Compiled(content, *count_types(optimized))]
 
 
 def _open(content: bytes) -> Any:

@@ -79,8 +79,8 @@ def load_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
                            "expected weights only") from error
         raise KitError(f"{path}: is no PyTorch checkpoint or was cut off; fetch it again") from error
     state = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not state or not all(isinstance(name, str) and isinstance(tensor, torch.Tensor)
-                                                          for name, tensor in state.items()):
+    if not (isinstance(state, dict) and state and all(isinstance(name, str) and isinstance(tensor, torch.Tensor)
+                                                      for name, tensor in state.items())):
         raise KitError(f"{path}: holds no state_dict of tensors, expected an RTMPose checkpoint")
     # The kit normalises crops itself.
     return {name: tensor for name, tensor in state.items() if not name.startswith("data_preprocessor.")}
@@ -92,11 +92,9 @@ def _check_intact(path: str | Path) -> None:
     if named and not (found := sha256(path)).startswith(named[1]):
         raise KitError(f"{path}: is damaged or another file: its SHA-256 begins with {found[:8]}, its name says "
                        f"{named[1]}; fetch it again")
-    damaged: str | None = None
     try:
-        if zipfile.is_zipfile(path):  # older checkpoints are none, and have no checksums
-            with zipfile.ZipFile(path) as archive:
-                damaged = archive.testzip()
+        # Older checkpoints are no zip archives, and have no checksums.
+        damaged = zipfile.ZipFile(path).testzip() if zipfile.is_zipfile(path) else None
     except Exception as error:  # a broken archive fails in many ways
         damaged = first_line(error)
     if damaged:
@@ -114,28 +112,23 @@ class _Inert:
 
 def _check_weights(wanted: dict[str, Any], given: dict[str, Any], weights: str | Path, config: str | Path) -> None:
     """Raise KitError unless the weights fit the network: names, shapes, types, and all of them finite numbers."""
-    mismatches = {
-        "missing": [key for key in wanted if key not in given],
-        "unexpected": [key for key in given if key not in wanted],
-        "that are no plain arrays": [key for key, tensor in given.items() if not _is_plain(tensor)],
-    }
-    both = {key: tensor for key, tensor in given.items() if key in wanted and _is_plain(tensor)}
-    mismatches["of another shape"] = [key for key, tensor in both.items() if tensor.shape != wanted[key].shape]
-    mismatches["of another type"] = [key for key, tensor in both.items() if not (
-        tensor.dtype == wanted[key].dtype or tensor.is_floating_point() and wanted[key].is_floating_point())]
-    found = [f"{len(keys)} keys {kind}: {_list(keys)}" for kind, keys in mismatches.items() if keys]
-    if found:
+    both = {key: tensor for key, tensor in given.items() if key in wanted}
+    mismatches = {"missing": [key for key in wanted if key not in given],
+                  "unexpected": [key for key in given if key not in wanted],
+                  "of another shape or type": [key for key in both if not _fits(given[key], wanted[key])]}
+    if found := [f"{len(keys)} keys {kind}: {_list(keys)}" for kind, keys in mismatches.items() if keys]:
         raise KitError(f"{weights}: does not fit {config}: {'; '.join(found)}; give the config of this checkpoint")
     if broken := [key for key, tensor in both.items() if not tensor.float().isfinite().all()]:
         raise KitError(f"{weights}: holds NaN or infinity in {len(broken)} keys: {_list(broken)}; train it again, or "
                        "take another checkpoint")
 
 
+def _fits(given: torch.Tensor, wanted: torch.Tensor) -> bool:
+    """Whether PyTorch would copy every number of one tensor into the other; sparse and quantized ones it can't."""
+    return (given.layout == torch.strided and given.device.type == "cpu" and not given.is_nested
+            and not given.is_quantized and given.shape == wanted.shape
+            and (given.dtype == wanted.dtype or given.is_floating_point() and wanted.is_floating_point()))
+
+
 def _list(keys: list[str]) -> str:
     return ", ".join(first_line(key, 60) for key in keys[:8]) + (", ..." if len(keys) > 8 else "")
-
-
-def _is_plain(tensor: torch.Tensor) -> bool:
-    """Whether a tensor has its numbers in memory one by one."""
-    return (tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_nested
-            and not tensor.is_quantized)

@@ -7,11 +7,14 @@ Each is hard to install: there are no wheels for current Python, NumPy or torch.
 get empty modules, whose every attribute is an empty class. RTMPose uses nothing of them.
 """
 
+import contextlib
 import importlib
 import importlib.util
+import inspect
 import sys
 import types
 import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -25,21 +28,20 @@ from rtmpose.data import preprocess
 from rtmpose.errors import KitError, first_line
 from rtmpose.model.graph import Skeleton
 
-# What the kit does, as mmpose's settings say it: whatever a config sets otherwise would be computed otherwise there.
-_SPLIT_RATIO = 2.0
-_PREPROCESSOR = {"mean": np.round(preprocess.MEAN.astype(float), 3).tolist(),
-                 "std": np.round(preprocess.STD.astype(float), 3).tolist(),
-                 "bgr_to_rgb": True, "rgb_to_bgr": False, "pad_size_divisor": 1}
-_DECODER = {"type": "SimCCLabel", "simcc_split_ratio": _SPLIT_RATIO, "normalize": False, "use_dark": False,
-            "decode_visibility": False}
-_PIPELINE: dict[str, dict[str, Any]] = {
-    "LoadImage": {"to_float32": False, "color_type": "color", "imdecode_backend": "cv2"},
-    "GetBBoxCenterScale": {"padding": preprocess.PADDING},
-    "TopdownAffine": {"use_udp": False},
-    "PackPoseInputs": {},
+# What the kit does, as mmpose's settings; a setting that a config leaves out has mmpose's default.
+_SETTINGS: dict[str, dict[str, Any]] = {
+    "data_preprocessor": {"type": "PoseDataPreprocessor", "mean": np.round(preprocess.MEAN.astype(float), 3).tolist(),
+                          "std": np.round(preprocess.STD.astype(float), 3).tolist(), "bgr_to_rgb": True,
+                          "rgb_to_bgr": False, "pad_size_divisor": 1},
+    "head": {"type": "RTMCCHead", "simcc_split_ratio": 2.0},
+    "decoder": {"type": "SimCCLabel", "input_size": "the head's", "simcc_split_ratio": 2.0, "normalize": False,
+                "use_dark": False, "decode_visibility": False},
+    # The pipeline:
+    "LoadImage": {"type": "LoadImage", "to_float32": False, "color_type": "color", "imdecode_backend": "cv2"},
+    "GetBBoxCenterScale": {"type": "GetBBoxCenterScale", "padding": preprocess.PADDING},
+    "TopdownAffine": {"type": "TopdownAffine", "input_size": "the head's", "use_udp": False},
+    "PackPoseInputs": {"type": "PackPoseInputs"},
 }
-# mmpose's defaults that differ from the kit's values, for settings that a config leaves out.
-_DEFAULTS = {"mean": None, "std": None, "bgr_to_rgb": False, "type": None, "normalize": True, "input_size": None}
 
 
 @dataclass(frozen=True)
@@ -61,14 +63,10 @@ def read_config(path: str | Path) -> ModelConfig:
         raise KitError(f"{path}: no such config, expected an mmpose RTMPose config (.py)")
     import_mmpose()
     from mmengine.config import Config
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            config = Config.fromfile(path).to_dict()
-    except BaseException as error:  # a config is Python: it can raise anything, and call sys.exit
-        raise KitError(f"{path}: can't be read as an mmengine config ({type(error).__name__}: {first_line(error)}); a "
-                       "config is Python code that runs, and this one must end without an error") from error
-    model, dataset = config.get("model"), _find_dataset(config)
+    with _explained(path, "can't be read as an mmengine config", "a config is Python code that runs, and this "
+                          "one must end without an error"):
+        config = Config.fromfile(path).to_dict()
+    model = config.get("model")
     head = _section(model, "head")
     if _kind(model) != "TopdownPoseEstimator" or _kind(head) != "RTMCCHead":
         found = f"{_kind(model) or 'no model'}, head {_kind(head) or 'none'},"
@@ -77,16 +75,35 @@ def read_config(path: str | Path) -> ModelConfig:
     size = head.get("input_size")
     if not (isinstance(size, (list, tuple)) and len(size) == 2 and all(type(n) is int and n > 0 for n in size)):
         raise KitError(f"{path}: head.input_size is {first_line(size, 80)}, expected width and height in pixels")
-    _check(path, "data_preprocessor", _section(model, "data_preprocessor"), _PREPROCESSOR)
-    _check(path, "head", head, {"simcc_split_ratio": _SPLIT_RATIO})
-    _check(path, "decoder", _section(head, "decoder"), {**_DECODER, "input_size": size})
-    _check(path, "test_cfg", _section(model, "test_cfg"), {"output_keypoint_indices": None})
-    _check_pipeline(path, dataset.get("pipeline"), size)
-    skeleton = _read_skeleton(path, dataset)
+    dataset = _section(config.get("test_dataloader") or config.get("val_dataloader"), "dataset")
+    _check_settings(path, model, dataset.get("pipeline"), size)
+    with _explained(path, "names no known keypoints in test_dataloader.dataset", "expected a data set of mmpose, or "
+                          "metainfo"):
+        skeleton = _read_skeleton(dataset)
     if head.get("out_channels") != len(skeleton.keypoints):
         raise KitError(f"{path}: head.out_channels is {first_line(head.get('out_channels'), 80)}, but its data set "
                        f"{skeleton.name} has {len(skeleton.keypoints)} keypoints; they must agree")
     return ModelConfig(_portable(model), (size[0], size[1]), skeleton)
+
+
+def build_estimator(model: dict[str, Any], config: str | Path) -> torch.nn.Module:
+    """Build mmpose's estimator, randomly initialised, from a config's model. Raises KitError if mmpose can't."""
+    from mmengine.registry import DefaultScope
+    from mmpose.registry import MODELS
+    with (_explained(config, "mmpose can't build this model", "check its sizes and names"),
+          DefaultScope.overwrite_default_scope("mmpose")):
+        return MODELS.build(model)
+
+
+@contextlib.contextmanager
+def _explained(path: str | Path, problem: str, advice: str) -> Iterator[None]:
+    """Raise KitError for whatever happens inside: a config is Python, it can raise anything and call sys.exit."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except BaseException as error:
+        raise KitError(f"{path}: {problem} ({type(error).__name__}: {first_line(error)}); {advice}") from error
 
 
 def _section(node: Any, key: str) -> dict[str, Any]:
@@ -100,54 +117,38 @@ def _kind(node: Any) -> str:
     return str(node.get("type") or "").split(".")[-1] if isinstance(node, dict) else ""
 
 
-def _find_dataset(config: dict[str, Any]) -> dict[str, Any]:
-    return _section(config.get("test_dataloader") or config.get("val_dataloader"), "dataset")
-
-
-def _check(path: str | Path, name: str, found: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Raise KitError if a setting of a part of a config is not the expected one; a missing one has mmpose's default."""
-    for key, value in expected.items():
-        given = found.get(key, _DEFAULTS.get(key, value))
-        if not _equal(_kind(found) if key == "type" else given, value):
-            raise KitError(f"{path}: {name}.{key} is {first_line(given, 80)}, the kit's is {value}; it would crop or "
-                           "decode in another way than mmpose")
-
-
-def _equal(given: Any, expected: Any) -> bool:
-    if expected is None or isinstance(expected, str):
-        return type(given) is type(expected) and given == expected
-    try:
-        array = np.asarray(given)
-        return array.dtype.kind in "bif" and np.array_equal(array.astype(np.float32), np.asarray(expected, np.float32))
-    except (TypeError, ValueError, OverflowError):
-        return False
-
-
-def _check_pipeline(path: str | Path, pipeline: Any, size: Any) -> None:
-    """Raise KitError unless the test pipeline of a config cuts crops as the kit does."""
-    steps = pipeline if isinstance(pipeline, (list, tuple)) else ()
-    if [_kind(step) for step in steps] != list(_PIPELINE):
+def _check_settings(path: str | Path, model: dict[str, Any], pipeline: Any, size: Sequence[int]) -> None:
+    """Raise KitError if a config crops, normalises or decodes in another way than the kit."""
+    from mmpose import codecs, models
+    from mmpose.datasets import transforms
+    classes = {**vars(models), **vars(codecs), **vars(transforms)}
+    head, steps = _section(model, "head"), pipeline if isinstance(pipeline, (list, tuple)) else []
+    parts = [_section(model, "data_preprocessor"), head, _section(head, "decoder"), *steps]
+    names = list(_SETTINGS)
+    if [_kind(step) for step in steps] != names[3:]:
         found = first_line(", ".join(_kind(step) or "?" for step in steps) or "missing")
         raise KitError(f"{path}: the pipeline of test_dataloader.dataset is {found}, the kit's is "
-                       f"{', '.join(_PIPELINE)}")
-    for step, (name, expected) in zip(steps, _PIPELINE.items(), strict=True):
-        _check(path, name, step, {**expected, "input_size": size} if name == "TopdownAffine" else expected)
+                       f"{', '.join(names[3:])}")
+    for name, part in zip(names, parts, strict=True):
+        kind = classes[_SETTINGS[name]["type"]]
+        defaults = {key: default.default for key, default in inspect.signature(kind).parameters.items()}
+        given = {**defaults, **part, "type": _kind(part) or None}
+        for key, wanted in _SETTINGS[name].items():
+            wanted = size if key == "input_size" else wanted
+            if not np.array_equal(given[key], wanted):
+                raise KitError(f"{path}: {name}.{key} is {first_line(given[key], 80)}, the kit's is {wanted}; it would "
+                               "crop or decode in another way than mmpose")
+    if (kept := _section(model, "test_cfg").get("output_keypoint_indices")) is not None:
+        raise KitError(f"{path}: test_cfg.output_keypoint_indices is {first_line(kept, 80)}, the kit gives all")
 
 
-def _read_skeleton(path: str | Path, dataset: dict[str, Any]) -> Skeleton:
+def _read_skeleton(dataset: dict[str, Any]) -> Skeleton:
     """The keypoints of a config's test set: of its ``metainfo``, or else of mmpose's class for the set."""
     from mmpose.datasets.datasets.utils import parse_pose_metainfo
     from mmpose.registry import DATASETS
-    try:
-        metainfo = dataset.get("metainfo") or DATASETS.get(_kind(dataset)).METAINFO
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # mmpose looks for the file in its own folder then, and says so
-            parsed = parse_pose_metainfo(dict(metainfo))
-        names = [str(parsed["keypoint_id2name"][i]) for i in range(parsed["num_keypoints"])]
-        return Skeleton(str(parsed["dataset_name"]), tuple(names))
-    except BaseException as error:  # metainfo is Python or names a file of it
-        raise KitError(f"{path}: names no known keypoints in test_dataloader.dataset ({type(error).__name__}: "
-                       f"{first_line(error)}); expected a data set of mmpose, or metainfo") from error
+    parsed = parse_pose_metainfo(dict(dataset.get("metainfo") or DATASETS.get(_kind(dataset)).METAINFO))
+    names = [str(parsed["keypoint_id2name"][i]) for i in range(parsed["num_keypoints"])]
+    return Skeleton(str(parsed["dataset_name"]), tuple(names))
 
 
 def _portable(node: Any) -> Any:
@@ -159,17 +160,6 @@ def _portable(node: Any) -> Any:
             changed["type"] = "BN" if kind == "SyncBN" else kind
         return changed
     return [_portable(value) for value in node] if isinstance(node, list) else node
-
-
-def build_estimator(model: dict[str, Any], config: str | Path) -> torch.nn.Module:
-    """Build mmpose's estimator, randomly initialised, from a config's model. Raises KitError if mmpose can't."""
-    from mmengine.registry import DefaultScope
-    from mmpose.registry import MODELS
-    try:
-        with DefaultScope.overwrite_default_scope("mmpose"):
-            return MODELS.build(model)
-    except Exception as error:  # mmengine re-raises whatever a layer's constructor raised
-        raise KitError(f"{config}: mmpose can't build this model ({first_line(error)})") from error
 
 
 def import_mmpose() -> None:
@@ -197,9 +187,8 @@ class _EmptyModules(MetaPathFinder, Loader):
         self.packages = packages
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        if any(f"{fullname}.".startswith(f"{package}.") for package in self.packages):
-            return ModuleSpec(fullname, self, is_package=True)
-        return None
+        answered = any(f"{fullname}.".startswith(f"{package}.") for package in self.packages)
+        return ModuleSpec(fullname, self, is_package=True) if answered else None
 
     def exec_module(self, module: types.ModuleType) -> None:
         vars(module)["__getattr__"] = _empty_class

@@ -1,19 +1,21 @@
 """The ONNX graph: load, check, simplify; the model's specification and its multiply-adds, read back from it."""
 
 import math
-import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-from google.protobuf.message import Message
 from onnx import TensorProto
 
 from rtmpose.errors import KitError, first_line
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 _SKELETON, _KEYPOINTS = "skeleton", "keypoints"  # keys of the metadata
 INPUT = "input"
@@ -26,10 +28,10 @@ RECIPE = 6  # increases when the kit builds another engine from the same ONNX fi
 Shapes = dict[str, tuple[int, tuple[int, ...]]]
 
 _TYPES: dict[int, str] = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16",
-                          TensorProto.INT64: "int64", TensorProto.INT8: "int8", TensorProto.UINT8: "int8"}
+                          TensorProto.DOUBLE: "fp64", TensorProto.INT64: "int64", TensorProto.INT8: "int8",
+                          TensorProto.UINT8: "int8"}
 
-
-_LARGEST = 1 << 31  # of a file in bytes, which is protobuf's limit, and of an input in numbers, which is TensorRT's
+_LARGEST = 1 << 31  # numbers in an input, which is TensorRT's limit
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,12 @@ class Skeleton:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Specification of a graph with a fixed batch size."""
+    """What a graph gives, and where it comes from."""
 
-    batch: int
-    input_size: tuple[int, int]  # width and height of the crop in pixels
     num_keypoints: int
     bins: tuple[int, int]  # number of SimCC bins over x and over y
+    skeleton: Skeleton
+    source: dict[str, str]  # as export.py wrote it
 
 
 def simplify(model: onnx.ModelProto, input_shape: Sequence[int] | None = None) -> onnx.ModelProto:
@@ -63,19 +65,23 @@ def simplify(model: onnx.ModelProto, input_shape: Sequence[int] | None = None) -
     return simplified
 
 
+def open_session(model: onnx.ModelProto) -> "onnxruntime.InferenceSession":
+    """A session of ONNX Runtime that runs a graph exactly as its nodes say."""
+    import onnxruntime
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
 def check_runs(model: onnx.ModelProto, path: str | Path, input_shape: Sequence[int]) -> None:
     """Run a graph on zeros, one image if its batch size is dynamic. Raises KitError if it can't run.
 
     onnxsim prints a traceback for an operator that can't run, and goes on.
     """
-    import onnxruntime
     name, (batch, *_) = read_input(model)
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
     try:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        session.run(None, {name: np.zeros((batch or 1, *input_shape[1:]), np.float32)})
+        open_session(model).run(None, {name: np.zeros((batch or 1, *input_shape[1:]), np.float32)})
     except Exception as error:  # ONNX Runtime's errors share no public base
         raise KitError(f"{path}: can't run ({first_line(error)}); export it again") from error
 
@@ -84,11 +90,9 @@ def load(path: str | Path) -> onnx.ModelProto:
     """Read and check an ONNX file. Raises KitError if it is missing, truncated or not valid."""
     if not Path(path).is_file():
         raise KitError(f"{path}: no such ONNX file; export.py --simplify makes it")
-    if (size := os.path.getsize(path)) > _LARGEST:
-        raise KitError(f"{path}: has {size / 2**30:.1f} GiB, an ONNX file has at most 2; export it again")
     try:
         model = onnx.load(path, "protobuf", load_external_data=False)
-        external = _is_external(model)
+        external = any(tensor.data_location == TensorProto.EXTERNAL for tensor in model.graph.initializer)
         if not external:
             onnx.checker.check_model(model)
         if any(isinstance(text, bytes) for entry in model.metadata_props for text in (entry.key, entry.value)):
@@ -98,18 +102,7 @@ def load(path: str | Path) -> onnx.ModelProto:
                        ) from error
     if external:
         raise KitError(f"{path}: keeps weights in other files, expected all in one; export it again with export.py")
-    constants = {tensor.name for tensor in model.graph.initializer}
-    for value in [value for value in model.graph.input if value.name in constants]:  # as old exporters wrote them
-        model.graph.input.remove(value)
     return model
-
-
-def _is_external(part: Message) -> bool:
-    """Whether a tensor anywhere in a model, or in a part of it, lies in another file."""
-    if isinstance(part, TensorProto):
-        return part.data_location == TensorProto.EXTERNAL or bool(part.external_data)
-    return any(_is_external(child) for field, value in part.ListFields() if field.message_type
-               for child in (value if isinstance(value, Iterable) else [value]))
 
 
 def find_input(model: onnx.ModelProto, path: str | Path, batch: int | None,
@@ -121,33 +114,26 @@ def find_input(model: onnx.ModelProto, path: str | Path, batch: int | None,
     the graph is no network of FP32 images, or graph, batch size and ``declared`` don't agree.
     """
     inputs = {value.name: _shape(value) for value in model.graph.input}
-    if any(size.HasField("dim_value") and size.dim_value < 1
-           for value in model.graph.input for size in value.type.tensor_type.shape.dim):
-        raise KitError(f"{path}: has an input without pixels; export it again")
-    name = declared[0] if declared else next(iter(inputs), INPUT)
+    name, wanted = declared or (next(iter(inputs), INPUT), (batch or 1, 3, 0, 0))
+    says = f"--input says {','.join(map(str, wanted))}" if declared else f"--batch {batch} asks for {batch},3,H,W"
     if list(inputs) != [name]:
         raise KitError(f"{path}: has the inputs {_describe(inputs)}, expected {name} alone; check --input")
-    found, wanted = inputs[name], declared[1] if declared else (batch or 1, 3, 0, 0)
     if batch not in (None, wanted[0]):
-        raise KitError(f"--batch {batch}: --input says {','.join(map(str, wanted))}; they must agree, or leave one out")
+        raise KitError(f"--batch {batch}: {says}; they must agree, or leave one out")
+    found = inputs[name]
     if len(found) != 4 or any(size and given and size != given for size, given in zip(found, wanted, strict=True)):
-        says = f"--input says {','.join(map(str, wanted))}" if declared else f"--batch {batch} asks for {batch},3,H,W"
         raise KitError(f"{path}: has the input {_describe(inputs)}, {says}; they must agree")
-    height, width = (size or given for size, given in zip(found[2:], wanted[2:], strict=True))
-    if min(height, width) < 1:
+    shape = wanted[0], 3, found[2] or wanted[2], found[3] or wanted[3]
+    if min(shape) < 1:
         raise KitError(f"{path}: has the input {_describe(inputs)} of no fixed height and width; say them with --input")
-    if math.prod(shape := (wanted[0], 3, height, width)) > _LARGEST:
-        raise KitError(f"{path}: a batch of {wanted[0]} crops of {width}x{height} (WxH) has more than {_LARGEST:,} "
+    if math.prod(shape) > _LARGEST:
+        raise KitError(f"{path}: a batch of {shape[0]} crops of {shape[3]}x{shape[2]} (WxH) has more than {_LARGEST:,} "
                        "numbers, which no runtime takes; use a smaller batch")
     for value in (*model.graph.input, *model.graph.output):
         if (kind := value.type.tensor_type.elem_type) != TensorProto.FLOAT:
-            raise KitError(f"{path}: {first_line(value.name, 60)} is {_type_name(kind)}, expected FLOAT (32 bits); "
-                           "--precision makes other types of it. Export it again")
+            raise KitError(f"{path}: {first_line(value.name, 60)} is {_TYPES.get(kind, f'of type {kind}')}, expected "
+                           "fp32; --precision makes other types of it. Export it again")
     return name, shape
-
-
-def _type_name(kind: int) -> str:
-    return TensorProto.DataType.Name(kind) if kind in TensorProto.DataType.values() else f"of type {kind}"
 
 
 def read_input(model: onnx.ModelProto) -> tuple[str, tuple[int, ...]]:
@@ -157,21 +143,20 @@ def read_input(model: onnx.ModelProto) -> tuple[str, tuple[int, ...]]:
 
 def read_spec(model: onnx.ModelProto, path: str | Path) -> ModelSpec:
     """Read the specification of a graph with a fixed batch size. Raises KitError if its outputs are not RTMPose's."""
-    batch, _, height, width = _shape(model.graph.input[0])
+    batch, _, height, width = read_input(model)[1]
     outputs = {value.name: _shape(value) for value in model.graph.output}
     x, y = (outputs.get(name, ()) for name in OUTPUTS)
     if not (len(outputs) == 2 and len(x) == len(y) == 3 and all((*x, *y)) and x[0] == batch
             and x[:2] == y[:2] and x[2] * height == y[2] * width):
         raise KitError(f"{path}: has the outputs {_describe(outputs)}, expected simcc_x[{batch},K,Wx] and "
                        f"simcc_y[{batch},K,Wy] with as many bins a pixel over {width} pixels as over {height}")
-    return ModelSpec(batch, (width, height), x[1], (x[2], y[2]))
-
-
-def read_skeleton(model: onnx.ModelProto) -> Skeleton:
-    """The keypoints of a graph, as export.py wrote them into its metadata."""
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
-    keypoints = metadata.get(_KEYPOINTS)
-    return Skeleton(metadata.get(_SKELETON, "unknown"), tuple(keypoints.split(",")) if keypoints else ())
+    # onnxsim adds pages about itself.
+    metadata = {entry.key: entry.value for entry in model.metadata_props if not entry.key.startswith("onnxsim.")}
+    name, names = metadata.pop(_SKELETON, "unknown"), metadata.pop(_KEYPOINTS, "")
+    skeleton = Skeleton(name, tuple(names.split(",")) if names else ())
+    if len(skeleton.keypoints) not in (0, x[1]):
+        raise KitError(f"{path}: names {len(skeleton.keypoints)} keypoints and gives {x[1]}; export it again")
+    return ModelSpec(x[1], (x[2], y[2]), skeleton, metadata)
 
 
 def write_metadata(model: onnx.ModelProto, skeleton: Skeleton, source: dict[str, str]) -> None:
@@ -188,32 +173,24 @@ def _describe(values: dict[str, tuple[int, ...]]) -> str:
     return first_line(", ".join(described) or "none")
 
 
-def read_metadata(model: onnx.ModelProto) -> dict[str, str]:
-    """Source of a graph, as export.py wrote it, without the pages that onnxsim adds about itself."""
-    return {entry.key: entry.value for entry in model.metadata_props
-            if not entry.key.startswith("onnxsim.") and entry.key not in (_SKELETON, _KEYPOINTS)}
+def count_types(model: onnx.ModelProto) -> tuple[dict[str, int], dict[str, int]]:
+    """Number of convolutions and matrix products, and of all operators, by their operands' type, e.g. ``{"fp32": 69}``.
 
-
-def count_arithmetic(model: onnx.ModelProto) -> dict[str, int]:
-    """Number of convolutions and matrix products of a graph by the type of their operands, e.g. ``{"fp32": 69}``."""
-    return dict(Counter(kind for node, kind in _operand_types(model)
-                        if re.sub("^(Fused|QLinear)", "", node.op_type) in PRODUCTS))
-
-
-def count_layers(model: onnx.ModelProto) -> dict[str, int]:
-    """Number of all operators of a graph by the type of their operands."""
-    return dict(Counter(kind for _, kind in _operand_types(model)))
-
-
-def _operand_types(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, str]]:
-    """Each node with the type of its operands. ONNX's own inference stops at ONNX Runtime's operators."""
+    ONNX's own inference stops at ONNX Runtime's operators.
+    """
+    arithmetic: Counter[str] = Counter()
+    layers: Counter[str] = Counter()
     types: dict[str, int] = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     types |= {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
     for node in model.graph.node:
         operand = next((types[name] for name in node.input if name in types), TensorProto.UNDEFINED)
         result = _result_type(node, operand, types)
         types.update((output, result) for output in node.output)
-        yield node, _TYPES.get(operand or result, "other")
+        kind = _TYPES.get(operand or result, "other")
+        layers[kind] += 1
+        if re.sub("^(Fused|QLinear)", "", node.op_type) in PRODUCTS:
+            arithmetic[kind] += 1
+    return dict(arithmetic), dict(layers)
 
 
 def _result_type(node: onnx.NodeProto, operand: int, types: dict[str, int]) -> int:

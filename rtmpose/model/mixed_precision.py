@@ -17,12 +17,13 @@ BF16 has FP32's range and 8 significant bits. The head behind the final convolut
 
 from collections import defaultdict
 from copy import deepcopy
-from dataclasses import dataclass
 
 import numpy as np
 import onnx
 import onnx.version_converter
 from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from rtmpose.model.graph import OUTPUTS
 
 LARGEST = 65504.0  # FP16's largest number
 SPARE = 4.0  # headroom that constants must leave below it, as a factor
@@ -31,34 +32,26 @@ HALVES: dict[str, int] = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOA
 _BF16_OPSET = 22  # the first in which convolutions can be BF16
 
 
-@dataclass(frozen=True)
-class Kept:
-    """Operators that stay in FP32."""
-
-    nodes: tuple[str, ...]  # their names in the graph
-    reason: str
-
-
-def to_mixed_precision(model: onnx.ModelProto, half: str) -> tuple[onnx.ModelProto, list[Kept]]:
+def to_mixed_precision(model: onnx.ModelProto, half: str) -> tuple[onnx.ModelProto, dict[str, list[str]]]:
     """Convert a simplified FP32 graph: FP32 inputs and outputs, ``half`` (of :data:`HALVES`) inside where that is safe.
 
     A strongly typed TensorRT network computes exactly in its types. Scales of Q/DQ nodes become 16-bit. Returns a new
-    graph, and the operators that stay in FP32.
+    graph, and the names of the operators that stay in FP32 by the reason for it.
     """
     converted = scale_final_convolutions(model)
     graph = converted.graph
     if half == "bf16":
-        reasons = [(find_head(graph), "head: BF16's step is too coarse for logits and what they are made of")]
+        kept = {"head: BF16's step is too coarse for logits and what they are made of": find_head(graph)}
     else:
-        reasons = [(_scale_norms(graph), "ScaleNorm: a sum of squares can leave FP16's range"),
-                   (_squared_attention(graph), "attention: a squared ReLU can leave FP16's range"),
-                   (_classifiers(graph), "logits: neighbouring bins differ by less than FP16's step"),
-                   (_large_constants(graph), "a constant leaves FP16's range")]
-    kept = [Kept(tuple(nodes), reason) for nodes, reason in reasons if nodes]
-    insert_casts(graph, {name for entry in kept for name in entry.nodes}, half)
+        kept = {"ScaleNorm: a sum of squares can leave FP16's range": _scale_norms(graph),
+                "attention: a squared ReLU can leave FP16's range": _squared_attention(graph),
+                "logits: neighbouring bins differ by less than FP16's step": [
+                    node.name for node in graph.node if {*OUTPUTS}.intersection(node.output)],
+                "a constant leaves FP16's range": _large_constants(graph)}
+    insert_casts(graph, {name for names in kept.values() for name in names}, half)
     if half == "bf16":
         converted = onnx.version_converter.convert_version(converted, _BF16_OPSET)
-    return converted, kept
+    return converted, {reason: names for reason, names in kept.items() if names}
 
 
 def scale_final_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -72,7 +65,9 @@ def scale_final_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
     readers = _readers(scaled.graph)
     for node in scaled.graph.node:
         if node.op_type == "Conv" and node.input[1] in tensors and _feeds_only_scale_norm(node, readers):
-            factor = _unit_length_factor(numpy_helper.to_array(tensors[node.input[1]]))
+            rows = numpy_helper.to_array(tensors[node.input[1]]).astype(np.float64)
+            length = np.sqrt((rows.reshape(len(rows), -1) ** 2).sum(axis=1)).max()  # of the longest output channel
+            factor = np.float32(2.0 ** -np.round(np.log2(length))) if length > 0 else np.float32(1)
             for name in node.input[1:]:
                 values = numpy_helper.to_array(tensors[name]) * factor
                 tensors[name].CopyFrom(numpy_helper.from_array(values, name))
@@ -84,12 +79,6 @@ def _feeds_only_scale_norm(node: NodeProto, readers: defaultdict[str, list[NodeP
     while len(following) == 1 and following[0].op_type in ("Reshape", "Flatten"):
         following = readers[following[0].output[0]]
     return {reader.op_type for reader in following} == {"ReduceL2", "Div"}
-
-
-def _unit_length_factor(weights: np.ndarray) -> np.float32:
-    """The power of two that brings the longest row of weights, a row an output channel, to about unit length."""
-    length = np.sqrt((weights.astype(np.float64) ** 2).reshape(len(weights), -1).sum(axis=1)).max()
-    return np.float32(2.0 ** -np.round(np.log2(length))) if length > 0 else np.float32(1)
 
 
 def constants_to_initializers(graph: onnx.GraphProto) -> None:
@@ -130,25 +119,16 @@ def _scale_norms(graph: onnx.GraphProto) -> list[str]:
 
 def _squared_attention(graph: onnx.GraphProto) -> list[str]:
     """Names of the operators around every squared ReLU, from the matrix product before to the one after."""
-    readers = _readers(graph)
-    producers = {name: node for node in graph.node for name in node.output}
+    readers, producers = _readers(graph), {name: node for node in graph.node for name in node.output}
     names: list[str] = []
-    for relu in [node for node in graph.node if node.op_type == "Relu"]:
-        output = relu.output[0]
-        squares = [node for node in readers[output] if node.op_type == "Pow" or list(node.input) == [output, output]]
-        if squares:
-            before = [producers[relu.input[0]]]
-            while before[-1].op_type != "MatMul":
-                before.append(producers[before[-1].input[0]])
-            after = [node for square in squares for node in readers[square.output[0]]]
-            names += [node.name for node in (*before, relu, *squares, *after)]
+    for square in graph.node:
+        squared = square.op_type == "Pow" or square.op_type == "Mul" and len(set(square.input)) == 1
+        if squared and producers[square.input[0]].op_type == "Relu":
+            chain = [square]
+            while chain[-1].op_type != "MatMul":
+                chain.append(producers[chain[-1].input[0]])
+            names += [node.name for node in (*chain[::-1], *readers[square.output[0]])]
     return names
-
-
-def _classifiers(graph: onnx.GraphProto) -> list[str]:
-    """Names of the operators that give the graph's outputs."""
-    outputs = {value.name for value in graph.output}
-    return [node.name for node in graph.node if outputs.intersection(node.output)]
 
 
 def _large_constants(graph: onnx.GraphProto) -> list[str]:
@@ -160,11 +140,8 @@ def _large_constants(graph: onnx.GraphProto) -> list[str]:
 
 def insert_casts(graph: onnx.GraphProto, fp32_nodes: set[str], half: str) -> None:
     """Convert constants to the type of the operators that read them, and cast other tensors where types meet."""
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    types: dict[str, int] = {name: TensorProto.FLOAT for name, tensor in constants.items()
-                             if tensor.data_type == TensorProto.FLOAT}
-    types |= {value.name: TensorProto.FLOAT for value in graph.input}
-    converted: set[str] = set()
+    constants = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
+    types: dict[str, int] = dict.fromkeys([*constants, *(value.name for value in graph.input)], TensorProto.FLOAT)
     nodes = []
     for node in graph.node:
         wanted = TensorProto.FLOAT if node.name in fp32_nodes else HALVES[half]
@@ -172,9 +149,9 @@ def insert_casts(graph: onnx.GraphProto, fp32_nodes: set[str], half: str) -> Non
             if types.get(name, wanted) == wanted:
                 continue
             node.input[index] = cast = f"{name}_{'fp32' if wanted == TensorProto.FLOAT else half}"
-            if cast in converted:
+            if cast in types:
                 continue
-            converted.add(cast)
+            types[cast] = wanted
             if name in constants:
                 values = numpy_helper.to_array(constants[name]).astype(helper.tensor_dtype_to_np_dtype(wanted))
                 graph.initializer.append(numpy_helper.from_array(values, cast))
@@ -184,7 +161,6 @@ def insert_casts(graph: onnx.GraphProto, fp32_nodes: set[str], half: str) -> Non
         if node.op_type != "QuantizeLinear":
             types.update((output, wanted) for output in node.output)
         nodes.append(node)
-    graph.ClearField("value_info")
     replace_nodes(graph, nodes)
     used = {name for node in graph.node for name in node.input}
     for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
@@ -193,6 +169,6 @@ def insert_casts(graph: onnx.GraphProto, fp32_nodes: set[str], half: str) -> Non
 
 def replace_nodes(graph: onnx.GraphProto, nodes: list[NodeProto]) -> None:
     """Replace all nodes of a graph; the new ones may include its own."""
-    copies = deepcopy(nodes)
-    graph.ClearField("node")
-    graph.node.extend(copies)
+    graph.ClearField("value_info")  # types of tensors, which are others now
+    del graph.node[:]
+    graph.node.extend(nodes)

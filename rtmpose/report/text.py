@@ -14,13 +14,12 @@ from rtmpose.evaluate import loadgen
 from rtmpose.evaluate.loadgen_logs import SUMMARY
 from rtmpose.evaluate.predictions import Predictions
 from rtmpose.model.int8 import calibrate
-from rtmpose.model.int8.quantize import Block
 
 _MOST_NAMES = 12  # of operators in a cell of a table
 _WHY_OTHER_PRECISION = {
     "fp16": "weights are rounded to fp16, results are not those of fp16 hardware and no faster",
     "bf16": "it has no faster kernels in bf16 for this processor",
-    "int8": "the table above shows which blocks lose too much in int8",
+    "int8": "it has no int8 kernels for most of this graph",
 }
 
 
@@ -35,7 +34,11 @@ def build_start_lines(plan: Plan) -> str:
 def build_lines(plan: Plan, built: Built) -> str:
     """The engine that was built, and what stays in a higher precision."""
     record = built.record
-    lines = _calibration_lines(built.calibration, plan.crops) if built.calibration and plan.crops else []
+    lines = []
+    if (found := built.calibration) and plan.crops:
+        lines.append(f"Calibration: taken from {found.cache}" if found.reused else
+                     f"Calibration: {plan.crops.persons} crops of {plan.crops.folder}, seed {calibrate.SEED}; kept in "
+                     f"{found.cache}")
     lines += _kept_lines(built) if built.kept else []
     lines += [f"Built {plan.engine_path} in {record.build_seconds:.1f} s: {record.engine_bytes / 2**20:.1f} MiB, "
               f"record in {record_path(plan.engine_path).name}",
@@ -54,31 +57,14 @@ def _counts(numbers: dict[str, int]) -> str:
     return ", ".join(f"{number} {kind}" for kind, number in sorted(numbers.items(), key=lambda item: -item[1]))
 
 
-def _calibration_lines(found: calibrate.Calibration, crops: calibrate.CalibrationSet) -> list[str]:
-    """Source of the calibration, and the effect of INT8 on each block as a Markdown table."""
-    source = (f"taken from {found.cache}" if found.reused else
-              f"{crops.persons} crops of {crops.folder}, seed {calibrate.SEED}; kept in {found.cache}")
-    rows = [f"| {block.name} | {block.convolutions} | {block.macs:.1%} | {block.within_bin:.2%} | "
-            f"{block.within_4px:.2%} | {_computes_in(block)} |" for block in found.blocks]
-    return [f"Calibration: {source}",
-            "| block | convolutions | multiplications | int8 in this block only: at most one bin off | at most "
-            "4 px off | computes in |", "|---|---|---|---|---|---|", *rows]
-
-
-def _computes_in(block: Block) -> str:
-    if block.int8:
-        return "int8"
-    always = block.name == calibrate.ALWAYS_KEPT
-    return f"higher precision, {'always' if always else f'below {calibrate.LEAST_WITHIN_BIN:.0%}'}"
-
-
 def _kept_lines(built: Built) -> list[str]:
     """Operators of an FP16 or BF16 engine that stay in FP32, as a Markdown table."""
     macs = built.macs
-    prefix = os.path.commonprefix([name for kept in built.kept for name in kept.nodes])
+    prefix = os.path.commonprefix([name for names in built.kept.values() for name in names])
     prefix = prefix[:prefix.rfind("/") + 1]
-    rows = [f"| {kept.reason} | {_join([name.removeprefix(prefix) for name in kept.nodes])} | "
-            f"{sum(macs.get(name, 0) for name in kept.nodes) / sum(macs.values()):.3%} |" for kept in built.kept]
+    rows = [f"| {reason} | {_join([name.removeprefix(prefix) for name in names])} | "
+            f"{sum(macs.get(name, 0) for name in names) / sum(macs.values()):.3%} |"
+            for reason, names in built.kept.items()]
     return ["| stays in fp32, because | operators | multiplications |", "|---|---|---|", *rows]
 
 

@@ -46,7 +46,7 @@ def refusal(tmp_path: Path, addition: str, text: str | None = None) -> str:
     ("model['data_preprocessor']['mean'] = 123.675", "data_preprocessor.mean is 123.675"),
     ("del model['data_preprocessor']['std']", "data_preprocessor.std is None"),
     ("model['data_preprocessor']['pad_size_divisor'] = 64", "data_preprocessor.pad_size_divisor is 64"),
-    ("del model['data_preprocessor']", "data_preprocessor.mean is None"),
+    ("del model['data_preprocessor']", "data_preprocessor.type is None"),
     ("model['test_cfg']['output_keypoint_indices'] = [0]", "test_cfg.output_keypoint_indices is [0]"),
     ("del test_dataloader", "the pipeline of test_dataloader.dataset is missing"),
     ("model['head']['out_channels'] = 21", "head.out_channels is 21, but its data set coco has 17 keypoints"),

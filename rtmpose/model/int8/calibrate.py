@@ -1,48 +1,39 @@
-"""Calibration of INT8 on real crops: the factors of channels, the range of every convolution's operands, and the effect
-of INT8 on the keypoints block by block. A JSON file beside the engine keeps them, with the facts they depend on, so
-that it is done once.
+"""Calibration of INT8 on real crops: the factors of channels, and the range of every convolution's operands.
+
+A JSON file beside the engine keeps them, with the facts they depend on, so that it is done once.
 """
 
 import contextlib
 import hashlib
 import io
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
-from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx
 from tqdm import tqdm
 
-from rtmpose.data.agreement import describe_agreement
 from rtmpose.data.batches import iterate_batches
-from rtmpose.data.coco import ANNOTATIONS, Image, load_persons
-from rtmpose.data.postprocess import decode
+from rtmpose.data.coco import ANNOTATIONS, load_persons
 from rtmpose.errors import KitError, first_line
 from rtmpose.files import read_sealed, sha256, write_sealed
-from rtmpose.model.graph import OUTPUTS, count_macs, simplify
+from rtmpose.model.graph import open_session, simplify
 from rtmpose.model.int8.equalize import Factors, channel_factors, equalize, equalized_tensors
-from rtmpose.model.int8.quantize import Block, Int8Scheme, Ranges, group_by_block, insert_quantization
+from rtmpose.model.int8.quantize import Int8Scheme, Ranges
 
-if TYPE_CHECKING:
-    import onnxruntime
-
-RECIPE = 3  # increases when the same crops give another calibration, so that old caches are not used
+RECIPE = 4  # increases when the same crops give another calibration, so that old caches are not used
 
 # Share of a tensor's numbers that its scale covers. In the demo, 99.99 loses more AP, and 100 moves more keypoints.
 PERCENTILE = 99.999
 
-LEAST_WITHIN_BIN = 0.8  # share of keypoints at most one bin off, below which a block stays in higher precision
-ALWAYS_KEPT = "final_layer"  # in higher precision as well: no other block moves more keypoints for so little time
 PERSONS = 128  # number of persons drawn from the calibration set, or all if it has fewer
 SEED = 0  # of the draw
 BATCH = 8
-SENSITIVITY_BATCHES = 8  # number of batches that the sensitivity is measured on
 
 
 @dataclass(frozen=True)
@@ -62,7 +53,6 @@ class Calibration:
 
     factors: Factors
     ranges: Ranges  # of the equalized graph
-    blocks: list[Block]
     cache: Path
     reused: bool  # whether it was read from the cache
 
@@ -72,21 +62,13 @@ def load_calibration_set(folder: str | Path, input_size: tuple[int, int]) -> Cal
     persons = load_persons(folder)
     if len(persons) < BATCH:
         raise KitError(f"{folder}: holds {len(persons)} persons, expected at least {BATCH} to calibrate with")
-    drawn = set(np.random.default_rng(SEED).permutation(len(persons))[:PERSONS].tolist())
-    batches = [batch.pixels for batch in iterate_batches(_only(persons.images, drawn), input_size, BATCH)]
+    everyone = [replace(image, persons=[person]) for image in persons.images for person in image.persons]
+    drawn = np.sort(np.random.default_rng(SEED).permutation(len(everyone))[:PERSONS])
+    batches = [batch.pixels for batch in iterate_batches((everyone[i] for i in drawn), input_size, BATCH)]
     digest = hashlib.sha256()
     for batch in batches:
         digest.update(batch.data)
     return CalibrationSet(str(folder), sha256(Path(folder) / ANNOTATIONS), len(drawn), digest.hexdigest(), batches)
-
-
-def _only(images: tuple[Image, ...], drawn: set[int]) -> Iterator[Image]:
-    """The images with only the drawn persons, which are numbered over all images."""
-    number = count()
-    for image in images:
-        persons = [person for person in image.persons if next(number) in drawn]
-        if persons:
-            yield replace(image, persons=persons)
 
 
 def facts(scheme: Int8Scheme, crops: CalibrationSet) -> dict[str, Any]:
@@ -99,7 +81,7 @@ def facts(scheme: Int8Scheme, crops: CalibrationSet) -> dict[str, Any]:
 
 def calibrate(model: onnx.ModelProto, onnx_sha256: str, scheme: Int8Scheme, crops: CalibrationSet, cache: Path
               ) -> Calibration:
-    """Find factors and ranges of an FP32 network with a dynamic batch, and the effect of INT8 block by block.
+    """Find factors and ranges of an FP32 network with a dynamic batch.
 
     The result is kept in the file ``cache`` and read from there as long as the facts and the ONNX file are the same.
     """
@@ -108,12 +90,9 @@ def calibrate(model: onnx.ModelProto, onnx_sha256: str, scheme: Int8Scheme, crop
         return known
     fixed = simplify(model, crops.batches[0].shape)
     factors = find_factors(fixed, crops.batches) if scheme.equalized else {}
-    equalized = equalize(fixed, factors)
-    ranges = find_ranges(equalized, scheme, crops.batches)
-    blocks = measure_sensitivity(equalized, ranges, scheme, crops.batches)
-    write_sealed(cache, {"facts": wanted, "factors": factors, "ranges": ranges,
-                         "blocks": [asdict(block) for block in blocks]})
-    return Calibration(factors, ranges, blocks, cache, reused=False)
+    ranges = find_ranges(equalize(fixed, factors), scheme, crops.batches)
+    write_sealed(cache, {"facts": wanted, "factors": factors, "ranges": ranges})
+    return Calibration(factors, ranges, cache, reused=False)
 
 
 def read_cache(cache: Path, wanted: dict[str, Any]) -> Calibration | None:
@@ -125,14 +104,14 @@ def read_cache(cache: Path, wanted: dict[str, Any]) -> Calibration | None:
     if content.get("facts") != wanted:
         return None
     ranges = {name: (low, high) for name, (low, high) in content["ranges"].items()}
-    return Calibration(content["factors"], ranges, [Block(**block) for block in content["blocks"]], cache, reused=True)
+    return Calibration(content["factors"], ranges, cache, reused=True)
 
 
 def find_factors(model: onnx.ModelProto, batches: Sequence[np.ndarray]) -> Factors:
     """Factors that equalize the channels of all convolutions' inputs of an FP32 graph on real crops."""
     opened, names = deepcopy(model), equalized_tensors(model)
     opened.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names)
-    runner = session(opened)
+    runner = open_session(opened)
     reach = [[np.abs(tensor).max(axis=(0, 2, 3)) for tensor in runner.run(names, {model.graph.input[0].name: batch})]
              for batch in batches]
     return {name: channel_factors(np.max(of_batches, axis=0))
@@ -158,40 +137,3 @@ def find_ranges(model: onnx.ModelProto, scheme: Int8Scheme, batches: Sequence[np
         raise KitError(f"calibration: {first_line(broken[0])} takes no finite values on these crops; check the weights "
                        "for NaN")
     return ranges
-
-
-def measure_sensitivity(model: onnx.ModelProto, ranges: Ranges, scheme: Int8Scheme, batches: Sequence[np.ndarray]
-                        ) -> list[Block]:
-    """Quantise each block of an FP32 graph alone, and measure how far that moves its keypoints."""
-    blocks, batches = group_by_block(model), batches[:SENSITIVITY_BATCHES]
-    pixels_per_bin = batches[0].shape[3] / model.graph.output[0].type.tensor_type.shape.dim[2].dim_value
-    macs = count_macs(model)
-    reference, scores = keypoints(model, batches)
-    measured = []
-    for name in tqdm(blocks, desc="Sensitivity", unit="block", leave=False, disable=None):
-        others = [node for other, nodes in blocks.items() if other != name for node in nodes]
-        found, _ = keypoints(insert_quantization(model, ranges, scheme, others), batches)
-        agreement = describe_agreement(np.abs(found.astype(np.float64) - reference), scores, pixels_per_bin)
-        within = agreement.get("within_bin", 1.0)
-        measured.append(Block(name, len(blocks[name]), sum(macs[node] for node in blocks[name]) / sum(macs.values()),
-                              within, agreement.get("within_4px", 1.0),
-                              within >= LEAST_WITHIN_BIN and name != ALWAYS_KEPT))
-    return measured
-
-
-def keypoints(model: onnx.ModelProto, batches: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Run a graph exactly as its nodes say, on batches of its input's shape: keypoints in the crop, and scores."""
-    runner, name = session(model), model.graph.input[0].name
-    logits = [runner.run(list(OUTPUTS), {name: batch}) for batch in batches]
-    simcc_x, simcc_y = (np.concatenate(axis) for axis in zip(*logits, strict=True))
-    height, width = batches[0].shape[2:]
-    return decode(simcc_x, simcc_y, (width, height))
-
-
-def session(model: onnx.ModelProto) -> "onnxruntime.InferenceSession":
-    """A session that runs a graph exactly as its nodes say."""
-    import onnxruntime
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

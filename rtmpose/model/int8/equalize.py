@@ -59,7 +59,6 @@ def equalize(model: onnx.ModelProto, factors: Factors) -> onnx.ModelProto:
         nodes.append(node)
         nodes += [_multiply(equalized.graph, name, f"{name}_equalized", [1 / factor for factor in factors[name]])
                   for name in node.output if name in factors]
-    equalized.graph.ClearField("value_info")
     replace_nodes(equalized.graph, nodes)
     return equalized
 

@@ -7,7 +7,6 @@ logits, must not be rounded.
 ONNX Runtime's quantizer writes the nodes: it is installed anyway, gives plain ONNX and lets the scheme be chosen.
 """
 
-import re
 from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass
@@ -35,26 +34,15 @@ class Int8Scheme:
     rest_fp16: bool  # everything else is mixed precision (rtmpose.model.mixed_precision.to_mixed_precision), else FP32
 
 
-@dataclass(frozen=True)
-class Block:
-    """Effect of INT8 in one block of the network alone."""
-
-    name: str  # mmpose's
-    convolutions: int  # their number
-    macs: float  # share of the network's multiplications
-    within_bin: float  # share of counted keypoints at most one SimCC bin off FP32's
-    within_4px: float  # share of counted keypoints at most 4 px off FP32's
-    int8: bool  # whether its convolutions are quantised
-
-
-def quantize(model: onnx.ModelProto, factors: Factors, ranges: Ranges, scheme: Int8Scheme, blocks: Iterable[Block]
-             ) -> onnx.ModelProto:
+def quantize(model: onnx.ModelProto, factors: Factors, ranges: Ranges, scheme: Int8Scheme) -> onnx.ModelProto:
     """A copy in INT8 of an FP32 graph with a fixed batch size, from what a calibration found.
 
-    If the scheme wants the rest in FP16, it is ready for :func:`rtmpose.model.mixed_precision.to_mixed_precision`.
+    The final convolution stays in higher precision. If the scheme wants the rest in FP16, the copy is ready for
+    :func:`rtmpose.model.mixed_precision.to_mixed_precision`.
     """
     scaled = scale_final_convolutions(model) if scheme.rest_fp16 else model
-    return insert_quantization(equalize(scaled, factors), ranges, scheme, kept_nodes(model, blocks))
+    convolutions = [node.name for node in model.graph.node if node.op_type == "Conv"]
+    return insert_quantization(equalize(scaled, factors), ranges, scheme, convolutions[-1:])
 
 
 def insert_quantization(model: onnx.ModelProto, ranges: Ranges, scheme: Int8Scheme, kept: Iterable[str] = ()
@@ -75,19 +63,3 @@ def insert_quantization(model: onnx.ModelProto, ranges: Ranges, scheme: Int8Sche
     quantizer.quantize_model()
     quantizer.model.topological_sort()
     return onnx.version_converter.convert_version(quantizer.model.model, _OPSET)
-
-
-def group_by_block(model: onnx.ModelProto) -> dict[str, list[str]]:
-    """Names of a graph's convolutions by mmpose's block: stem, stages, final layer; ``other`` if the name says none."""
-    blocks: dict[str, list[str]] = {}
-    for node in model.graph.node:
-        if node.op_type == "Conv":
-            found = re.search(r"stem|stage\d+|final_layer", node.name)
-            blocks.setdefault(found.group() if found else "other", []).append(node.name)
-    return blocks
-
-
-def kept_nodes(model: onnx.ModelProto, blocks: Iterable[Block]) -> list[str]:
-    """Names of the convolutions that stay in higher precision."""
-    nodes = group_by_block(model)
-    return [node for block in blocks if not block.int8 for node in nodes.get(block.name, ())]

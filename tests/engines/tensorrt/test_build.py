@@ -63,7 +63,7 @@ def export_published(name: str, folder: Path) -> ModelProto:
     width, height = network.input_size
     fixed = graph.simplify(graph.load(folder / "model.onnx"), (2, 3, height, width))
     spec = graph.read_spec(fixed, "model.onnx")
-    assert spec == graph.ModelSpec(2, (width, height), len(read.skeleton.keypoints), (2 * width, 2 * height))
+    assert spec == graph.ModelSpec(len(read.skeleton.keypoints), (2 * width, 2 * height), read.skeleton, {})
     return fixed
 
 

@@ -1,23 +1,19 @@
 """INT8 in the graph: the Q/DQ nodes, their numbers, and the convolutions that are left alone."""
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import emulation
 import numpy as np
 import onnx
 import pytest
-import torch
 from fp16_stress import scale_final_convolution
-from onnx import TensorProto, numpy_helper
-from torch.utils.flop_counter import FlopCounterMode
+from onnx import TensorProto, helper, numpy_helper
 
 from rtmpose.engines import BACKENDS
 from rtmpose.model import graph, mixed_precision
-from rtmpose.model.checkpoint import load_network
 from rtmpose.model.int8 import calibrate, quantize
-from rtmpose.model.int8.quantize import Block, Ranges
+from rtmpose.model.int8.quantize import Ranges
 
 SHAPE = (2, 3, 256, 192)
 SCHEMES = {name: BACKENDS[name].INT8_SCHEME for name in BACKENDS}
@@ -63,17 +59,9 @@ def producers(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
     return {name: node for node in model.graph.node for name in node.output}
 
 
-def scales_of_activations(model: onnx.ModelProto) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Name, scale and zero point of every tensor that is quantised while the network runs."""
-    values = constants(model)
-    for node in model.graph.node:
-        if node.op_type == "QuantizeLinear":
-            yield node.input[0], values[node.input[1]], values[node.input[2]]
-
-
 def run(model: onnx.ModelProto, batch: np.ndarray) -> list[np.ndarray]:
     """Outputs of a graph, with nothing optimised away."""
-    return calibrate.session(model).run(None, {"input": batch})
+    return graph.open_session(model).run(None, {"input": batch})
 
 
 def distance(given: list[np.ndarray], expected: list[np.ndarray]) -> float:
@@ -101,6 +89,11 @@ def test_every_convolution_takes_int8_and_nothing_else_does(model: onnx.ModelPro
         stored, scale, zero = (values[tensor] for tensor in weights.input)
         assert stored.dtype == zero.dtype == np.int8 and not zero.any()
         assert scale.shape == (len(stored),) and weights.attribute[0].i == 0
+        rows = originals[plain[node.name].input[1]].astype(np.float64).reshape(len(stored), -1)
+        steps, numbers = scale[:, None].astype(np.float64), stored.reshape(rows.shape)
+        assert (np.abs(numbers * steps - rows) <= 0.501 * steps).all()
+        # No channel wastes the range, unless its scale is the smallest that there is.
+        assert ((np.abs(numbers).max(axis=1) >= 126) | (scale < 1.1e-5)).all()
         # Biases are the very numbers that they were.
         assert np.array_equal(values[node.input[2]], originals[plain[node.name].input[2]])
         assert values[node.input[2]].dtype == np.float32
@@ -108,6 +101,9 @@ def test_every_convolution_takes_int8_and_nothing_else_does(model: onnx.ModelPro
                       if tensor in source and source[tensor].op_type == "DequantizeLinear")
     # Where a convolution and a shortcut read the same tensor, both read it rounded to INT8.
     assert readers["MatMul"] == 0 and (scheme.outputs or set(readers) == {"Conv", "Add"})
+    given = {node.output[0] for node in found}
+    behind = {node.op_type for node in typed.graph.node if given.intersection(node.input)}
+    assert behind == {"QuantizeLinear"} if scheme.outputs else "QuantizeLinear" not in behind and "Sigmoid" in behind
     added = {"QuantizeLinear", "DequantizeLinear", "Constant"}
     others, before = (Counter(node.op_type for node in one.graph.node if node.op_type not in added)
                       for one in (typed, model))
@@ -115,21 +111,12 @@ def test_every_convolution_takes_int8_and_nothing_else_does(model: onnx.ModelPro
 
 
 @pytest.mark.parametrize("name", BACKENDS)
-def test_outputs_are_quantised_only_where_the_scheme_says_so(quantized: dict[str, onnx.ModelProto], name: str) -> None:
-    typed = quantized[name]
-    given = {node.output[0] for node in convolutions(typed)}
-    readers = {node.op_type for node in typed.graph.node if given.intersection(node.input)}
-    if SCHEMES[name].outputs:
-        assert readers == {"QuantizeLinear"}
-    else:
-        assert "QuantizeLinear" not in readers and "Sigmoid" in readers
-
-
-@pytest.mark.parametrize("name", BACKENDS)
 def test_scales_cover_the_ranges(quantized: dict[str, onnx.ModelProto], ranges: dict[str, Ranges], name: str) -> None:
-    found = list(scales_of_activations(quantized[name]))
+    values = constants(quantized[name])
+    found = [node for node in quantized[name].graph.node if node.op_type == "QuantizeLinear"]
     assert len(found) > 30
-    for tensor, scale, zero in found:
+    for node in found:
+        tensor, scale, zero = node.input[0], values[node.input[1]], values[node.input[2]]
         low, high = min(ranges[name][tensor][0], 0), max(ranges[name][tensor][1], 0)
         if SCHEMES[name].signed:
             assert zero.dtype == np.int8 and zero == 0
@@ -138,21 +125,6 @@ def test_scales_cover_the_ranges(quantized: dict[str, onnx.ModelProto], ranges: 
             assert zero.dtype == np.uint8
             assert scale * 255 == pytest.approx(high - low, rel=0.01)
             assert abs(-low / scale - zero) <= 0.51
-
-
-@pytest.mark.parametrize("name", BACKENDS)
-def test_weights_are_within_half_a_step(model: onnx.ModelProto, quantized: dict[str, onnx.ModelProto], name: str
-                                        ) -> None:
-    typed = quantized[name]
-    source, values, originals = producers(typed), constants(typed), constants(model)
-    expected = {node.name: originals[node.input[1]].astype(np.float64) for node in convolutions(model)}
-    for node in convolutions(typed):
-        stored, scale, _ = (values[tensor] for tensor in source[node.input[1]].input)
-        rows = expected[node.name].reshape(len(stored), -1)
-        steps = scale[:, None].astype(np.float64)
-        assert (np.abs(stored.reshape(rows.shape) * steps - rows) <= 0.501 * steps).all()
-        # No channel wastes the range, unless its scale is the smallest that there is.
-        assert ((np.abs(stored.reshape(rows.shape)).max(axis=1) >= 126) | (scale < 1.1e-5)).all()
 
 
 @pytest.mark.parametrize("name", ["openvino", "tensorrt"])
@@ -170,7 +142,7 @@ def test_ranges_are_those_of_the_tensors(model: onnx.ModelProto, crops: list[np.
     opened.CopyFrom(model)
     names = sorted(wanted - {"input"})
     opened.graph.output.extend(onnx.helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in names)
-    session = calibrate.session(opened)
+    session = graph.open_session(opened)
     runs = [dict(zip(names, session.run(names, {"input": batch}), strict=True)) | {"input": batch} for batch in crops]
     cut = 1 - calibrate.PERCENTILE / 100
     for tensor in wanted:
@@ -189,23 +161,24 @@ def test_ranges_are_those_of_the_tensors(model: onnx.ModelProto, crops: list[np.
             assert found[tensor] == pytest.approx(expected, abs=tolerance), tensor
 
 
-def test_outliers_do_not_widen_a_range(model: onnx.ModelProto) -> None:
+def test_outliers_do_not_widen_a_range() -> None:
     """One number in 300,000 is 1000; the others are those of a normal distribution, whose 5e-6 lie beyond 4.4."""
+    node = helper.make_node("Conv", ["input", "w"], ["y"])
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, SHAPE) for name in ("input", "y")]
+    weights = numpy_helper.from_array(np.ones((3, 3, 1, 1), np.float32), "w")
+    small = helper.make_model(helper.make_graph([node], "test", values[:1], values[1:], [weights]),
+                              opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     batch = np.random.default_rng(1).standard_normal(SHAPE, dtype=np.float32)
-    found = calibrate.find_ranges(model, SCHEMES["openvino"], [batch])["input"]
-    assert -6 < found[0] < -4 and 4 < found[1] < 6
-    batch[0, 0, 0, 0] = 1000
-    widened = calibrate.find_ranges(model, SCHEMES["openvino"], [batch])["input"]
-    assert widened[1] < 10
+    for outlier, least, most in ((0, 4, 6), (1000, 3, 10)):
+        batch[0, 0, 0, 0] = outlier
+        low, high = calibrate.find_ranges(small, SCHEMES["openvino"], [batch])["input"]
+        assert -6 < low < -4 and least < high < most
 
 
 @pytest.mark.parametrize("name", BACKENDS)
 def test_kept_convolutions_are_left_alone(model: onnx.ModelProto, ranges: dict[str, Ranges], name: str) -> None:
-    nodes = quantize.group_by_block(model)
-    assert list(nodes) == ["stem", "stage1", "stage2", "stage3", "stage4", "final_layer"]
-    blocks = [Block(block, len(nodes[block]), 0.1, 0.9, 0.9, block not in ("stem", "stage4")) for block in nodes]
-    kept = quantize.kept_nodes(model, blocks)
-    assert kept == nodes["stem"] + nodes["stage4"]
+    kept = [node.name for node in convolutions(model) if "stem" in node.name or "stage4" in node.name]
+    assert len(kept) == 13
     before = model.SerializeToString()
     typed = quantize.insert_quantization(model, ranges[name], SCHEMES[name], kept)
     assert model.SerializeToString() == before
@@ -215,67 +188,7 @@ def test_kept_convolutions_are_left_alone(model: onnx.ModelProto, ranges: dict[s
         assert (weights is None) == (node.name in kept), node.name
         if weights is None:
             assert np.array_equal(values[node.input[1]], originals[node.input[1]])
-    assert graph.count_arithmetic(model) == {"fp32": len(convolutions(model)) + 7}
-
-
-@pytest.fixture(scope="module")
-def demo_crops(calibration_folder: Path) -> list[np.ndarray]:
-    """Two batches of drawn people."""
-    return calibrate.load_calibration_set(calibration_folder, (192, 256)).batches[:2]
-
-
-@pytest.fixture(scope="module")
-def demo(demo_onnx: Path, demo_crops: list[np.ndarray]) -> onnx.ModelProto:
-    """The demo's network, simplified, for those batches."""
-    return graph.simplify(graph.load(demo_onnx), demo_crops[0].shape)
-
-
-def spoil_stage2(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Let one channel that stage2 gives to itself be 1000 times as large, and its readers' weights as much smaller."""
-    spoilt = onnx.ModelProto()
-    spoilt.CopyFrom(model)
-    tensors = {tensor.name: tensor for tensor in spoilt.graph.initializer}
-
-    def scale(name: str, index: tuple, factor: float) -> None:
-        values = numpy_helper.to_array(tensors[name]).copy()
-        values[index] *= np.float32(factor)
-        tensors[name].CopyFrom(numpy_helper.from_array(values, name))
-
-    first = next(node for node in convolutions(spoilt) if "stage2.0" in node.name)
-    given = next(node.output[0] for node in spoilt.graph.node
-                 if node.op_type == "Mul" and first.output[0] in node.input)
-    readers = [node for node in spoilt.graph.node if given in node.input]
-    assert len(readers) == 2 and all(node.op_type == "Conv" and "stage2.1" in node.name for node in readers)
-    for name in first.input[1:]:
-        scale(name, (0,), 1000)
-    for node in readers:
-        scale(node.input[1], (slice(None), 0), 1e-3)
-    return spoilt
-
-
-@pytest.mark.slow
-def test_a_block_that_int8_spoils_is_kept(demo: onnx.ModelProto, demo_crops: list[np.ndarray]) -> None:
-    spoilt, scheme = spoil_stage2(demo), SCHEMES["openvino"]
-    found = calibrate.find_ranges(spoilt, scheme, demo_crops)
-    blocks = {block.name: block for block in calibrate.measure_sensitivity(spoilt, found, scheme, demo_crops)}
-    assert blocks["stage2"].within_bin < calibrate.LEAST_WITHIN_BIN - 0.1
-    assert {name for name, block in blocks.items() if not block.int8} == {"stage2", "final_layer"}
-    nodes = quantize.group_by_block(spoilt)
-    assert quantize.kept_nodes(spoilt, blocks.values()) == nodes["stage2"] + nodes["final_layer"]
-    products = sum(graph.count_macs(spoilt).values())
-    shares = {name: sum(graph.count_macs(spoilt)[node] for node in nodes) / products
-              for name, nodes in quantize.group_by_block(spoilt).items()}
-    assert {name: block.macs for name, block in blocks.items()} == pytest.approx(shares)
-
-
-def test_multiplications_are_those_that_torch_counts(model: onnx.ModelProto, model_files: dict[str, Path]) -> None:
-    network = load_network(model_files["config"], model_files["checkpoint"])
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        network.module(torch.zeros(SHAPE))
-    macs = graph.count_macs(model)
-    assert sum(macs.values()) == counter.get_total_flops() // 2
-    # The first convolution: 3x3 over three channels to 12, of every other pixel.
-    assert macs[convolutions(model)[0].name] == 2 * 12 * 128 * 96 * 3 * 9
+    assert graph.count_types(model)[0] == {"fp32": len(convolutions(model)) + 7}
 
 
 def test_scaling_the_final_convolution_changes_no_bit(model: onnx.ModelProto, crops: list[np.ndarray]) -> None:
@@ -291,19 +204,20 @@ def test_scaling_the_final_convolution_changes_no_bit(model: onnx.ModelProto, cr
 
 
 @pytest.mark.slow
-def test_int8_beside_fp16_is_valid_and_as_near_to_fp32_as_int8_alone(demo: onnx.ModelProto,
-                                                                    demo_crops: list[np.ndarray]) -> None:
+def test_int8_beside_fp16_is_valid_and_as_near_to_fp32_as_int8_alone(demo_onnx: Path, calibration_folder: Path
+                                                                    ) -> None:
     """FP16's rounding turns an INT8 number into its neighbour now and then, and what follows turns more of them: the
     two graphs end about as far apart as INT8 is from FP32 (0.050 and 0.062 were measured). But it is noise of the same
     size, not more: two independent roundings would differ by 1.4 times what one does, and be equally far from FP32."""
-    scheme = SCHEMES["tensorrt"]
-    found = calibrate.find_ranges(demo, scheme, demo_crops)
+    crops = calibrate.load_calibration_set(calibration_folder, (192, 256)).batches[:2]
+    demo, scheme = graph.simplify(graph.load(demo_onnx), crops[0].shape), SCHEMES["tensorrt"]
+    found = calibrate.find_ranges(demo, scheme, crops)
     quantized = quantize.insert_quantization(mixed_precision.scale_final_convolutions(demo), found, scheme)
     typed, _ = mixed_precision.to_mixed_precision(quantized, "fp16")
     onnx.checker.check_model(typed, full_check=True)
-    assert graph.count_arithmetic(typed) == {"fp16": 41, "fp32": 4}
+    assert graph.count_types(typed)[0] == {"fp16": 41, "fp32": 4}
     steps = {node.input[1] for node in typed.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")}
     assert {constants(typed)[name].dtype for name in steps} == {np.dtype(np.float16)}
-    exact, ours, half = (run(one, demo_crops[0]) for one in (demo, quantized, emulation.round_like_gpu(typed)))
+    exact, ours, half = (run(one, crops[0]) for one in (demo, quantized, emulation.round_like_gpu(typed)))
     assert 0.001 < distance(half, ours) < 1.4 * distance(ours, exact)
     assert distance(half, exact) < 1.25 * distance(ours, exact)
