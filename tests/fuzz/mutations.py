@@ -25,7 +25,8 @@ def mutated_json(draw: st.DrawFn, document: Any) -> str:
         if action == "replace":
             parent[key] = copy.deepcopy(draw(HOSTILE))
         elif action == "copy":  # a value that is good elsewhere
-            parent[key] = copy.deepcopy(_value(_place(draw, holder)))
+            other, place = _place(draw, holder)
+            parent[key] = copy.deepcopy(other[place])
         elif parent is not holder and action == "delete":
             del parent[key]
         elif isinstance(parent, list) and parent is not holder:
@@ -47,11 +48,6 @@ def _place(draw: st.DrawFn, holder: list[Any]) -> tuple[Any, Any]:
         keys = list(value) if isinstance(value, dict) else range(len(value))
         parent, key = value, keys[draw(st.integers(0, len(keys) - 1))]
     return parent, key
-
-
-def _value(place: tuple[Any, Any]) -> Any:
-    parent, key = place
-    return parent[key]
 
 
 def mutated_bytes(draw: st.DrawFn, content: bytes) -> bytes:
