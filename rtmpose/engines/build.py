@@ -34,7 +34,7 @@ class Plan:
     engine_path: Path
     candidates: list[Facts]  # one for each backend; the fastest engine is kept
     crops: CalibrationSet | None  # only for int8
-    note: str | None  # on a GPU that ``auto`` leaves aside
+    note: str | None  # on a GPU that ``auto`` doesn't use
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def plan_build(model_path: str | Path, engine_path: str | Path, batch: int | Non
 
 
 def keep_bf16(backends: Sequence[str]) -> list[str]:
-    """Those that can compute in BF16 here; raises KitError if none can."""
+    """The backends that can compute in BF16 here; raises KitError if none can."""
     obstacles = {name: BACKENDS[name].find_bf16_obstacle() for name in backends}
     able = [name for name, obstacle in obstacles.items() if obstacle is None]
     if not able:
@@ -111,7 +111,7 @@ def build_engine(plan: Plan) -> Built:
 
 
 def build_candidate(plan: Plan, facts: Facts, fixed: ModelProto) -> list[Built]:
-    """The engines that a backend makes of the simplified graph in the requested precision."""
+    """Build the engines of a backend from the simplified graph, in the requested precision."""
     start = perf_counter()
     spec = graph.read_spec(fixed, plan.model_path)
     with named_errors(f"{plan.model_path}: can't be converted to {facts.requested_precision}",

@@ -113,9 +113,6 @@ class _Config:
     def clear_flag(self, flag: BuilderFlag) -> None:
         """ONNX Runtime rounds no operands."""
 
-    def set_flag(self, flag: BuilderFlag) -> None:
-        """TensorRT-RTX's flag for memory has no meaning here."""
-
 
 class Builder:
     def __init__(self, log: ILogger) -> None:
@@ -155,6 +152,27 @@ class Runtime:
         return _Engine(content, self._log)
 
 
+class _RuntimeCache:
+    """TensorRT-RTX's; its content is a mark for each process that has used it."""
+
+    content = b""
+
+    def deserialize(self, content: bytes) -> None:
+        self.content = content
+
+    def serialize(self) -> bytes:
+        return self.content + b"+"
+
+
+class _RuntimeConfig:
+    """TensorRT-RTX's."""
+
+    create_runtime_cache = _RuntimeCache
+
+    def set_runtime_cache(self, cache: _RuntimeCache) -> None:
+        self.cache = cache
+
+
 class _Engine:
     def __init__(self, content: bytes, log: ILogger) -> None:
         options = onnxruntime.SessionOptions()
@@ -173,7 +191,11 @@ class _Engine:
             for values in (graph.input, graph.output))  # shapes; all are FP32
         self.log = log
 
-    def create_execution_context(self) -> "_Context | None":
+    @staticmethod
+    def create_runtime_config() -> "_RuntimeConfig":
+        return _RuntimeConfig()
+
+    def create_execution_context(self, runtime_config: "_RuntimeConfig | None" = None) -> "_Context | None":
         scratch = ctypes.c_ulong()
         if _cuda.cuMemAlloc_v2(ctypes.byref(scratch), ctypes.c_size_t(4096)):
             self.log.log(ILogger.Severity.ERROR, "Cuda Runtime (out of memory)")
