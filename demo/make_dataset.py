@@ -12,7 +12,6 @@ import argparse
 import cv2
 
 from drawing.dataset import contact_sheet, make_dataset
-from rtmpose.data.coco import ANNOTATIONS
 from rtmpose.errors import KitError
 from rtmpose.files import check_output, write_bytes
 
@@ -40,7 +39,6 @@ def main() -> int:
     sheet = args.contact_sheet
     if sheet and sheet.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise KitError(f"--contact-sheet {sheet}: expected a file name that ends in .png or .jpg")
-    check_output(args.output / ANNOTATIONS, parents=True)
     if sheet:
         check_output(sheet)
     make_dataset(args.output, args.images, args.seed)

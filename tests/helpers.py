@@ -52,12 +52,12 @@ def small_config(keypoints: int = 17, size: tuple[int, int] = (192, 256), widen:
 
 
 def run_script(script: str, *arguments: object, cwd: Path | None = None, env: dict[str, str] | None = None,
-               fresh: bool = False, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+               fresh: bool = False) -> subprocess.CompletedProcess[str]:
     """Run one of the kit's Python scripts: in this process, which has imported all it needs, or if ``fresh`` or with
     an environment in one of its own."""
     command = [sys.executable, str(ROOT / script), *map(str, arguments)]
     if fresh or env is not None:
-        return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout, check=False)
+        return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=900, check=False)
     main = importlib.import_module(Path(script).stem).main
     with pytest.MonkeyPatch.context() as patch, mock.patch.dict(os.environ), catch_stream("stdout") as out, \
             catch_stream("stderr") as err:

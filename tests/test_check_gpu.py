@@ -32,7 +32,7 @@ def environment() -> dict[str, str]:
 @pytest.mark.slow
 def test_every_check_passes_on_the_software_gpu(environment: dict[str, str], tmp_path: Path) -> None:
     log = tmp_path / "software_gpu.log"
-    done = run_script("scripts/check_gpu.py", cwd=tmp_path, env=environment | {"SOFTGPU_LOG": str(log)}, timeout=900)
+    done = run_script("scripts/check_gpu.py", cwd=tmp_path, env=environment | {"SOFTGPU_LOG": str(log)})
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert "timings are meaningless" in done.stdout.splitlines()[0]
     content = json.loads((tmp_path / "gpu_check.json").read_text())
