@@ -66,7 +66,7 @@ def main() -> int:
     batch = reference.record.batch
     batches = list(iterate_batches(load_persons(args.datasets).images, size, batch))
     expected, scores = keypoints(reference, batches)
-    model = scale_final_convolutions(graph.simplify(graph.load(args.model_path), (batch, 3, height, width)))
+    model = scale_final_convolutions(graph.simplify(graph.load_model(args.model_path), (batch, 3, height, width)))
     macs = graph.count_macs(model)
     engines, rows = {"": reference}, []
     for name, kept in find_parts(model):

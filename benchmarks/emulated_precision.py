@@ -66,7 +66,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> int:
     """Measure and print."""
     args = parse_arguments()
-    model = graph.load(args.model_path)
+    model = graph.load_model(args.model_path)
     _, (*_, height, width) = graph.read_input(model)
     size = width, height
     fp32 = graph.simplify(model, (BATCH, 3, height, width))

@@ -53,7 +53,7 @@ def main() -> int:
     gpu = find_gpu()
     if gpu is None:
         raise KitError("benchmarks/gpu_table.py: needs an NVIDIA GPU, found none")
-    model = graph.load(args.model_path)
+    model = graph.load_model(args.model_path)
     ceilings = measure_ceilings()
     print(f"{gpu.name}: {ceilings.flops['fp16'] / 1e12:.0f} TFLOP/s FP16, {ceilings.flops['fp32'] / 1e12:.0f} TFLOP/s "
           f"FP32, {ceilings.bandwidth / 1e12:.2f} TB/s\n\n| {' | '.join(HEADER)} |\n|{'---|' * len(HEADER)}")

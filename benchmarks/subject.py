@@ -31,7 +31,7 @@ def load_subject(args: argparse.Namespace) -> tuple[onnx.ModelProto, list[np.nda
 
     Raises KitError if a file is missing or broken, or the set holds too few persons.
     """
-    model = graph.load(args.model_path)
+    model = graph.load_model(args.model_path)
     _, (*_, height, width) = graph.read_input(model)
     images = load_persons(args.datasets).images
     persons = min(sum(len(image.persons) for image in images), args.persons)

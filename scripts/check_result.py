@@ -23,8 +23,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from rtmpose.errors import KitError
-from rtmpose.evaluate.bootstrap import read_results
 from rtmpose.evaluate.coco_eval import METRICS
+from rtmpose.report.bootstrap import read_keypoints
 from rtmpose.report.results import Cell, annotation_file, find_annotations, network, read_cells, read_summary
 from rtmpose.report.summary import run_name
 
@@ -71,7 +71,7 @@ def check_cell(cell: Cell, given: str | None) -> Iterator[str]:
     if annotations is None:
         raise KitError(f"{path}: is missing or not the file of SHA-256 {digest[:12]}...; give --annotations")
     keypoints = cell.folder / "keypoints.json"
-    found = recompute(annotations, read_results(keypoints), cell.accuracy["limit"] is not None)
+    found = recompute(annotations, read_keypoints(keypoints), cell.accuracy["limit"] is not None)
     wrong = [f"{name} {found[name]:.4f}, not {cell.accuracy[name]:.4f}" for name in METRICS
              if abs(found[name] - cell.accuracy[name]) > TOLERANCE]
     if wrong:

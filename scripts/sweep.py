@@ -84,7 +84,7 @@ def main() -> int:
     args = parse_arguments()
     check_output(args.output / "table.md", parents=True)
     load_persons(args.datasets)  # an error in it or in the graph would come up once a cell
-    graph.find_input(graph.load(args.model), args.model, args.batches[0])
+    graph.find_input(graph.load_model(args.model), args.model, args.batches[0])
     engines = make_folder(args.output / "engines")  # in one folder: the INT8 calibration in it serves every batch size
     extra, repeats = split_options(args.extra), ["--repeats", str(args.repeats)] if args.repeats > 1 else []
     cells = [Cell(precision, batch, make_folder(cell_folder(args.output, precision, batch)) / "accuracy")

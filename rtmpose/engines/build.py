@@ -57,7 +57,7 @@ def plan_build(model_path: str | Path, engine_path: str | Path, batch: int | Non
     ``backend`` is ``auto`` or one of :data:`rtmpose.engines.BACKENDS`. ``declared`` is the input's name and shape, if
     the user says them; without it, ``batch`` is needed.
     """
-    model = graph.load(model_path)
+    model = graph.load_model(model_path)
     input_name, shape = graph.find_input(model, model_path, batch, declared)
     crops = None
     if calibration_folder:

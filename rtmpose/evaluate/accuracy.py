@@ -32,7 +32,7 @@ class AccuracyResult:
 
 def measure_accuracy(engine: Engine, persons: PersonSet, flip_test: bool) -> AccuracyResult:
     """Predict every person's keypoints, close the engine, and score them."""
-    return score(predict_all(engine, persons, flip_test), persons)
+    return add_score(predict_all(engine, persons, flip_test), persons)
 
 
 def predict_all(engine: Engine, persons: PersonSet, flip_test: bool) -> AccuracyResult:
@@ -46,7 +46,7 @@ def predict_all(engine: Engine, persons: PersonSet, flip_test: bool) -> Accuracy
     return AccuracyResult(*predicted, watched.conditions, watched.costs(len(persons)))
 
 
-def score(result: AccuracyResult, persons: PersonSet) -> AccuracyResult:
+def add_score(result: AccuracyResult, persons: PersonSet) -> AccuracyResult:
     """The result with the score of its predictions by COCO's rules."""
     results, metrics, coco_lines = coco_eval.score(result.predictions, persons)
     return replace(result, results=results, metrics=metrics, coco_lines=coco_lines)

@@ -13,7 +13,7 @@ from rtmpose import timing
 from rtmpose.data.coco import DataSet, PersonSet
 from rtmpose.engines import Engine, monitor
 from rtmpose.errors import KitError
-from rtmpose.evaluate.accuracy import AccuracyResult, predict_all, score
+from rtmpose.evaluate.accuracy import AccuracyResult, add_score, predict_all
 from rtmpose.evaluate.predictions import join
 from rtmpose.evaluate.ranks import Ranks
 from rtmpose.evaluate.throughput import throughput_input, time_batches
@@ -37,7 +37,7 @@ def measure_accuracy_by_ranks(ranks: Ranks, engine: Engine, persons: PersonSet, 
     if ranks.rank:
         return predicted
     conditions = [part.conditions for part in parts]
-    return score(AccuracyResult(
+    return add_score(AccuracyResult(
         predictions=join([part.predictions for part in parts]),
         batch_ms=[milliseconds for part in parts for milliseconds in part.batch_ms],
         seconds=max(part.seconds for part in parts),

@@ -86,7 +86,7 @@ def check_runs(model: onnx.ModelProto, path: str | Path, input_shape: Sequence[i
         raise KitError(f"{path}: can't run ({first_line(error)}); export it again") from error
 
 
-def load(path: str | Path) -> onnx.ModelProto:
+def load_model(path: str | Path) -> onnx.ModelProto:
     """Read and check an ONNX file. Raises KitError if it is missing, truncated or not valid."""
     if not Path(path).is_file():
         raise KitError(f"{path}: no such ONNX file; export.py --simplify makes it")

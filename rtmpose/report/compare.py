@@ -13,9 +13,9 @@ from rtmpose.data.agreement import crop_distances, describe_agreement
 from rtmpose.data.coco import read_annotations
 from rtmpose.data.preprocess import box_to_center_scale
 from rtmpose.errors import EXIT_ACCURACY_MISSED, EXIT_OK, EXIT_SLOWER, EXIT_USER_ERROR, KitError
-from rtmpose.evaluate.bootstrap import Matches, bootstrap_difference, full_ap, match_images, read_results
 from rtmpose.evaluate.repeats import students_t
 from rtmpose.report import summary as rows
+from rtmpose.report.bootstrap import Matches, bootstrap_difference, full_ap, match_images, read_keypoints
 from rtmpose.report.results import Cell, annotation_file, boxes_of, find_annotations, network
 
 _AP_TOLERANCE = 1e-4  # keypoints.json may order persons of equal scores differently
@@ -180,7 +180,7 @@ def _score_again(row: Row, base: Cell, report: Report, given: str | None) -> Non
     if not all(file.is_file() for file in files):
         report.notes.append(f"{row.cell.name}: no interval of AP, as keypoints.json is missing beside a summary.json")
         return
-    expected, found = map(read_results, files)
+    expected, found = map(read_keypoints, files)
     row.agreement = compare_keypoints(expected, found, base.accuracy["engine"])
     path, digest = annotation_file(base.accuracy)
     annotations = find_annotations(path, digest, given)
@@ -198,7 +198,7 @@ def _score_again(row: Row, base: Cell, report: Report, given: str | None) -> Non
 def _match(path: Path, expected: float, image_ids: frozenset[int | str] | None, annotations: Path) -> Matches:
     """Score a ``keypoints.json`` again. Raises KitError if that doesn't give the AP that its summary has."""
     known = _read_annotations(annotations)
-    matches = match_images(known, read_results(path), list(image_ids or [image["id"] for image in known.images]))
+    matches = match_images(known, read_keypoints(path), list(image_ids or [image["id"] for image in known.images]))
     ap = full_ap(matches)
     if abs(ap - expected) > _AP_TOLERANCE:
         raise KitError(f"{path}: gives AP {ap:.4f}, but the summary.json beside it says {expected:.4f}; measure it "

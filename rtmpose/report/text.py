@@ -103,14 +103,14 @@ def photograph_line(predictions: Predictions, record: Record) -> str:
             f"{KEYPOINT_SCORE_THRESHOLD}, {record.precision}, {record.backend}")
 
 
-def throughput_lines(measured: dict[str, Any], batch_size: int) -> str:
+def throughput_lines(measured: dict[str, Any], batch: int) -> str:
     """Figures of a throughput run; ``measured`` is its part of ``summary.json``."""
     headline = {**measured["latency_ms"], "spread": measured["spread"], "fps": measured["fps"]}
     lines = [f"* Mean inference time: {headline['mean']:.3f} ms, Mean fps: {headline['fps']:.2f}"]
     for name, timed in ({measured["fps_of"]: headline} | measured["other_timings"]).items():
         lines.append(f"  {name}: {_latency(timed)}, spread {timed['spread']:.1%}, {timed['fps']:.2f} persons a second")
     steady = "speed steady" if measured["steady"] else "speed not yet steady"
-    lines.append(f"  timed: {measured['iterations']} batches of {batch_size} after a warm-up of {measured['warmup']} "
+    lines.append(f"  timed: {measured['iterations']} batches of {batch} after a warm-up of {measured['warmup']} "
                  f"({measured['warmup_s']:.1f} s, {steady}); input: {measured['input']}; reading, cropping and "
                  "decoding not included")
     lines += [ranks_lines(measured["ranks"])] if "ranks" in measured else []
@@ -172,19 +172,19 @@ def _latency(latency: dict[str, float]) -> str:
             f"p99 {latency['p99']:.3f} ms")
 
 
-def loadgen_start_lines(runner: loadgen.QueueRunner, batch_size: int) -> str:
+def loadgen_start_lines(runner: loadgen.QueueRunner, batch: int) -> str:
     """Settings of a LoadGen run that is about to start, and a warning if they don't suit the engine."""
     config = runner.config
     rate = f", {runner.target_qps:.4g} queries a second" if config.scenario == "server" else ""
     if config.accuracy:
         return f"LoadGen: {config.scenario}, accuracy, every sample once{rate}"
     line = f"LoadGen: {config.scenario}, performance, at least {config.min_duration:g} s{rate}"
-    if config.scenario == "singlestream" and batch_size > 1:
-        line += (f"\nEach query is one person in a batch padded to {batch_size}: for the latency of one, build the "
+    if config.scenario == "singlestream" and batch > 1:
+        line += (f"\nEach query is one person in a batch padded to {batch}: for the latency of one, build the "
                  "engine for batch 1")
     # A query may have to wait for one batch and is in the next.
     if config.scenario == "server" and 2 * runner.batch_ms > config.target_latency:
-        line += (f"\nA batch of {batch_size} takes {runner.batch_ms:.3g} ms, and a query may wait for one and be in "
+        line += (f"\nA batch of {batch} takes {runner.batch_ms:.3g} ms, and a query may wait for one and be in "
                  f"the next: {config.target_latency:g} ms are too few at any rate; build the engine for a smaller "
                  "batch, or see --target_latency")
     return line

@@ -19,7 +19,7 @@ def test_flops_are_those_that_pytorch_counts(model_files: dict[str, Path]) -> No
     network = load_network(model_files["config"], model_files["checkpoint"])
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network.module(torch.zeros(2, 3, 256, 192))
-    fixed = graph.simplify(graph.load(model_files["onnx"]), (2, 3, 256, 192))
+    fixed = graph.simplify(graph.load_model(model_files["onnx"]), (2, 3, 256, 192))
     work = count_work(fixed)
     assert sum(one.flops for one in work) == counter.get_total_flops()
     assert {one.type for one in work} == {"fp32"} and all(one.bytes > 0 for one in work)

@@ -106,7 +106,7 @@ def test_int8_gives_the_keypoints_that_the_graph_says(demo_onnx: Path, calibrati
     """
     calibrating = calibrate.load_calibration_set(calibration_folder, (192, 256)).batches[:4]
     crops = calibrate.load_calibration_set(people_folder, (192, 256)).batches[:8]
-    fixed = graph.simplify(graph.load(demo_onnx), crops[0].shape)
+    fixed = graph.simplify(graph.load_model(demo_onnx), crops[0].shape)
     ranges = calibrate.find_ranges(fixed, openvino.INT8_SCHEME, calibrating)
     quantized = quantize.insert_quantization(fixed, ranges, openvino.INT8_SCHEME)
     expected, scores = emulation.keypoints(quantized, crops)
@@ -137,7 +137,7 @@ def test_bf16_moves_no_more_keypoints_than_pytorch_in_bf16(demo_onnx: Path, peop
     assert "| 34 from Reshape to cls_y/MatMul |" in build_lines(plan, built)
     engine = load_engine(tmp_path / "bf16.engine")
     crops = calibrate.load_calibration_set(people_folder, (192, 256)).batches[:8]
-    exact, scores = emulation.keypoints(graph.simplify(graph.load(demo_onnx), crops[0].shape), crops)
+    exact, scores = emulation.keypoints(graph.simplify(graph.load_model(demo_onnx), crops[0].shape), crops)
 
     config, (checkpoint,) = ROOT / "demo/rtmpose-t_drawn-people-256x192.py", (ROOT / "demo").glob("*.pth")
     estimator = load_network(config, checkpoint).module.estimator

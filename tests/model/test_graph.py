@@ -146,7 +146,7 @@ def test_batch_and_input_agree_with_the_graph(tmp_path: Path, batch: int | None,
     if isinstance(expected, str):
         assert expected in refusal(path, "fp32", batch, declared)
     else:
-        assert graph.find_input(graph.load(path), path, batch, declared) == expected
+        assert graph.find_input(graph.load_model(path), path, batch, declared) == expected
 
 
 def test_an_operator_that_cant_run_is_refused_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

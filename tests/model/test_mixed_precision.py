@@ -18,7 +18,7 @@ BATCH = 2
 @pytest.fixture(scope="module")
 def model(model_files: dict[str, Path]) -> onnx.ModelProto:
     """A random RTMPose-t in FP32, simplified, with a fixed batch size."""
-    return graph.simplify(graph.load(model_files["onnx"]), (BATCH, 3, 256, 192))
+    return graph.simplify(graph.load_model(model_files["onnx"]), (BATCH, 3, 256, 192))
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from rtmpose.model.graph import open_session, simplify
 from rtmpose.model.int8.equalize import Factors, channel_factors, equalize, equalized_tensors
 from rtmpose.model.int8.quantize import Int8Scheme, Ranges
 
-RECIPE = 4  # increases when the same crops give another calibration, so that old caches are not used
+CALIBRATION_RECIPE = 4  # increases when the same crops give another calibration, so that old caches are not used
 
 # Share of a tensor's numbers that its scale covers. In the demo, 99.99 loses more AP, and 100 moves more keypoints.
 PERCENTILE = 99.999
@@ -74,7 +74,7 @@ def load_calibration_set(folder: str | Path, input_size: tuple[int, int]) -> Cal
 def facts(scheme: Int8Scheme, crops: CalibrationSet) -> dict[str, Any]:
     """Everything a calibration depends on, except the ONNX file."""
     import onnxruntime
-    return {"recipe": RECIPE, "scheme": asdict(scheme), "seed": SEED, "persons": crops.persons,
+    return {"recipe": CALIBRATION_RECIPE, "scheme": asdict(scheme), "seed": SEED, "persons": crops.persons,
             "annotations_sha256": crops.annotations_sha256, "crops_sha256": crops.crops_sha256,
             "library": "onnxruntime.quantization", "library_version": onnxruntime.__version__}
 

@@ -61,7 +61,7 @@ def export_published(name: str, folder: Path) -> ModelProto:
     network = Network(_SimCC(build_estimator(read.model, config)).eval(), read.input_size, read.skeleton)
     export.export(network, folder / "model.onnx", {}, simplify_it=True)
     width, height = network.input_size
-    fixed = graph.simplify(graph.load(folder / "model.onnx"), (2, 3, height, width))
+    fixed = graph.simplify(graph.load_model(folder / "model.onnx"), (2, 3, height, width))
     spec = graph.read_spec(fixed, "model.onnx")
     assert spec == graph.ModelSpec(len(read.skeleton.keypoints), (2 * width, 2 * height), read.skeleton, {})
     return fixed

@@ -167,7 +167,7 @@ def test_user_errors_are_one_line(model_files: dict[str, Path], tmp_path: Path, 
         (tmp_path / "set").mkdir()
         draw_dataset(tmp_path / "set", images=images, seed=1)
     if message.startswith("fixed.onnx"):
-        onnx.save(graph.simplify(graph.load(path), (2, 3, 256, 192)), path := tmp_path / "fixed.onnx")
+        onnx.save(graph.simplify(graph.load_model(path), (2, 3, 256, 192)), path := tmp_path / "fixed.onnx")
     done = build(path, tmp_path / "a.engine", tmp_path / "set", "onnxruntime", 2, precision)
     assert done.returncode == 2 and not list(tmp_path.glob("*a.engine*"))
     assert len(done.stderr.strip().splitlines()) == 1 and message in done.stderr

@@ -23,7 +23,7 @@ def crops(calibration_folder: Path) -> list[np.ndarray]:
 @pytest.fixture(scope="module")
 def demo(demo_onnx: Path, crops: list[np.ndarray]) -> onnx.ModelProto:
     """The demo's network, simplified, for those batches."""
-    return graph.simplify(graph.load(demo_onnx), crops[0].shape)
+    return graph.simplify(graph.load_model(demo_onnx), crops[0].shape)
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ SCHEMES = {name: BACKENDS[name].INT8_SCHEME for name in BACKENDS}
 @pytest.fixture(scope="module")
 def model(model_files: dict[str, Path]) -> onnx.ModelProto:
     """A random RTMPose-t in FP32, simplified, with a fixed batch size."""
-    return graph.simplify(graph.load(model_files["onnx"]), SHAPE)
+    return graph.simplify(graph.load_model(model_files["onnx"]), SHAPE)
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +210,7 @@ def test_int8_beside_fp16_is_valid_and_as_near_to_fp32_as_int8_alone(demo_onnx: 
     two graphs end about as far apart as INT8 is from FP32 (0.050 and 0.062 were measured). But it is noise of the same
     size, not more: two independent roundings would differ by 1.4 times what one does, and be equally far from FP32."""
     crops = calibrate.load_calibration_set(calibration_folder, (192, 256)).batches[:2]
-    demo, scheme = graph.simplify(graph.load(demo_onnx), crops[0].shape), SCHEMES["tensorrt"]
+    demo, scheme = graph.simplify(graph.load_model(demo_onnx), crops[0].shape), SCHEMES["tensorrt"]
     found = calibrate.find_ranges(demo, scheme, crops)
     quantized = quantize.insert_quantization(mixed_precision.scale_final_convolutions(demo), found, scheme)
     typed, _ = mixed_precision.to_mixed_precision(quantized, "fp16")

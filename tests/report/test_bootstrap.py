@@ -10,13 +10,13 @@ from helpers import draw_dataset
 
 from rtmpose.data.coco import read_annotations
 from rtmpose.errors import KitError
-from rtmpose.evaluate.bootstrap import (
+from rtmpose.report.bootstrap import (
     Matches,
     average_precision,
     bootstrap_difference,
     full_ap,
     match_images,
-    read_results,
+    read_keypoints,
     resample,
 )
 
@@ -115,4 +115,4 @@ def test_broken_results(drawn_set: tuple[Path, dict], tmp_path: Path, changed: d
     file = tmp_path / "keypoints.json"
     file.write_text(json.dumps([{**jitter(content, 0, 4)[0], **changed}]))
     with pytest.raises(KitError, match=message):
-        match(path, content, read_results(file))
+        match(path, content, read_keypoints(file))

@@ -32,7 +32,7 @@ class Matches:
     recalls: np.ndarray  # float64 (101,), where precision is read
 
 
-def read_results(path: Path) -> list[dict[str, Any]]:
+def read_keypoints(path: Path) -> list[dict[str, Any]]:
     """Read a ``keypoints.json``. Raises KitError if it can't be read or is no list of COCO keypoint results."""
     results = read_json(path, "keypoints in COCO result format")
     try:
