@@ -64,7 +64,7 @@ def test_a_bug_in_any_stage_lowers_ap(engine: Engine, people: PersonSet, monkeyp
         monkeypatch.setattr(preprocess, "normalize", lambda pixels, out: normalize(pixels[..., ::-1], out))
     elif bug == "not normalised":
         monkeypatch.setattr(preprocess, "normalize",
-                            lambda pixels, out: np.copyto(out, pixels[..., ::-1].transpose(2, 0, 1)))
+                            lambda pixels, out: np.copyto(out, pixels[..., ::-1].transpose(2, 0, 1)) or out)
     elif bug == "crop shifted":
         shift_the_crop(monkeypatch, 1, 1)
     else:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from rtmpose.machine import cpu
-from rtmpose.machine.gpu import Gpu, describe_driver
+from rtmpose.machine.gpu import Gpu, GpuSensor, describe_driver
 from rtmpose.machine.monitor import Monitor, judge_cpu, judge_gpu
 from rtmpose.report.text import describe_conditions
 
@@ -285,6 +285,19 @@ def test_figures_of_the_gpu(machine: Machine, monkeypatch: pytest.MonkeyPatch, c
     assert monitor.costs(10_000).get("energy") == (None if changed else energy)
     assert describe_driver(GPU) == {"driver": "580.65.06", "power_limit_w": 72, "persistence_mode": True,
                                     "mig_mode": mig}
+
+
+@pytest.mark.parametrize(("visible", "handle"), [
+    ("", f"device {GPU.bus_id}"), ("1,0", f"device {GPU.bus_id}"), ("GPU-12", f"device {GPU.bus_id}"),
+    ("MIG-12,MIG-34", "instance MIG-12")])
+def test_nvml_watches_the_gpu_that_cuda_uses(monkeypatch: pytest.MonkeyPatch, visible: str, handle: str) -> None:
+    asked = []
+    module = nvml(nvmlDeviceGetHandleByUUID=lambda uuid: f"instance {uuid}",
+                  nvmlDeviceGetPowerUsage=lambda device: asked.append(device) or 71500)
+    monkeypatch.setitem(sys.modules, "pynvml", module)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    GpuSensor(GPU).read()
+    assert asked == [handle]
 
 
 @pytest.mark.parametrize(("module", "reason"), [
