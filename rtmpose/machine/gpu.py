@@ -103,7 +103,7 @@ class GpuSensor:
         import pynvml as nvml
         self._nvml = nvml
         nvml.nvmlInit()
-        # NVML counts in another order than CUDA. A MIG instance is chosen by its UUID and shares the card's PCI address.
+        # NVML counts in another order than CUDA. MIG instances, chosen by their UUID, share their card's PCI address.
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[gpu.ordinal:][:1]
         self._device = (nvml.nvmlDeviceGetHandleByUUID(visible[0]) if visible and visible[0].startswith("MIG-")
                         else nvml.nvmlDeviceGetHandleByPciBusId(gpu.bus_id))
