@@ -125,7 +125,7 @@ def find_input(model: onnx.ModelProto, path: str | Path, batch: int | None,
         raise KitError(f"{path}: has the input {_describe(inputs)}, {says}; they must agree")
     shape = wanted[0], 3, found[2] or wanted[2], found[3] or wanted[3]
     if min(shape) < 1:
-        raise KitError(f"{path}: has the input {_describe(inputs)} of no fixed height and width; say them with --input")
+        raise KitError(f"{path}: has the input {_describe(inputs)}: height and width are dynamic; pass --input")
     if math.prod(shape) > _LARGEST:
         raise KitError(f"{path}: a batch of {shape[0]} crops of {shape[3]}x{shape[2]} (WxH) has more than {_LARGEST:,} "
                        "numbers, which no runtime takes; use a smaller batch")
