@@ -132,8 +132,10 @@ class QueueRunner:
                 pool.submit(self._answer_queries, bar)
             sut = mlperf_loadgen.ConstructSUT(self._enqueue, lambda: None)
             qsl = mlperf_loadgen.ConstructQSL(len(self.pixels), len(self._memory), self.load, lambda indices: None)
-            mlperf_loadgen.StartTestWithLogSettings(sut, qsl, make_settings(self), log_settings)
-            self._enqueue([None] * self._in_flight)
+            try:
+                mlperf_loadgen.StartTestWithLogSettings(sut, qsl, make_settings(self), log_settings)
+            finally:  # else leaving the pool would wait for its threads for ever
+                self._enqueue([None] * self._in_flight)
         mlperf_loadgen.DestroyQSL(qsl)
         mlperf_loadgen.DestroySUT(sut)
         if self._error:
