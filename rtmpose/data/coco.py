@@ -3,8 +3,10 @@ predicted, in which image, in which box."""
 
 import gc
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +71,12 @@ class PersonSet:
         return sum(len(image.persons) for image in self.images)
 
     def __iter__(self) -> Iterator[Person]:
-        return (person for image in self.images for person in image.persons)
+        return (person for _, person in self.pairs)
+
+    @property
+    def pairs(self) -> list[tuple[Image, Person]]:
+        """All persons in order, each with its image."""
+        return [(image, person) for image in self.images for person in image.persons]
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,11 @@ class DataSet:
 
     def __str__(self) -> str:
         return f"{self.annotations} and {self.images}"
+
+
+def regroup(pairs: Iterable[tuple[Image, Person]]) -> list[Image]:
+    """The images of some of :attr:`PersonSet.pairs` in their order, each with those of its persons."""
+    return [replace(image, persons=[person for _, person in group]) for image, group in groupby(pairs, itemgetter(0))]
 
 
 def load_persons(data_set: DataSet | str | Path | None, detections: str | Path | None = None,

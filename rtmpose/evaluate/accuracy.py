@@ -17,7 +17,7 @@ from rtmpose.evaluate.predictions import Predictions
 
 @dataclass(frozen=True)
 class AccuracyResult:
-    """Result of accuracy mode. The last three fields are empty until :func:`score` fills them."""
+    """Result of accuracy mode. The last three fields are empty until :func:`add_score` fills them."""
 
     predictions: Predictions  # in the order of the set
     batch_ms: list[float]  # of each run of the engine

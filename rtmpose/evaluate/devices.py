@@ -2,15 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import groupby
-from operator import itemgetter
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
 from rtmpose import timing
-from rtmpose.data.coco import DataSet, PersonSet
+from rtmpose.data.coco import DataSet, PersonSet, regroup
 from rtmpose.engines import Engine, monitor
 from rtmpose.errors import KitError
 from rtmpose.evaluate.accuracy import AccuracyResult, add_score, predict_all
@@ -55,9 +53,7 @@ def take_share(persons: PersonSet, rank: int, world_size: int, batch: int) -> Pe
         raise KitError(f"{len(persons)} persons are {batches} batch{'es' * (batches > 1)} of {batch}, too few for "
                        f"{world_size} ranks; start fewer")
     first, end = (batches * number // world_size * batch for number in (rank, rank + 1))
-    pairs = [(image, person) for image in persons.images for person in image.persons][first:end]
-    return replace(persons, images=tuple(replace(image, persons=tuple(person for _, person in group))
-                                         for image, group in groupby(pairs, itemgetter(0))))
+    return replace(persons, images=tuple(regroup(persons.pairs[first:end])))
 
 
 def measure_throughput_by_ranks(ranks: Ranks, engine: Engine, data_set: DataSet | str | None, warmup: int,

@@ -9,13 +9,12 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import groupby
 
 import numpy as np
 from tqdm import tqdm
 
 from rtmpose.data import postprocess, preprocess
-from rtmpose.data.coco import Image, PersonSet
+from rtmpose.data.coco import Image, PersonSet, regroup
 from rtmpose.data.images import read_image
 from rtmpose.engines.tensorrt import kernels
 from rtmpose.engines.tensorrt.engine import IN_FLIGHT, TensorRTEngine
@@ -46,8 +45,8 @@ def predict_persons_on_gpu(engine: TensorRTEngine, persons: PersonSet, flip_test
     memory runs out.
     """
     record = engine.record
-    batches = split_batches(persons.images, record.batch)
-    image_bytes = max(sum(count_bytes(image) for image, _ in images) for images in batches)
+    batches = split_batches(persons, record.batch)
+    image_bytes = max(sum(count_bytes(image) for image in images) for images in batches)
     memory = deque(ImageBatch(engine.pinned((image_bytes,), np.uint8), engine.pinned((record.batch,), kernels.REGION))
                    for _ in range(count_buffers(len(persons.images), len(batches))))
     runner = KeypointRunner(engine, image_bytes, flip_test)
@@ -87,12 +86,10 @@ def run_all(pool: ThreadPoolExecutor, infer: Callable[[ImageBatch], Result], bat
     yield from (job.result() for job in running)
 
 
-def split_batches(images: Sequence[Image], batch: int) -> list[list[tuple[Image, int]]]:
-    """The images of each batch of persons, with the number of their persons in it: an image may be in several batches.
-    """
-    repeated = [image for image in images for _ in image.persons]
-    return [[(image, len(list(group))) for image, group in groupby(repeated[start:start + batch])]
-            for start in range(0, len(repeated), batch)]
+def split_batches(persons: PersonSet, batch: int) -> list[list[Image]]:
+    """The images of each batch of persons, with their persons in it: an image may be in several batches."""
+    pairs = persons.pairs
+    return [regroup(pairs[start:start + batch]) for start in range(0, len(pairs), batch)]
 
 
 def count_bytes(image: Image) -> int:
@@ -106,7 +103,7 @@ def count_buffers(images: int, batches: int) -> int:
     return min(IN_FLIGHT + 2 + int(ahead), batches)
 
 
-def read_batches(batches: Sequence[Sequence[tuple[Image, int]]], centers: np.ndarray, scales: np.ndarray,
+def read_batches(batches: Sequence[Sequence[Image]], centers: np.ndarray, scales: np.ndarray,
                  input_size: tuple[int, int], memory: deque[ImageBatch]) -> Generator[ImageBatch]:
     """Batches in order, while a thread for each core reads ahead into ``memory``, as long as there is some.
 
@@ -129,16 +126,16 @@ def read_batches(batches: Sequence[Sequence[tuple[Image, int]]], centers: np.nda
             pool.shutdown(cancel_futures=True)
 
 
-def start_reading(pool: ThreadPoolExecutor, images: Sequence[tuple[Image, int]], centers: np.ndarray,
-                  scales: np.ndarray, input_size: tuple[int, int], batch: ImageBatch) -> list[Future[None]]:
+def start_reading(pool: ThreadPoolExecutor, images: Sequence[Image], centers: np.ndarray, scales: np.ndarray,
+                  input_size: tuple[int, int], batch: ImageBatch) -> list[Future[None]]:
     """Start a job for each image, which fills its part of the batch."""
     jobs, start, row = [], 0, 0
-    for image, persons in images:
-        end, rows = start + count_bytes(image), slice(row, row + persons)
+    for image in images:
+        end, rows = start + count_bytes(image), slice(row, row + len(image.persons))
         batch.regions["start"][rows] = start
         jobs.append(pool.submit(fill_part, image, centers[rows], scales[rows], input_size, batch.pixels[start:end],
                                 batch.regions[rows]))
-        start, row = end, row + persons
+        start, row = end, rows.stop
     batch.image_bytes, batch.persons = start, row
     return jobs
 

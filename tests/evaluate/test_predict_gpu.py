@@ -23,8 +23,8 @@ SIZE = (192, 256)
 
 def read(persons: PersonSet, batch: int, buffers: int, use: Callable[[ImageBatch], None]) -> None:
     """Read all batches into a few buffers; ``use`` sees each before its buffer is used again."""
-    split = predict_gpu.split_batches(persons.images, batch)
-    largest = max(sum(predict_gpu.count_bytes(image) for image, _ in images) for images in split)
+    split = predict_gpu.split_batches(persons, batch)
+    largest = max(sum(predict_gpu.count_bytes(image) for image in images) for images in split)
     memory = deque(ImageBatch(np.zeros(largest, np.uint8), np.zeros(batch, kernels.REGION)) for _ in range(buffers))
     regions = preprocess.box_to_center_scale(np.stack([person.bbox for person in persons]), SIZE)
     with closing(predict_gpu.read_batches(split, *regions, SIZE, memory)) as batches:
