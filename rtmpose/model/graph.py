@@ -31,6 +31,9 @@ _TYPES: dict[int, str] = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16"
                           TensorProto.DOUBLE: "fp64", TensorProto.INT64: "int64", TensorProto.INT8: "int8",
                           TensorProto.UINT8: "int8"}
 
+# Operators of ONNX, ONNX Runtime and OpenVINO that only quantized graphs have, e.g. QLinearConv, QGemm, MatMulNBits.
+_QUANTIZED = re.compile("[Qq]uant|Integer|^Q[A-Z]|MatMul(NBits|Bnb4|FpQ4)")
+
 _LARGEST = 1 << 31  # numbers in an input, which is TensorRT's limit
 
 
@@ -82,27 +85,53 @@ def check_runs(model: onnx.ModelProto, path: str | Path, input_shape: Sequence[i
     name, (batch, *_) = read_input(model)
     try:
         open_session(model).run(None, {name: np.zeros((batch or 1, *input_shape[1:]), np.float32)})
-    except Exception as error:  # ONNX Runtime's errors share no public base
-        raise KitError(f"{path}: can't run ({first_line(error)}); export it again") from error
+    except Exception as error:  # ONNX Runtime's errors share no public base; some begin with a C++ signature
+        reason = re.sub(r"^.*/onnxruntime_src/.*\) (?=[A-Z])", "", str(error))
+        raise KitError(f"{path}: can't run ({first_line(reason)}); export it again") from error
 
 
 def load_model(path: str | Path) -> onnx.ModelProto:
-    """Read and check an ONNX file. Raises KitError if it is missing, truncated or not valid."""
+    """Read and check an ONNX file. Raises KitError if it is missing, cut off or not valid, or no FP32 network."""
     if not Path(path).is_file():
         raise KitError(f"{path}: no such ONNX file; export.py --simplify makes it")
     try:
         model = onnx.load(path, "protobuf", load_external_data=False)
-        external = any(tensor.data_location == TensorProto.EXTERNAL for tensor in model.graph.initializer)
-        if not external:
+        obstacle = _find_obstacle(model)
+        if not obstacle:
             onnx.checker.check_model(model)
         if any(isinstance(text, bytes) for entry in model.metadata_props for text in (entry.key, entry.value)):
             raise ValueError("its metadata is not UTF-8")
     except Exception as error:  # protobuf, onnx and the file system each raise their own
         raise KitError(f"{path}: is no valid ONNX file or was cut off ({first_line(error, 120)}); export it again"
                        ) from error
-    if external:
-        raise KitError(f"{path}: keeps weights in other files, expected all in one; export it again with export.py")
+    if obstacle:
+        raise KitError(f"{path}: {obstacle}")
     return model
+
+
+def _find_obstacle(model: onnx.ModelProto) -> str | None:
+    """Why a file is no FP32 network that the kit can read, and what to do, or None. The graph may be broken."""
+    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+    for name, found, newest in (("IR version", model.ir_version, onnx.IR_VERSION),
+                                ("opset", opset, onnx.defs.onnx_opset_version())):
+        if found > newest:
+            return (f"has {name} {found}, onnx {onnx.__version__} supports {newest} at most; export it with an older "
+                    "one, e.g. opset 17 as export.py does, or convert it with onnx.version_converter")
+    if any(tensor.data_location == TensorProto.EXTERNAL for tensor in model.graph.initializer):
+        return "keeps weights in other files, expected all in one; export it again with export.py"
+    nodes = (*model.graph.node, *(node for function in model.functions for node in function.node))
+    if quantized := Counter(node.op_type for node in nodes if _QUANTIZED.search(node.op_type)):
+        found = ", ".join(f"{number} {operator}" for operator, number in quantized.most_common(3))
+        return (f"is quantized already (operators: {first_line(found)}), expected the FP32 file that export.py writes; "
+                "give that one, with --precision int8 to quantize it")
+    types = Counter([*(tensor.data_type for tensor in model.graph.initializer), *(
+        attribute.t.data_type or attribute.i for node in nodes for attribute in node.attribute
+        if attribute.name in ("to", "value"))])
+    for half in (TensorProto.FLOAT16, TensorProto.BFLOAT16):
+        if types[half]:
+            return (f"is {_TYPES[half]} already ({types[half]} constants and casts), expected the FP32 file that "
+                    f"export.py writes; give that one, with --precision {_TYPES[half]} to convert it")
+    return None
 
 
 def find_input(model: onnx.ModelProto, path: str | Path, batch: int | None,

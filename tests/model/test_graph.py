@@ -3,12 +3,18 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
+import onnx.version_converter
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime import quantization
+from onnxruntime.transformers.float16 import convert_float_to_float16
 
+from rtmpose.engines import load_engine
 from rtmpose.engines.build import build_engine, plan_build
 from rtmpose.engines.record import read_record
 from rtmpose.errors import KitError
@@ -17,10 +23,12 @@ from rtmpose.model import graph
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 
 
-def refusal(path: Path, precision: str = "fp32", batch: int | None = 2, declared: object = None) -> str:
-    """The error of a build for ONNX Runtime."""
+def refusal(path: Path, precision: str = "fp32", batch: int | None = 2, declared: object = None,
+            folder: Path | None = None) -> str:
+    """The error of a build for ONNX Runtime, in INT8 with the calibration set ``folder``."""
     with pytest.raises(KitError) as raised:
-        build_engine(plan_build(path, path.with_name("out.engine"), batch, precision, "onnxruntime", None, declared))
+        build_engine(plan_build(path, path.with_name("out.engine"), batch, precision, "onnxruntime",
+                                folder if precision == "int8" else None, declared))
     message = str(raised.value)
     assert "\n" not in message and len(message) < 700
     assert not list(path.parent.glob("*out.engine*"))
@@ -65,6 +73,7 @@ def test_the_smallest_graph_builds(tmp_path: Path) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize(("changed", "message"), [
     ({"kind": HALF}, "input is fp16, expected fp32"),
+    ({"x": TINY["x"].astype(np.float16)}, "odd.onnx: is fp16 already (1 constants and casts)"),
     ({"kind": TensorProto.UINT8}, "input is int8, expected fp32"),
     ({"kind": TensorProto.DOUBLE}, "input is fp64, expected fp32"),
     ({"output_kind": HALF}, "expected fp32"),
@@ -83,7 +92,6 @@ def test_the_smallest_graph_builds(tmp_path: Path) -> None:
     ({"outputs": {}}, "odd.onnx: "),
     ({"outputs": {"simcc_x": ["N", 1, 384]}}, "has the outputs simcc_x"),
     ({"outputs": {"row": ["N", 1, 192], "simcc_y": ["N", 1, 512]}}, "has the outputs row"),
-    ({"opset": 999}, "odd.onnx: "),
     ({"opset": 1}, "odd.onnx: "),
     ({"x": np.ones((0, 192, 384), np.float32)}, ""),
     ({"x": np.ones((1, 192, 0), np.float32), "outputs": {"simcc_x": ["N", 1, 0], "simcc_y": ["N", 1, 512]}}, ""),
@@ -108,6 +116,76 @@ def test_odd_graphs(tmp_path: Path, precision: str, changed: dict, message: str 
             return
         message = "can't be converted to fp16 ("
     assert message in refusal(path, precision)
+
+
+def quantize_statically(form: quantization.QuantFormat) -> Callable[[Path], None]:
+    def quantize(path: Path) -> None:
+        crops = iter([{"input": np.ones((1, 3, 256, 192), np.float32)}, None])
+        reader = SimpleNamespace(get_next=crops.__next__, set_range=None)
+        quantization.quantize_static(path, path, reader, quant_format=form)
+    return quantize
+
+
+def halve(keep_io_types: bool) -> Callable[[Path], None]:
+    return lambda path: onnx.save(convert_float_to_float16(onnx.load(path), keep_io_types=keep_io_types), path)
+
+
+def change(**fields: int) -> Callable[[Path], None]:
+    def save_changed(path: Path) -> None:
+        model = onnx.load(path)
+        model.ir_version = fields.get("ir", model.ir_version)
+        model.opset_import[0].version = fields.get("opset", model.opset_import[0].version)
+        onnx.save(model, path)
+    return save_changed
+
+
+GIVE = "expected the FP32 file that export.py writes; give that one, with --precision"
+SUPPORTS, NEWEST = f"onnx {onnx.__version__} supports", onnx.defs.onnx_opset_version()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize(("change", "message"), [
+    (quantize_statically(quantization.QuantFormat.QDQ), f"(operators: 5 DequantizeLinear, 3 QuantizeLinear), {GIVE} i"),
+    (quantize_statically(quantization.QuantFormat.QOperator), "is quantized already (operators: 2 QLinearMatMul, "),
+    (lambda path: quantization.quantize_dynamic(path, path), "(operators: 2 MatMulInteger, 1 DynamicQuantizeLinear), "),
+    (halve(keep_io_types=True), f"odd.onnx: is fp16 already (3 constants and casts), {GIVE} fp16"),
+    (halve(keep_io_types=False), f"odd.onnx: is fp16 already (2 constants and casts), {GIVE} fp16"),
+    (change(ir=onnx.IR_VERSION + 1), f"has IR version {onnx.IR_VERSION + 1}, {SUPPORTS} {onnx.IR_VERSION} at most; "),
+    (change(opset=999), f"has opset 999, {SUPPORTS} {NEWEST} at most; export it with an older one, e.g. opset 17"),
+], ids=["qdq", "qlinear", "dynamic", "fp16 inside", "fp16", "ir", "opset"])
+def test_converted_files_are_refused_for_what_they_are(tmp_path: Path, calibration_folder: Path, precision: str,
+                                                       change: Callable, message: str) -> None:
+    """Whatever the precision: a graph in INT8 or FP16 would give another AP than its record says."""
+    path = tiny(tmp_path / "odd.onnx")
+    change(path)
+    assert message in refusal(path, precision, folder=calibration_folder)
+
+
+@pytest.mark.parametrize("operator", ["QGemm", "QLinearAdd", "MatMulNBits", "MatMulBnb4", "FakeQuantize", "ConvInteger",
+                                      "GatherBlockQuantized", "DynamicQuantizeMatMul"])
+def test_quantized_operators_of_other_tools(tmp_path: Path, operator: str) -> None:
+    path = tiny(tmp_path / "odd.onnx", nodes=[helper.make_node(operator, ["input"], ["x"], domain="com.microsoft")])
+    assert f"is quantized already (operators: 1 {operator})" in refusal(path)
+
+
+def test_the_newest_versions_are_built(tmp_path: Path) -> None:
+    """Those that the line above says are supported."""
+    model = onnx.version_converter.convert_version(onnx.load(tiny(tmp_path / "new.onnx")), NEWEST)
+    model.ir_version = onnx.IR_VERSION
+    onnx.save(model, tmp_path / "new.onnx")
+    for backend in ("onnxruntime", "openvino"):
+        build_engine(plan_build(tmp_path / "new.onnx", tmp_path / "new.engine", 2, "fp32", backend))
+        crops = np.random.default_rng(0).normal(size=(2, 3, 256, 192)).astype(np.float32)
+        session = onnxruntime.InferenceSession(tmp_path / "new.onnx")
+        for found, expected in zip(load_engine(tmp_path / "new.engine").infer(crops),
+                                   session.run(graph.OUTPUTS, {"input": crops}), strict=True):
+            np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_an_onnxruntime_that_is_older_than_the_file_says_its_versions(tmp_path: Path) -> None:
+    change(ir=onnx.IR_VERSION + 1)(tiny(tmp_path / "odd.onnx"))
+    with pytest.raises(KitError, match=r"can't run \(Unsupported model IR version: \d+, max supported IR version"):
+        graph.check_runs(onnx.load(tmp_path / "odd.onnx"), tmp_path / "odd.onnx", (2, 3, 256, 192))
 
 
 @pytest.mark.parametrize("content", [b"", b"no ONNX file", b"\0" * 1000, b"\x08\x08", b"PK\x03\x04" + bytes(100),
