@@ -12,22 +12,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 import torch
 from helpers import ROOT, run_script, small_config, write_annotations
 
-from rtmpose.engines.build import build_engine, plan_build
+from rtmpose.data.postprocess import COCO_KEYPOINTS
 from rtmpose.engines.record import read_record, write_record
-from rtmpose.model.checkpoint import load_network, load_state_dict
-from rtmpose.model.export import export
+from rtmpose.model.checkpoint import load_state_dict
 
 Fails = Callable[..., str]
 EXPORT = ("export.py", "--weight", "{checkpoint}", "--cfg", "{config}", "--output", "out.onnx")
 BUILD = ("build_engine.py", "--model_path", "{onnx}", "--batch", "2", "--backend", "onnxruntime", "--engine_path",
          "out.engine")
 INFERENCE = ("inference.py", "--engine", "{engine}", "--datasets", "{folder}")
-RTMPOSE_M = ROOT / "rtmpose-m_8xb256-420e_coco-256x192.py"
 
 
 @pytest.fixture
@@ -127,11 +124,8 @@ def test_output_that_is_an_input(fails: Fails, copies: dict[str, Path], kind: st
 @pytest.mark.parametrize(("change", "message"), [
     (lambda state: {name: tensor * 0 for name, tensor in state.items()},
      "check the checkpoint for NaN and for weights that are all zero"),
-    (lambda state: {**state, "head.cls_x.weight": state["head.cls_x.weight"] * float("nan")},
-     "copy.checkpoint: holds NaN or infinity in 1 keys: head.cls_x.weight"),
     (lambda state: {("head.extra" if name == "head.cls_x.weight" else name): tensor for name, tensor in state.items()},
      "1 keys missing: head.cls_x.weight; 1 keys unexpected: head.extra"),
-    (lambda state: {"a": 1}, "copy.checkpoint: holds no state_dict"),
 ])
 def test_weights(fails_with: Fails, copies: dict[str, Path], change: Callable[[dict], dict], message: str) -> None:
     torch.save({"state_dict": change(load_state_dict(copies["checkpoint"]))}, copies["checkpoint"])
@@ -166,58 +160,12 @@ def test_metadata_of_an_official_checkpoint_is_allowed(copies: dict[str, Path]) 
     assert load_state_dict(copies["checkpoint"]).keys() == state.keys()
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("model = dict(", "config.py: can't be read as an mmengine config"),
-    ("_base_ = ['nowhere.py']", "config.py: can't be read as an mmengine config"),
-    ("model = dict(type='TopdownPoseEstimator', head=dict(type='HeatmapHead'))",
-     "config.py: TopdownPoseEstimator, head HeatmapHead, is not supported; RTMPose's RTMCCHead is"),
-    ("x = 1", "config.py: no model, head none, is not supported"),
-    (small_config().replace("arch='P5'", "arch='P7'"), "config.py: mmpose can't build this model"),
-    (small_config().replace("123.675", "0"), "config.py: data_preprocessor.mean is [0, 116.28, 103.53]"),
-    (small_config(widen=0.5), "keys of another shape or type: backbone.stem.0.conv.weight, "),
-    (RTMPOSE_M.read_text(), "keys missing: backbone."),
-])
-def test_config(fails_with: Fails, tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "config.py").write_text(text)
-    assert message in fails_with("config", tmp_path / "config.py")
+def test_config_that_mmpose_cannot_build(fails_with: Fails, tmp_path: Path) -> None:
+    (tmp_path / "config.py").write_text(small_config().replace("arch='P5'", "arch='P7'"))
+    assert "config.py: mmpose can't build this model" in fails_with("config", tmp_path / "config.py")
 
 
 # build_engine.py
-
-
-def save_graph(path: Path, inputs: dict[str, list], outputs: dict[str, list]) -> Path:
-    """A valid graph that leaves its inputs aside and gives zeros."""
-    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
-    nodes = [helper.make_node("ConstantOfShape", [f"{name}_shape"], [name]) for name in outputs]
-    nodes += [helper.make_node("Identity", [name], [f"{name}_unused"]) for name in inputs]
-    shapes = [helper.make_tensor(f"{name}_shape", onnx.TensorProto.INT64, [len(shape)], shape)
-              for name, shape in outputs.items()]
-    graph = helper.make_graph(nodes, "test", [helper.make_tensor_value_info(n, kind, s) for n, s in inputs.items()],
-                              [helper.make_tensor_value_info(n, kind, s) for n, s in outputs.items()], shapes)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
-    return path
-
-
-CROPS = {"input": [2, 3, 256, 192]}
-SIMCC = {"simcc_x": [2, 17, 384], "simcc_y": [2, 17, 512]}
-
-
-@pytest.mark.parametrize(("inputs", "outputs", "shape", "message"), [
-    ({"image": [2, 3, 256, 192]}, SIMCC, "input:2,3,256,192", "the inputs image[2,3,256,192], expected input alone"),
-    ({**CROPS, "other": [1]}, SIMCC, "input:2,3,256,192", "has the inputs input[2,3,256,192], other[1]"),
-    ({"input": [2, 256]}, SIMCC, "input:2,3,256,192", "has the input input[2,256], --input says 2,3,256,192"),
-    (CROPS, SIMCC, "input:4,3,256,192", "has the input input[2,3,256,192], --input says 4,3,256,192"),
-    (CROPS, SIMCC, "input:2,3,192,256", "--input says 2,3,192,256; they must agree"),
-    (CROPS, SIMCC, "image:2,3,256,192", "expected image alone; check --input"),
-    (CROPS, {"heatmaps": [2, 17, 64]}, "input:2,3,256,192", "has the outputs heatmaps[2,17,64]"),
-    (CROPS, {**SIMCC, "simcc_y": [2, 16, 512]}, "input:2,3,256,192", "has the outputs simcc_x[2,17,384], simcc_y"),
-    (CROPS, {**SIMCC, "simcc_y": [2, 17, 384]}, "input:2,3,256,192", "has the outputs simcc_x[2,17,384], simcc_y"),
-])
-def test_graph(fails: Fails, tmp_path: Path, inputs: dict, outputs: dict, shape: str, message: str) -> None:
-    graph = save_graph(tmp_path / "other.onnx", inputs, outputs)
-    found = fails("build_engine.py", "--model_path", graph, "--input", shape, "--backend", "onnxruntime",
-                  "--engine_path", "out.engine")
-    assert "other.onnx: has the " in found and message in found
 
 
 @pytest.mark.parametrize(("options", "message"), [
@@ -237,28 +185,19 @@ def test_options_of_a_build(fails: Fails, model_files: dict[str, Path], options:
 # inference.py: engines
 
 
-def test_engine_without_record(fails_with: Fails, copies: dict[str, Path]) -> None:
-    Path(f"{copies['engine']}.json").unlink()
-    assert "copy.engine: has no record copy.engine.json" in fails_with("engine", copies["engine"])
-
-
-@pytest.mark.parametrize("text", ["[]", "{", '{"engine_sha256": "0"}'])
-def test_engine_with_broken_record(fails_with: Fails, copies: dict[str, Path], text: str) -> None:
-    Path(f"{copies['engine']}.json").write_text(text)
-    assert "copy.engine.json: is no" in fails_with("engine", copies["engine"]).replace("is not valid", "is no")
-
-
 @pytest.mark.parametrize(("changed", "message"), [
     ({"version": "1.0.0"}, "was built by onnxruntime 1.0.0, but "),
     ({"device": "Another CPU"}, " for Another CPU, but this machine has "),
     ({"backend": "other"}, "was built for the backend 'other'"),
     ({"num_keypoints": 133, "skeleton": "coco_wholebody"}, "gives 133 keypoints of coco_wholebody (nose, left_eye"),
+    ({"keypoints": ("L_Eye", *COCO_KEYPOINTS[1:]), "skeleton": "ap10k"},
+     "copy.engine: gives 17 keypoints of ap10k (L_Eye, left_eye, right_eye, ...), COCO val2017 has 17 (nose, "),
     ({"keypoints": (), "skeleton": "unknown"}, "gives 17 keypoints of unknown (not named in its ONNX file)"),
     ({"backend": "tensorrt", "package": "tensorrt_rtx", "version": "0.1"}, "was built by tensorrt_rtx 0.1, but "),
     ({"backend": "tensorrt", "package": "tensorrt_rtx", "device": "NVIDIA A10", "compute_capability": "8.6"},
      "for NVIDIA A10 (compute capability 8.6), but this machine has NVIDIA L4 (compute capability 8.9); "),
 ])
-def test_engine_of_another_machine_or_network(fails_with: Fails, copies: dict[str, Path],
+def test_engine_of_another_machine_or_network(fails_with: Fails, copies: dict[str, Path], engine_file: Path,
                                               monkeypatch: pytest.MonkeyPatch, changed: dict, message: str) -> None:
     """TensorRT's checks come before any CUDA call, so they need no GPU."""
     if "package" in changed:
@@ -268,18 +207,7 @@ def test_engine_of_another_machine_or_network(fails_with: Fails, copies: dict[st
         changed = {"version": trt.__version__, **changed}
     write_record(copies["engine"], dataclasses.replace(read_record(copies["engine"]), **changed))
     assert message in fails_with("engine", copies["engine"])
-
-
-def test_engine_of_17_other_keypoints(fails_with: Fails, model_files: dict[str, Path], engine_file: Path,
-                                      tmp_path: Path) -> None:
-    """AP-10K's animals, which the data set of the config says."""
-    config, onnx_file, animals = (tmp_path / f"animals.{kind}" for kind in ("py", "onnx", "engine"))
-    config.write_text(small_config().replace("/coco.py", "/ap10k.py"))
-    export(load_network(config, model_files["checkpoint"]), onnx_file, {}, simplify_it=False)
-    build_engine(plan_build(onnx_file, animals, 4, "fp32", "onnxruntime"))
-    message = "animals.engine: gives 17 keypoints of ap10k (L_Eye, R_Eye, Nose, ...), COCO val2017 has 17 (nose, "
-    assert message in fails_with("engine", animals)
-    assert message in fails_with("engine", engine_file, "--reference", animals)
+    assert message in fails_with("engine", engine_file, "--reference", copies["engine"])
 
 
 @pytest.mark.parametrize(("options", "message"), [
@@ -308,7 +236,8 @@ def test_options_that_contradict_the_engine(fails_with: Fails, engine_file: Path
         ("", "accuracy", "--duration 3|--iterations 3|--warmup 3|--repeats 2|--min_duration 3|--target_qps 3"),
         ("--perf_only", "throughput", "--visualize 2|--flip_test|--reference a|--limit 3|--detections a|"
                                       "--target_qps 3|--bbox 1,2,3,4"),
-        ("--scenario offline", "accuracy with --scenario", "--fps_target 3|--min_duration 3|--flip_test|--reference a"),
+        ("--scenario offline", "accuracy with --scenario", "--fps_target 3|--min_duration 3|--flip_test|--reference a|"
+                                                           "--visualize 1"),
         ("--scenario offline --perf_only", "throughput with --scenario", "--acc_target 0.7|--duration 3"),
         ("--picture a", "--picture", "--perf_only|--datasets|--annotations b --images c|--scenario offline|"
                                      "--reference b|--flip_test|--fps_target 9"),
@@ -359,18 +288,9 @@ def first(kind: str, **changed: object) -> Callable[[dict], dict]:
     (lambda content: [], "lacks the lists images, annotations and categories"),
     (lambda content: {**content, "annotations": {}}, "lacks the lists"),
     (lambda content: {**content, "annotations": []}, "holds no person with keypoints"),
-    (lambda content: {**content, "images": [3]}, "broken record (images[0]: it is 3, not an object)"),
-    (first("images", id=[1]), "images[0]: id is [1], not a number below 2^63, or a string as the first one is)"),
     (first("images", file_name="\ud800"), "broken record ("),
     (first("annotations", bbox=[float("nan"), 0, 5, 5]), "annotations[0]: bbox is [nan, 0, 5, 5], not 4 finite num"),
-    (first("annotations", bbox=[0, 5, 5]), "annotations[0]: bbox is [0, 5, 5], not 4 finite numbers"),
-    (first("annotations", bbox="box!"), "broken record ("),
-    (first("annotations", keypoints=[1, 2, 3]), "annotations[0]: keypoints is [1, 2, 3], not 51 finite numbers"),
-    (first("annotations", keypoints=[float("inf")] * 51), "not 51 finite numbers"),
-    (first("annotations", area=float("nan")), "annotations[0]: area is [nan]"),
     (first("annotations", area=10**400), "annotations[0]: area is [1000"),
-    (first("annotations", iscrowd=None), "annotations[0]: iscrowd is None, not 0 or 1"),
-    (first("annotations", image_id=999), "annotations[0]: image_id is 999, not in the file"),
 ])
 def test_annotations(fails_with: Fails, dataset: Callable, change: Callable[[dict], object], message: str) -> None:
     folder, content = dataset()
@@ -391,20 +311,9 @@ def test_annotated_boxes_that_are_empty_or_outside_are_left_out_and_reported(eng
     assert "Left out: 4 persons whose box is empty or outside the image" in done.stdout
 
 
-def test_image_of_another_kind_or_size(fails_with: Fails, dataset: Callable) -> None:
-    folder, content = dataset()
-    image = folder / "images/val2017/000000000001.jpg"
-    shutil.copy(image.with_name("000000000002.jpg"), image)
-    width, height = content["images"][0]["width"], content["images"][0]["height"]
-    assert f"pixels, the annotations say {width}x{height}" in fails_with("folder", folder)
-    image.write_text("<html>404</html>")
-    assert "000000000001.jpg: is no image or was cut off (16 bytes)" in fails_with("folder", folder)
-
-
 @pytest.mark.parametrize(("text", "message"), [
     (None, "can't be read"), ("{}", "is no list"), ("[", "is not valid JSON"),
     ("[]", "holds no detection of category 1"), ("[{}]", "detection 0: it is {}, not an "),
-    ('[{"image_id": 999, "category_id": 1, "bbox": [1, 2, 30, 40], "score": 0.5}]', "detection 0: image_id is 999, "),
 ])
 def test_detections(fails_with: Fails, drawn: Path, tmp_path: Path, text: str | None, message: str) -> None:
     if text is not None:
@@ -420,14 +329,6 @@ def test_sweep_reads_its_data_set_before_it_builds(fails: Fails) -> None:
 # In processes of their own
 
 
-@pytest.mark.parametrize("script", ["export.py", "build_engine.py", "inference.py"])
-def test_outside_the_environment(script: str) -> None:
-    """Without site-packages, as with a system's Python."""
-    done = subprocess.run([sys.executable, "-S", ROOT / script], capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1 and "numpy" in done.stderr and "scripts/setup.sh" in done.stderr
-
-
 @pytest.mark.parametrize(("command", "backend"), [(EXPORT, ""), (BUILD, "onnxruntime"), (BUILD, "tensorrt")])
 def test_disk_full_while_writing(model_files: dict[str, Path], tmp_path: Path, command: tuple, backend: str) -> None:
     """Files are limited to 100 kB, as on a disk that is almost full."""
@@ -440,17 +341,6 @@ def test_disk_full_while_writing(model_files: dict[str, Path], tmp_path: Path, c
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.splitlines()) == 1 and "out." in done.stderr
     assert list(tmp_path.iterdir()) == []
-
-
-def test_interrupt_ends_a_run_at_once(engine_file: Path, tmp_path: Path) -> None:
-    command = [sys.executable, ROOT / "inference.py", "--engine", engine_file, "--perf_only", "--duration", "600",
-               "--output", tmp_path / "out"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        time.sleep(4)
-        assert process.poll() is None
-        process.send_signal(signal.SIGINT)
-        _, message = process.communicate(timeout=2)
-    assert process.returncode == -signal.SIGINT and "Traceback" not in message
 
 
 def test_interrupt_leaves_nothing_half_written(model_files: dict[str, Path], tmp_path: Path) -> None:

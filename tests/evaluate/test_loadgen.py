@@ -143,30 +143,6 @@ def test_padding_is_the_first_sample(engine_file: Path, monkeypatch: pytest.Monk
     assert answers.shape == (2, 17, 3)
 
 
-def refuse(engine: Path, data_set: Path, *options: object) -> str:
-    """Run inference.py, which must fail; returns its one line of error."""
-    done = run_script("inference.py", "--engine", engine, "--datasets", data_set, *options)
-    (line,) = done.stderr.strip().splitlines()
-    assert done.returncode == 2 and line.startswith("inference.py: error: ")
-    return line
-
-
-@pytest.mark.parametrize(("options", "message"), [
-    (("--scenario", "multistream"), "invalid choice: 'multistream'"),
-    (("--scenario", "offline"), "--scenario: needs --output DIR"),
-    (("--scenario", "offline", "--output", "o", "--flip_test"), "--flip_test: has no effect on accuracy with"),
-    (("--scenario", "offline", "--output", "o", "--visualize", 1), "--visualize: has no effect on accuracy with"),
-    (("--scenario", "offline", "--output", "o", "--reference", "e"), "--reference: has no effect on accuracy with"),
-    (("--scenario", "singlestream", "--output", "o", "--target_qps", 5), "--target_qps: singlestream has no rate"),
-    (("--scenario", "offline", "--min_duration", 0), "--min_duration: 0 is not above zero"),
-    (("--scenario", "server", "--target_qps", "nan"), "--target_qps: nan is not above zero"),
-    (("--scenario", "server", "--target_latency", "fast"), "--target_latency: invalid amount value: 'fast'"),
-    (("--scenario", "offline", "--output", "/dev/null"), "/dev/null/summary.json: can't be written (Not a directory)"),
-])
-def test_contradictions(engine_file: Path, drawn: Path, options: tuple, message: str) -> None:
-    assert message in refuse(engine_file, drawn, *options)
-
-
 @pytest.mark.parametrize(("fault", "options", "message"), [
     ("no LoadGen", (), "Python 3.11 to 3.13 on x86-64"),
     ("no image", (), "can't be read (No such file"),
@@ -178,8 +154,9 @@ def test_a_run_that_cannot_start(engine_file: Path, monkeypatch: pytest.MonkeyPa
         monkeypatch.setitem(sys.modules, "mlperf_loadgen", None)  # as import looks when there is none
     if fault == "no image":
         next((tmp_path / "people/images/val2017").iterdir()).unlink()
-    assert message in refuse(engine_file, tmp_path / "people", "--scenario", "server", "--output", tmp_path / "out",
-                             *options)
+    done = run_script("inference.py", "--engine", engine_file, "--datasets", tmp_path / "people", "--scenario",
+                      "server", "--output", tmp_path / "out", *options)
+    assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
 
