@@ -25,7 +25,7 @@ def main() -> int:
 
     require("torch", "onnxruntime", "mmpose", "mmengine", "mmcv")
     # After the arguments, so that --help and wrong options don't wait for torch.
-    from rtmpose.model.checkpoint import load_network
+    from rtmpose.model.checkpoint import list_keys, load_network
     from rtmpose.model.export import EXPORT_TOLERANCE, describe_source, export
 
     start = time.perf_counter()
@@ -35,6 +35,9 @@ def main() -> int:
           f"(at most {EXPORT_TOLERANCE:.0e} passes):")
     for output, difference in differences.items():
         print(f"  {output}: {difference:.1e}")
+    if network.left_out:
+        print(f"Left out: {len(network.left_out)} keys of {args.weight} that are no part of the network: "
+              f"{list_keys(network.left_out)}")
     width, height = network.input_size
     print(f"Wrote {args.output}: {len(network.skeleton.keypoints)} keypoints of {network.skeleton.name}, "
           f"crops of {width}x{height} (WxH), {Path(args.output).stat().st_size / 2**20:.1f} MiB, "

@@ -22,8 +22,8 @@ from rtmpose.data.coco import ANNOTATIONS, IMAGE_FOLDERS, PersonSet, load_person
 from rtmpose.engines import load_engine
 from rtmpose.errors import KitError
 from rtmpose.evaluate.predictions import Predictions
-from rtmpose.model.checkpoint import load_state_dict
-from rtmpose.model.config import build_estimator, import_mmpose, read_config
+from rtmpose.model.checkpoint import load_network
+from rtmpose.model.config import import_mmpose
 
 
 def main() -> int:
@@ -36,8 +36,7 @@ def main() -> int:
     args = parser.parse_args()
     check_xtcocotools()
     engine, persons = load_engine(args.engine), load_persons(args.datasets)
-    estimator = build_estimator(read_config(args.cfg).model, args.cfg)
-    estimator.load_state_dict(load_state_dict(args.weight))
+    estimator: Any = load_network(args.cfg, args.weight).module.estimator
     estimator.test_cfg["flip_test"] = False
     loader = make_loader(args.datasets, engine.record.input_size, engine.record.batch, args.workers)
     compare(engine, persons, "mmpose", lambda: predict(estimator.eval(), loader, persons), args.rounds)

@@ -16,7 +16,6 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from rtmpose.data.coco import ANNOTATIONS
-from rtmpose.model.checkpoint import load_state_dict
 from rtmpose.model.config import build_estimator, import_mmpose, read_config
 
 INPUT_SIZE = (192, 256)
@@ -91,10 +90,11 @@ def codec(input_size: tuple[int, int] = INPUT_SIZE) -> Any:
 
 
 def estimator(config: Path, checkpoint: Path | None = None) -> Any:
-    """mmpose's ``TopdownPoseEstimator`` of a config, ready to test."""
+    """mmpose's ``TopdownPoseEstimator`` of a config, ready to test, with what mmengine loads of a checkpoint."""
+    from mmengine.runner.checkpoint import load_checkpoint
     built = build_estimator(read_config(config).model, config)
     if checkpoint:
-        built.load_state_dict(load_state_dict(checkpoint))
+        load_checkpoint(built, str(checkpoint), "cpu")
     return built.eval()
 
 

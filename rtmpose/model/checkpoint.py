@@ -22,8 +22,8 @@ _METADATA_GLOBALS = (
 )
 
 
-# The digest at the end of a name that mmpose gives, e.g. -63eb25f7_20230126.pth; eight digits alone may be a date.
-_NAMED_DIGEST = re.compile(r"-(?!20\d{6}\b)([0-9a-f]{8})(_\d{8})?\.pth$")
+# The digest at the end of a name that mmpose gives, e.g. -63eb25f7_20230126.pth; eight digits alone are a date.
+_NAMED_DIGEST = re.compile(r"-(?!\d{8}\.)([0-9a-f]{8})(_\d{8})?\.pth$")
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Network:
     module: torch.nn.Module  # in evaluation mode: float32 (N, 3, H, W) -> simcc_x (N, K, Wx), simcc_y (N, K, Wy)
     input_size: tuple[int, int]
     skeleton: Skeleton  # its K keypoints
+    left_out: list[str]  # names in the checkpoint that are no part of it, e.g. ema_backbone
 
 
 class _SimCC(torch.nn.Module):
@@ -52,17 +53,16 @@ def load_network(config: str | Path, weights: str | Path) -> Network:
     Raises KitError if a file is missing or broken, is not RTMPose, or the two don't belong together.
     """
     read = read_config(config)
-    state = load_state_dict(weights)
     estimator = build_estimator(read.model, config)
-    _check_weights(estimator.state_dict(), state, weights, config)
-    estimator.load_state_dict(state)
-    return Network(_SimCC(estimator).eval(), read.input_size, read.skeleton)
+    left_out = _load_weights(estimator, load_state_dict(weights), weights, config)
+    return Network(_SimCC(estimator).eval(), read.input_size, read.skeleton, left_out)
 
 
-def load_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
-    """Read the weights of a checkpoint, by name, without running code from the file.
+def load_state_dict(path: str | Path) -> dict[str, Any]:
+    """Read what mmengine takes from a checkpoint, by name, without running code from the file.
 
-    Raises KitError if the file is missing, damaged, holds anything but data, or no weights.
+    That is its ``state_dict`` or else all of it, names without DataParallel's ``module.``; counts of training batches
+    are left out. Raises KitError if the file is missing, damaged, holds anything but data, or no tensors.
     """
     if not Path(path).is_file():
         raise KitError(f"{path}: no such checkpoint, expected an RTMPose .pth; scripts/download.sh fetches one")
@@ -73,17 +73,28 @@ def load_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
             warnings.simplefilter("ignore")  # about kinds of tensors that are refused below
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken archive fails in many ways
-        refused = re.search(r"GLOBAL (\S+)|unrecognized function (\S+)", str(error))
-        if refused:
-            raise KitError(f"{path}: refused, it holds objects that could run code ({refused[1] or refused[2]}); "
-                           "expected weights only") from error
-        raise KitError(f"{path}: is no PyTorch checkpoint or was cut off; fetch it again") from error
-    state = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not (isinstance(state, dict) and state and all(isinstance(name, str) and isinstance(tensor, torch.Tensor)
-                                                      for name, tensor in state.items())):
-        raise KitError(f"{path}: holds no state_dict of tensors, expected an RTMPose checkpoint")
-    # The kit normalises crops itself.
-    return {name: tensor for name, tensor in state.items() if not name.startswith("data_preprocessor.")}
+        raise KitError(f"{path}: {_reason(path, str(error))}") from error
+    state = content.get("state_dict", content) if isinstance(content, dict) else content
+    if not isinstance(state, dict) or not any(isinstance(name, str) and isinstance(value, torch.Tensor)
+                                              for name, value in state.items()):
+        found = list_keys([str(key) for key in state]) if isinstance(state, dict) else type(state).__name__
+        raise KitError(f"{path}: holds no state_dict of tensors but {found or 'nothing'}, expected an RTMPose "
+                       "checkpoint; save it as mmengine does: {'state_dict': ...}")
+    return {name.removeprefix("module."): value for name, value in state.items()
+            if isinstance(name, str) and not name.endswith("num_batches_tracked")}
+
+
+def _reason(path: str | Path, error: str) -> str:
+    """What is wrong with a file that PyTorch refuses to load with this error, and what to do."""
+    if refused := re.search(r"GLOBAL (\S+)|unrecognized function (\S+)", error):
+        return (f"refused, it holds objects that could run code ({refused[1] or refused[2]}); expected weights only, "
+                "as torch.save(model.state_dict(), ...) writes them")
+    with open(path, "rb") as file:
+        safetensors = file.read(9)[8:] == b"{"  # after the length of its header
+    if safetensors or "TorchScript" in error:
+        return (f"is {'a safetensors' if safetensors else 'a TorchScript'} file, expected a checkpoint of PyTorch; "
+                "save its weights with torch.save({'state_dict': ...}, 'NAME.pth')")
+    return "is no PyTorch checkpoint or was cut off; fetch it again"
 
 
 def _check_intact(path: str | Path) -> None:
@@ -91,7 +102,7 @@ def _check_intact(path: str | Path) -> None:
     named = _NAMED_DIGEST.search(Path(path).name)
     if named and not (found := sha256(path)).startswith(named[1]):
         raise KitError(f"{path}: is damaged or another file: its SHA-256 begins with {found[:8]}, its name says "
-                       f"{named[1]}; fetch it again")
+                       f"{named[1]}; fetch it again, or rename it")
     try:
         # Older checkpoints are no zip archives, and have no checksums.
         damaged = zipfile.ZipFile(path).testzip() if zipfile.is_zipfile(path) else None
@@ -110,25 +121,39 @@ class _Inert:
     __setstate__ = __init__
 
 
-def _check_weights(wanted: dict[str, Any], given: dict[str, Any], weights: str | Path, config: str | Path) -> None:
-    """Raise KitError unless the weights fit the network: names, shapes, types, and all of them finite numbers."""
-    both = {key: tensor for key, tensor in given.items() if key in wanted}
-    mismatches = {"missing": [key for key in wanted if key not in given],
-                  "unexpected": [key for key in given if key not in wanted],
-                  "of another shape or type": [key for key in both if not _fits(given[key], wanted[key])]}
-    if found := [f"{len(keys)} keys {kind}: {_list(keys)}" for kind, keys in mismatches.items() if keys]:
+def _load_weights(estimator: torch.nn.Module, given: dict[str, Any], weights: str | Path, config: str | Path
+                  ) -> list[str]:
+    """Copy weights into a network, and return the names that are no part of it, which mmengine leaves out as well.
+
+    Raises KitError unless all weights of the network are given, no others of its parts, and each in its shape, of its
+    type and finite: it would give other keypoints than the one that was trained.
+    """
+    wanted = {name: tensor for name, tensor in estimator.state_dict().items()
+              if not name.endswith("num_batches_tracked")}
+    others = [name for name in given if name not in wanted]
+    parts = {name.split(".")[0] for name in wanted}
+    missing = [name for name in wanted if name not in given]
+    mismatches = {"missing": missing,
+                  "unexpected": [name for name in others if missing or name.split(".")[0] in parts],
+                  "of another shape or type": [name for name, tensor in wanted.items()
+                                               if name in given and not _fits(given[name], tensor)]}
+    if found := [f"{len(keys)} keys {kind}: {list_keys(keys)}" for kind, keys in mismatches.items() if keys]:
         raise KitError(f"{weights}: does not fit {config}: {'; '.join(found)}; give the config of this checkpoint")
-    if broken := [key for key, tensor in both.items() if not tensor.float().isfinite().all()]:
-        raise KitError(f"{weights}: holds NaN or infinity in {len(broken)} keys: {_list(broken)}; train it again, or "
-                       "take another checkpoint")
+    if broken := [name for name in wanted if not given[name].float().isfinite().all()]:
+        raise KitError(f"{weights}: holds NaN or infinity in {len(broken)} keys: {list_keys(broken)}; train it again, "
+                       "or take another checkpoint")
+    estimator.load_state_dict({name: given[name] for name in wanted}, strict=False)
+    return others
 
 
-def _fits(given: torch.Tensor, wanted: torch.Tensor) -> bool:
+def _fits(given: Any, wanted: torch.Tensor) -> bool:
     """Whether PyTorch would copy every number of one tensor into the other; sparse and quantized ones it can't."""
-    return (given.layout == torch.strided and given.device.type == "cpu" and not given.is_nested
-            and not given.is_quantized and given.shape == wanted.shape
+    return (isinstance(given, torch.Tensor) and given.layout == torch.strided and given.device.type == "cpu"
+            and not given.is_nested and not given.is_quantized and given.shape == wanted.shape
             and (given.dtype == wanted.dtype or given.is_floating_point() and wanted.is_floating_point()))
 
 
-def _list(keys: list[str]) -> str:
-    return ", ".join(first_line(key, 60) for key in keys[:8]) + (", ..." if len(keys) > 8 else "")
+def list_keys(keys: list[str]) -> str:
+    """The first three, and how many more there are."""
+    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+    return ", ".join(first_line(key, 60) for key in keys[:3]) + more

@@ -58,7 +58,7 @@ def export_published(name: str, folder: Path) -> ModelProto:
     config = Path(importlib.util.find_spec("mmpose").origin).parent / ".mim/configs" / name
     torch.manual_seed(0)
     read = read_config(config)
-    network = Network(_SimCC(build_estimator(read.model, config)).eval(), read.input_size, read.skeleton)
+    network = Network(_SimCC(build_estimator(read.model, config)).eval(), read.input_size, read.skeleton, [])
     export.export(network, folder / "model.onnx", {}, simplify_it=True)
     width, height = network.input_size
     fixed = graph.simplify(graph.load_model(folder / "model.onnx"), (2, 3, height, width))
