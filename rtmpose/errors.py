@@ -1,5 +1,8 @@
 """The error that a user can fix, and the exit codes that scripts can test."""
 
+import contextlib
+from collections.abc import Iterator
+
 EXIT_OK = 0
 EXIT_USER_ERROR = 2
 EXIT_ACCURACY_MISSED = 3
@@ -25,4 +28,19 @@ class KitError(Exception):
 
 def first_line(error: object, length: int = 200) -> str:
     """The first line of an error of another library, or its type if it has no text, cut to ``length`` characters."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:length]
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    if lines[0].startswith("Exception from "):  # OpenVINO names its source files first, and where its manual is last
+        lines = [line.removeprefix("-- ") for line in reversed(lines) if "https:" not in line]
+    return lines[0][:length]
+
+
+@contextlib.contextmanager
+def explained(problem: str, advice: str) -> Iterator[None]:
+    """Raise KitError for whatever another library, or a config, raises inside: what failed, the reason, what to do."""
+    try:
+        yield
+    except KitError:
+        raise
+    except BaseException as error:  # a config is Python, it can raise anything and call sys.exit
+        kind = "" if isinstance(error, RuntimeError) else f"{type(error).__name__}: "
+        raise KitError(f"{problem} ({kind}{first_line(error)}); {advice}") from error

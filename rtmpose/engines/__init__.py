@@ -10,8 +10,8 @@ from onnx import ModelProto
 
 from rtmpose.engines import onnxruntime, openvino, tensorrt
 from rtmpose.engines.record import Record, read_record
-from rtmpose.engines.runtime import Compiled, import_package, is_installed, named_errors
-from rtmpose.errors import KitError
+from rtmpose.engines.runtime import Compiled, import_package, is_installed
+from rtmpose.errors import KitError, explained
 from rtmpose.machine.cpu import cpu_name
 from rtmpose.machine.gpu import DriverError, find_gpu
 from rtmpose.machine.monitor import Monitor
@@ -117,7 +117,7 @@ def open_engine(content: bytes, path: str | Path, record: Record) -> Engine:
         raise KitError(f"{path}: was built by {record.runtime}, but {here.version} is installed; build it again")
     if record.device and here.device and record.hardware != here.hardware:
         raise KitError(f"{path}: was built for {record.hardware}, but this machine has {here.hardware}; build it again")
-    with named_errors(f"{path}: {record.runtime} can't load it", "build it again"):
+    with explained(f"{path}: {record.runtime} can't load it", "build it again"):
         return BACKENDS[record.backend].load(content, path, record)
 
 

@@ -12,8 +12,7 @@ from onnx import ModelProto
 from rtmpose.data import preprocess
 from rtmpose.engines import BACKENDS, choose_backends, describe, headline_timer, installed_packages, open_engine
 from rtmpose.engines.record import Facts, Record, read_record, record_path, write_record
-from rtmpose.engines.runtime import named_errors
-from rtmpose.errors import KitError
+from rtmpose.errors import KitError, explained
 from rtmpose.files import atomic_write, check_output, sha256
 from rtmpose.machine.versions import command_line, now
 from rtmpose.model import graph
@@ -114,13 +113,13 @@ def build_candidate(plan: Plan, facts: Facts, fixed: ModelProto) -> list[Built]:
     """Build the engines of a backend from the simplified graph, in the requested precision."""
     start = perf_counter()
     spec = graph.read_spec(fixed, plan.model_path)
-    with named_errors(f"{plan.model_path}: can't be converted to {facts.requested_precision}",
+    with explained(f"{plan.model_path}: can't be converted to {facts.requested_precision}",
                       "expected a graph that export.py wrote"):  # another graph can lack anything
         macs = graph.count_macs(fixed)
         if not sum(macs.values()):
             raise KitError(f"{plan.model_path}: has no convolutions and no matrix products; export it again")
         typed, kept, calibration = set_precision(plan, facts, fixed)
-    with named_errors(f"{plan.engine_path}: {facts.runtime} can't build it",
+    with explained(f"{plan.engine_path}: {facts.runtime} can't build it",
                       "check the graph, and the space left in the engine's folder"):
         compiled = BACKENDS[facts.backend].build(typed, plan.engine_path)
     common = {**asdict(facts), "num_keypoints": spec.num_keypoints, "skeleton": spec.skeleton.name,

@@ -1,9 +1,8 @@
-"""What the runtimes share: their packages, their errors, and the engine of those that run on the CPU."""
+"""What the runtimes share: their packages, and the engine of those that run on the CPU."""
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rtmpose.engines.record import Record
-from rtmpose.errors import KitError
+from rtmpose.errors import KitError, explained
 from rtmpose.timing import wall_clock
 
 
@@ -40,20 +39,6 @@ def import_package(package: str) -> Any:
                        ) from error
 
 
-@contextmanager
-def named_errors(what: str, remedy: str) -> Iterator[None]:
-    """Turn errors of other packages, which share no base, into KitErrors: what failed, the reason, what to do."""
-    try:
-        yield
-    except (KitError, OSError):
-        raise
-    except Exception as error:
-        lines = str(error).strip().splitlines() or [""]
-        reason = lines[-1 if lines[0].startswith("Exception from") else 0]  # OpenVINO names its source files first
-        kind = "" if isinstance(error, RuntimeError) and reason else f"{type(error).__name__}: "
-        raise KitError(f"{what} ({kind}{reason[:200]}); {remedy}") from error
-
-
 class CpuEngine:
     """An :class:`rtmpose.engines.Engine` on the CPU; ``run`` returns the logits of a batch of crops."""
 
@@ -63,7 +48,7 @@ class CpuEngine:
         self._runtime, self._run = runtime, run
 
     def infer(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        with named_errors(f"{self.path}: {self._runtime} can't run it", "build it again"):
+        with explained(f"{self.path}: {self._runtime} can't run it", "build it again"):
             simcc_x, simcc_y = self._run(crops)
         return simcc_x, simcc_y
 

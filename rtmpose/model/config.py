@@ -7,14 +7,13 @@ Each is hard to install: there are no wheels for current Python, NumPy or torch.
 get empty modules, whose every attribute is an empty class. RTMPose uses nothing of them.
 """
 
-import contextlib
 import importlib
 import importlib.util
 import inspect
 import sys
 import types
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -25,7 +24,7 @@ import numpy as np
 import torch
 
 from rtmpose.data import preprocess
-from rtmpose.errors import KitError, first_line
+from rtmpose.errors import KitError, explained, first_line
 from rtmpose.model.graph import Skeleton
 
 # What the kit does, as mmpose's settings; a setting that a config leaves out has mmpose's default.
@@ -63,8 +62,8 @@ def read_config(path: str | Path) -> ModelConfig:
         raise KitError(f"{path}: no such config, expected an mmpose RTMPose config (.py)")
     import_mmpose()
     from mmengine.config import Config
-    with _explained(path, "can't be read as an mmengine config", "a config is Python code that runs, and this "
-                          "one must end without an error"):
+    with (explained(f"{path}: can't be read as an mmengine config", "a config is Python code that runs, and this one "
+                    "must end without an error"), warnings.catch_warnings(action="ignore")):
         config = Config.fromfile(path).to_dict()
     model = config.get("model")
     head = _section(model, "head")
@@ -77,8 +76,8 @@ def read_config(path: str | Path) -> ModelConfig:
         raise KitError(f"{path}: head.input_size is {first_line(size, 80)}, expected width and height in pixels")
     dataset = _section(config.get("test_dataloader") or config.get("val_dataloader"), "dataset")
     _check_settings(path, model, dataset.get("pipeline"), size)
-    with _explained(path, "names no known keypoints in test_dataloader.dataset", "expected a data set of mmpose, or "
-                          "metainfo"):
+    with (explained(f"{path}: names no known keypoints in test_dataloader.dataset", "expected a data set of mmpose, or "
+                    "metainfo"), warnings.catch_warnings(action="ignore")):
         skeleton = _read_skeleton(dataset)
     if head.get("out_channels") != len(skeleton.keypoints):
         raise KitError(f"{path}: head.out_channels is {first_line(head.get('out_channels'), 80)}, but its data set "
@@ -90,20 +89,9 @@ def build_estimator(model: dict[str, Any], config: str | Path) -> torch.nn.Modul
     """Build mmpose's estimator, randomly initialised, from a config's model. Raises KitError if mmpose can't."""
     from mmengine.registry import DefaultScope
     from mmpose.registry import MODELS
-    with (_explained(config, "mmpose can't build this model", "check its sizes and names"),
-          DefaultScope.overwrite_default_scope("mmpose")):
+    with (explained(f"{config}: mmpose can't build this model", "check its sizes and names"),
+          warnings.catch_warnings(action="ignore"), DefaultScope.overwrite_default_scope("mmpose")):
         return MODELS.build(model)
-
-
-@contextlib.contextmanager
-def _explained(path: str | Path, problem: str, advice: str) -> Iterator[None]:
-    """Raise KitError for whatever happens inside: a config is Python, it can raise anything and call sys.exit."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except BaseException as error:
-        raise KitError(f"{path}: {problem} ({type(error).__name__}: {first_line(error)}); {advice}") from error
 
 
 def _section(node: Any, key: str) -> dict[str, Any]:
@@ -172,8 +160,7 @@ def import_mmpose() -> None:
         sys.meta_path.insert(0, _EmptyModules(missing))
         # mmpose was written for older versions of torch, which warns at every call.
         warnings.filterwarnings("ignore", category=FutureWarning, module="mmpose")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             importlib.import_module("mmpose.models")
     except ImportError as error:
         raise KitError(f"mmpose can't be imported ({error}); export.py needs mmpose, mmengine and mmcv: "
