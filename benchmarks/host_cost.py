@@ -53,25 +53,13 @@ class Stages:
     def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """A function that adds its time to a stage."""
         def call(*args: Any, **options: Any) -> Any:
-            return self._add(name, lambda: function(*args, **options))
+            start = time.thread_time()
+            try:
+                return function(*args, **options)
+            finally:
+                self._samples.append((name, time.thread_time() - start))
 
         return call
-
-    def _add(self, name: str, work: Callable[[], Any]) -> Any:
-        start = time.thread_time()
-        try:
-            return work()
-        finally:
-            self._samples.append((name, time.thread_time() - start))
-
-    def timed_steps(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A generator function whose steps add their time to a stage."""
-        def iterate(*args: Any) -> Any:
-            steps, end = function(*args), object()
-            while (item := self._add(name, lambda: next(steps, end))) is not end:
-                yield item
-
-        return iterate
 
 
 def measure_prediction(engine: Engine, persons: PersonSet, rounds: int) -> dict[str, float]:
@@ -96,8 +84,7 @@ def measure_prediction(engine: Engine, persons: PersonSet, rounds: int) -> dict[
 
         with (patch.multiple(
                 predict_gpu, KeypointRunner=Runner, Predictions=finish,
-                read_batches=stages.timed_steps("main thread: hand out images, wait for them",
-                                                predict_gpu.read_batches),
+                start_reading=stages.timed("main thread: hand out images", predict_gpu.start_reading),
                 read_image=stages.timed(READING, predict_gpu.read_image),
                 fill_part=stages.timed(READERS, predict_gpu.fill_part))):
             predict_gpu.predict_persons_on_gpu(engine, persons)

@@ -5,10 +5,9 @@ The same persons, crops and keypoints as :mod:`rtmpose.evaluate.predict`.
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass
+from itertools import cycle
 
 import numpy as np
 from tqdm import tqdm
@@ -25,16 +24,7 @@ from rtmpose.machine.cpu import count_cores
 IMAGES_A_THREAD = 2  # being read or waiting
 
 Result = tuple[np.ndarray, float]  # keypoints of a batch, and its milliseconds
-
-
-@dataclass
-class ImageBatch:
-    """Images and regions of one batch, in pinned memory that is used again."""
-
-    pixels: np.ndarray  # uint8: one image after the other, BGR
-    regions: np.ndarray  # kernels.REGION (batch,); their starts are offsets in pixels
-    image_bytes: int = 0  # of pixels that are used
-    persons: int = 0  # the first regions; the others are padding
+Infer = Callable[[np.ndarray, np.ndarray], Result]  # KeypointRunner.infer_images
 
 
 def predict_persons_on_gpu(engine: TensorRTEngine, persons: PersonSet, flip_test: bool = False
@@ -46,26 +36,17 @@ def predict_persons_on_gpu(engine: TensorRTEngine, persons: PersonSet, flip_test
     """
     record = engine.record
     batches = split_batches(persons, record.batch)
-    image_bytes = max(sum(count_bytes(image) for image in images) for images in batches)
-    memory = deque(ImageBatch(engine.pinned((image_bytes,), np.uint8), engine.pinned((record.batch,), kernels.REGION))
-                   for _ in range(count_buffers(len(persons.images), len(batches))))
+    image_bytes = max(sum(map(count_bytes, images)) for images in batches)
+    buffers = [(engine.pinned((image_bytes,), np.uint8), engine.pinned((record.batch,), kernels.REGION))
+               for _ in range(count_buffers(len(persons.images), len(batches)))]
     runner = KeypointRunner(engine, image_bytes, flip_test)
     start = time.perf_counter()
     boxes = np.stack([person.bbox for person in persons])
     centers, scales = preprocess.box_to_center_scale(boxes, record.input_size)
     parts, batch_ms = [], []
-
-    def infer(batch: ImageBatch) -> Result:
-        keypoints, milliseconds = runner.infer_images(batch.pixels[:batch.image_bytes], batch.regions)
-        keypoints = keypoints[:batch.persons]
-        memory.append(batch)
-        return keypoints, milliseconds
-
-    with (ThreadPoolExecutor(IN_FLIGHT) as pool,
-          closing(read_batches(batches, centers, scales, record.input_size, memory)) as filled,
-          tqdm(total=len(persons), unit="person", desc="Predicting", disable=None) as bar):
-        for keypoints, milliseconds in run_all(pool, infer, filled):
-            check_finite(np.all(np.isfinite(keypoints), axis=(1, 2)))
+    with tqdm(total=len(persons), unit="person", desc="Predicting", disable=None) as bar:
+        for keypoints, milliseconds in run_batches(runner.infer_images, batches, centers, scales, record.input_size,
+                                                   buffers):
             parts.append(keypoints)
             batch_ms.append(milliseconds)
             bar.update(len(keypoints))
@@ -73,17 +54,6 @@ def predict_persons_on_gpu(engine: TensorRTEngine, persons: PersonSet, flip_test
     keypoints = postprocess.crop_to_image(found[..., :2], centers, scales, record.input_size)
     predictions = Predictions(list(persons), keypoints, found[..., 2].copy(), scales)
     return predictions, batch_ms, time.perf_counter() - start
-
-
-def run_all(pool: ThreadPoolExecutor, infer: Callable[[ImageBatch], Result], batches: Iterable[ImageBatch]
-            ) -> Iterator[Result]:
-    """Results of batches in their order, with :data:`IN_FLIGHT` running and one that waits."""
-    running: deque[Future[Result]] = deque()
-    for batch in batches:
-        running.append(pool.submit(infer, batch))
-        if len(running) > IN_FLIGHT:
-            yield running.popleft().result()
-    yield from (job.result() for job in running)
 
 
 def split_batches(persons: PersonSet, batch: int) -> list[list[Image]]:
@@ -103,40 +73,37 @@ def count_buffers(images: int, batches: int) -> int:
     return min(IN_FLIGHT + 2 + int(ahead), batches)
 
 
-def read_batches(batches: Sequence[Sequence[Image]], centers: np.ndarray, scales: np.ndarray,
-                 input_size: tuple[int, int], memory: deque[ImageBatch]) -> Generator[ImageBatch]:
-    """Batches in order, while a thread for each core reads ahead into ``memory``, as long as there is some.
+def run_batches(infer: Infer, batches: Sequence[Sequence[Image]], centers: np.ndarray, scales: np.ndarray,
+                input_size: tuple[int, int], buffers: Sequence[tuple[np.ndarray, np.ndarray]]) -> Iterator[Result]:
+    """Results of all batches, in order. A thread for each core reads images ahead, as far as there are buffers, and a
+    thread for each batch in flight waits for the images of one and infers.
 
-    Centers and scales, float32 (N, 2), are those of all persons. A batch has to be put back when it is done with.
-    Closing it ends the threads. Raises KitError if an image can't be used.
+    Centers and scales, float32 (N, 2), are those of all persons. A buffer is memory for the images and the regions of a
+    batch. Raises KitError if an image can't be used or the engine returns NaN or infinity.
     """
-    reading: deque[tuple[ImageBatch, list[Future[None]]]] = deque()
+    running: deque[Future[Result]] = deque()
     row = 0  # of the batch's first person
-    with ThreadPoolExecutor(count_cores()) as pool:
-        try:
-            for images in batches:
-                while not memory:
-                    yield wait_for(*reading.popleft())
-                batch = memory.popleft()
-                reading.append((batch, start_reading(pool, images, centers[row:], scales[row:], input_size, batch)))
-                row += batch.persons
-            while reading:
-                yield wait_for(*reading.popleft())
-        finally:
-            pool.shutdown(cancel_futures=True)
+    with ThreadPoolExecutor(count_cores()) as readers, ThreadPoolExecutor(IN_FLIGHT) as runners:
+        for images, (memory, regions) in zip(batches, cycle(buffers), strict=False):
+            if len(running) == len(buffers):
+                yield running.popleft().result()  # of the batch that had this buffer
+            pixels, persons = memory[:sum(map(count_bytes, images))], sum(len(image.persons) for image in images)
+            reading = start_reading(readers, images, centers[row:], scales[row:], input_size, pixels, regions)
+            running.append(runners.submit(run_batch, infer, reading, pixels, regions, persons))
+            row += persons
+        yield from (job.result() for job in running)
 
 
 def start_reading(pool: ThreadPoolExecutor, images: Sequence[Image], centers: np.ndarray, scales: np.ndarray,
-                  input_size: tuple[int, int], batch: ImageBatch) -> list[Future[None]]:
-    """Start a job for each image, which fills its part of the batch."""
+                  input_size: tuple[int, int], pixels: np.ndarray, regions: np.ndarray) -> list[Future[None]]:
+    """Start a job for each image, which fills its part of a batch."""
     jobs, start, row = [], 0, 0
     for image in images:
         end, rows = start + count_bytes(image), slice(row, row + len(image.persons))
-        batch.regions["start"][rows] = start
-        jobs.append(pool.submit(fill_part, image, centers[rows], scales[rows], input_size, batch.pixels[start:end],
-                                batch.regions[rows]))
+        regions["start"][rows] = start
+        jobs.append(pool.submit(fill_part, image, centers[rows], scales[rows], input_size, pixels[start:end],
+                                regions[rows]))
         start, row = end, rows.stop
-    batch.image_bytes, batch.persons = start, row
     return jobs
 
 
@@ -148,9 +115,12 @@ def fill_part(image: Image, centers: np.ndarray, scales: np.ndarray, input_size:
     pixels[:] = read_image(image).ravel()
 
 
-def wait_for(batch: ImageBatch, jobs: Sequence[Future[None]]) -> ImageBatch:
-    """A batch whose images have been read, with padding. Raises KitError if an image can't be used."""
-    for job in jobs:
+def run_batch(infer: Infer, reading: Sequence[Future[None]], pixels: np.ndarray, regions: np.ndarray, persons: int
+              ) -> Result:
+    """Wait for a batch's images, pad its regions with the first one, and infer."""
+    for job in reading:
         job.result()
-    batch.regions[batch.persons:] = batch.regions[0]
-    return batch
+    regions[persons:] = regions[0]
+    keypoints, milliseconds = infer(pixels, regions)
+    check_finite(np.all(np.isfinite(keypoints[:persons]), axis=(1, 2)))
+    return keypoints[:persons], milliseconds
