@@ -21,23 +21,10 @@ PYCUDA = "pycuda==2026.1"
 # The wheel that has the headers of a CUDA version, and the Python package that its folder is in.
 WHEELS = {"cu12": ("nvidia-cuda-runtime-cu12", "nvidia.cuda_runtime"), "cu13": ("nvidia-cuda-runtime", "nvidia.cu13")}
 SITECONF = """
-BOOST_INC_DIR = []
-BOOST_LIB_DIR = []
-CUDART_LIB_DIR = []
-CUDART_LIBNAME = []
-CURAND_LIB_DIR = []
-CURAND_LIBNAME = []
-BOOST_COMPILER = "gcc43"
-USE_SHIPPED_BOOST = True
-BOOST_PYTHON_LIBNAME = ["boost_python"]
-BOOST_THREAD_LIBNAME = ["boost_thread"]
-CUDA_TRACE = CUDA_ENABLE_GL = CUDA_ENABLE_CURAND = False
-CUDA_ROOT = CUDA_PRETEND_VERSION = None
 CUDA_INC_DIR = {include!r}
 CUDADRV_LIB_DIR = [{stub!r}]
-CUDADRV_LIBNAME = ["cuda"]
+CUDA_ENABLE_CURAND = False
 CXXFLAGS = ["-O1"]
-LDFLAGS = []
 """
 # pycuda includes cudaProfiler.h, which the wheels lack. The kit doesn't use the profiler. pycuda names the type
 # CUoutput_mode even for CUDA 13, which has dropped it.

@@ -13,7 +13,7 @@ from common import Parser, run
 from rtmpose.errors import KitError
 from rtmpose.files import write_text
 from rtmpose.report.results import read_cells
-from rtmpose.report.summary import describe_speed, format_row, markdown
+from rtmpose.report.summary import describe_speed, figure, format_row, joules, markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/results.md"
@@ -41,13 +41,12 @@ def results_table(folder: Path) -> str:
     lines = []
     for machine in sorted(path.parent for path in folder.glob("*/results.json")):
         for cell in read_cells(machine):
-            energy = cell.timed.get("energy")
             lines.append({
                 **format_row(cell.summary), "Machine": machine.name, "Batch": str(cell.batch),
                 "Runtime": cell.summary["engine"]["runtime"], "FPS": describe_speed(cell.timed),
-                "J a person": f"{energy['joules_per_person']:.3g}" if energy else "-",
+                "J a person": figure(joules(cell.timed), ".3g"),
                 "Measured": cell.summary["measured_at"][:10], "Kit": cell.summary["versions"]["kit"]})
-    return markdown([HEADER, *([line[name] for name in HEADER] for line in lines)]) if lines else EMPTY
+    return markdown([{name: line[name] for name in HEADER} for line in lines]) if lines else EMPTY
 
 
 def put_between(page: str, table: str) -> str:

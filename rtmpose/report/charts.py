@@ -99,29 +99,22 @@ def dots(series: Sequence[Series], title: str, least_span: float) -> Markup:
                          for row, one in enumerate(series) for batch, value in one.points])
 
 
-def bars(rows: Sequence[tuple[str, str, Sequence[float]]], title: str) -> Markup:
-    """A row per ``(style, label, percentages)``: bars from 0 on top of each other, the first one palest."""
-    bar = Markup('<rect class="bar depth{} {}" x="{:g}" y="{:g}" width="{:.1f}" height="{}"><title>{}</title></rect>')
-    ticks = linear_ticks(0, max(value for _, _, values in rows for value in values))
-    x, y = Axis(title, ticks, _LABEL, _WIDTH - _RIGHT), _rows([label for _, label, _ in rows])
-    return _chart(x, y, [bar.format(depth, style, x(0), y(row) - _BAR / 2, x(value) - x(0), _BAR,
-                                    f"{label}: {value:.3g} %")
-                         for row, (style, label, values) in enumerate(rows) for depth, value in enumerate(values)])
-
-
-def bars_with_intervals(rows: Sequence[tuple[str, str, float, tuple[float, float] | None]], title: str) -> Markup:
-    """A row per ``(style, label, value, interval)``: a bar from 0, and a thin line along the interval, if any."""
+def bars(rows: Sequence[tuple[str, Sequence[tuple[str, float]], Sequence[float]]], title: str, unit: str = ""
+         ) -> Markup:
+    """A row per ``(label, parts, interval)``: bars from 0 on top of each other, a ``(style, value)`` each, and a thin
+    line along the 95 % interval, which may be empty."""
     bar = Markup('<rect class="bar {}" x="{:g}" y="{:g}" width="{:.1f}" height="{}"><title>{}</title></rect>')
-    ticks = linear_ticks(0, max(end for _, _, value, interval in rows for end in (value, *(interval or ()))))
-    x, y = Axis(title, ticks, _LABEL, _WIDTH - _RIGHT), _rows([label for _, label, *_ in rows])
+    ticks = linear_ticks(0, max(value for _, parts, ends in rows for value in (*(value for _, value in parts), *ends)))
+    x, y = Axis(title, ticks, _LABEL, _WIDTH - _RIGHT), _rows([label for label, *_ in rows])
     marks = []
-    for row, (style, label, value, interval) in enumerate(rows):
-        tip = f"{label}: {value:.4g}" + ("" if interval is None else f", 95 % {interval[0]:.4g} to {interval[1]:.4g}")
-        marks.append(bar.format(style, x(0), y(row) - _BAR / 2, x(value) - x(0), _BAR, tip))
-        if interval is not None:
+    for row, (label, parts, interval) in enumerate(rows):
+        at, reach = y(row), ", 95 % {:.4g} to {:.4g}".format(*interval) if interval else ""
+        marks += [bar.format(style, x(0), at - _BAR / 2, x(value) - x(0), _BAR, f"{label}: {value:.4g}{unit}{reach}")
+                  for style, value in parts]
+        if interval:
             low, high = map(x, interval)
-            marks.append(_line("interval", (low, y(row)), (high, y(row))))
-            marks += [_line("interval", (end, y(row) - 4), (end, y(row) + 4)) for end in (low, high)]
+            marks.append(_line("interval", (low, at - 4), (low, at + 4), (low, at), (high, at), (high, at - 4),
+                               (high, at + 4)))
     return _chart(x, y, marks)
 
 

@@ -104,18 +104,16 @@ def _compare_cells(base: Cell, other: Cell, report: Report, annotations: str | N
             row.timed, row.ratio = two, two["fps"] / one["fps"]
             row.ratio_interval = ratio_interval(
                 *(run.get("repeats", {}).get("values", [run["fps"]]) for run in (one, two)))
-            row.verdict = _verdict(row.ratio_interval, one["conditions"]["verdict"], two["conditions"]["verdict"])
+            row.verdict = _verdict(row.ratio_interval) if rows.is_result(one) and rows.is_result(two) else "can't tell"
         if "AP" in two:
             _score_again(row, base, report, annotations)
         row.differences |= describe_differences(one, two)
     return row
 
 
-def _verdict(interval: tuple[float, float] | None, *conditions: str) -> str:
-    """Whether a speed is higher than another, from the interval of their ratio; that takes results."""
-    if interval is None or any(one in rows.NOT_A_RESULT for one in conditions):
-        return "can't tell"
-    low, high = interval
+def _verdict(interval: tuple[float, float] | None) -> str:
+    """Whether a speed is higher than another, from the interval of their ratio."""
+    low, high = interval or (0, math.inf)
     return "faster" if low > 1 else "slower" if high < 1 else "can't tell"
 
 

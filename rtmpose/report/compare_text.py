@@ -7,6 +7,7 @@ from typing import Any
 from rtmpose.errors import KitError
 from rtmpose.report import summary as rows
 from rtmpose.report.compare import Report, Row
+from rtmpose.report.text import describe_conditions
 
 
 def report_text(report: Report) -> str:
@@ -14,19 +15,16 @@ def report_text(report: Report) -> str:
     if len(report.labels) == 1:
         return rows.table(*(cell.summary for cell in report.cells))
     lines = [*(f"Not compared: {line}" for line in report.refused), *difference_lines(report)]
-    for row in report.rows:
-        if row.timed and row.timed["conditions"]["verdict"] in rows.NOT_A_RESULT:
-            conditions = row.timed["conditions"]
-            lines.append(f"{row.cell.name}: {conditions['verdict']}, not a result: {'; '.join(conditions['reasons'])}")
+    lines += [f"{row.cell.name}: {describe_conditions(row.timed['conditions'])}" for row in report.rows
+              if row.timed and not rows.is_result(row.timed)]
     lines += report.notes
-    return rows.markdown(table_lines(report)) + "\n" * bool(lines) + "".join(f"\n- {line}" for line in lines)
+    return rows.markdown(table_rows(report)) + "\n" * bool(lines) + "".join(f"\n- {line}" for line in lines)
 
 
-def table_lines(report: Report) -> list[list[str]]:
-    """The table, its header first, without the columns that are empty."""
+def table_rows(report: Report) -> list[dict[str, str]]:
+    """The rows of the table, without the columns that are empty."""
     texts = [_text_row(row, report.prices.get(row.cell.label)) for row in report.rows]
-    header = [name for name in texts[0] if any(text[name] != "-" for text in texts)]
-    return [header, *([text[name] for name in header] for text in texts)]
+    return [{name: text[name] for name in text if any(other[name] != "-" for other in texts)} for text in texts]
 
 
 def _text_row(row: Row, price: float | None) -> dict[str, str]:
@@ -39,30 +37,22 @@ def _text_row(row: Row, price: float | None) -> dict[str, str]:
         "Precision": rows.precision(summary),
         "Batch": str(row.cell.batch),
         "Persons a second": rows.describe_speed(run) if run else "-",
-        "Ratio [95 %]": with_interval(row.ratio, row.ratio_interval, ".3f"),
+        "Ratio [95 %]": rows.figure(row.ratio, ".3f", row.ratio_interval),
         "Verdict": row.verdict,
-        "AP": f"{summary['AP']:.4f}" if "AP" in summary else "-",
-        "AP difference [95 %]": with_interval(row.ap_difference, row.ap_interval, "+.4f"),
+        "AP": rows.figure(summary.get("AP"), ".4f"),
+        "AP difference [95 %]": rows.figure(row.ap_difference, "+z.4f", row.ap_interval),
         "Keypoints: at most one bin off, p99": (f"{agreement['within_bin']:.2%}, {agreement['p99_px']:.2f} px"
                                                 if agreement.get("counted") else "-"),
-        "J a person": f"{run['energy']['joules_per_person']:.3g}" if "energy" in run else "-",
-        "Persons a dollar": f"{persons_a_dollar(run, price):,.0f}" if run and price else "-",
+        "J a person": rows.figure(rows.joules(run), ".3g"),
+        "Persons a dollar": rows.figure(persons_a_dollar(run, price), ",.0f"),
         "Conditions": run["conditions"]["verdict"] if run else "-",
         "Differs in": ", ".join(names) or "-",
     }
 
 
-def with_interval(value: float | None, interval: tuple[float, float] | None, form: str) -> str:
-    """A number and its interval as text."""
-    if value is None:
-        return "-"
-    text = format(round(value, 6) + 0, form)
-    return text if interval is None else f"{text} [{interval[0]:{form}}, {interval[1]:{form}}]"
-
-
-def persons_a_dollar(run: dict[str, Any], price: float) -> float:
-    """Persons for one dollar at ``price`` dollars an hour."""
-    return run["fps"] * 3600 / price
+def persons_a_dollar(run: dict[str, Any], price: float | None) -> float | None:
+    """Persons for one dollar at ``price`` dollars an hour; None without a price or a speed."""
+    return run["fps"] * 3600 / price if run and price else None
 
 
 def difference_lines(report: Report) -> list[str]:

@@ -5,6 +5,7 @@ A sweep and a comparison have one page. In that of a comparison the cells are of
 
 import base64
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -27,26 +28,28 @@ def draw_page(report: Report) -> str:
     measured = [cell for cell in report.cells if not cell.failure]
     cells = [cell for cell in measured if network(cell.summary) == network(measured[0].summary)]
     runs = [run for cell in cells for run in cell.runs]
-    firsts = {label: next(cell.summary for cell in cells if cell.label == label)
-              for label in dict.fromkeys(cell.label for cell in cells)}
+    firsts = {label: next(group).summary for label, group in groupby(cells, lambda cell: cell.label)}
     return _TEMPLATES.get_template("page.html").render(
         report=report,
         cells=cells,
         runs=runs,
-        firsts=firsts,
-        machines=[{**first["machine"], "runtime": first["engine"]["runtime"]} for first in firsts.values()],
+        machines=_side_by_side("Machine", {label: {**first["machine"], "runtime": first["engine"]["runtime"]}
+                                           for label, first in firsts.items()}),
+        versions=_side_by_side("Package", {label: first["versions"] for label, first in firsts.items()}),
         otherwise=[cell for cell in cells if any(incomparable(*pair) for pair in pair_runs(cells[0], cell))],
         best=find_best(cells, report.prices),
         model=summary.model_name(runs[0]),
         data_sets=list(dict.fromkeys(
             f"{annotation_file(run)[0]}, {run['persons']} persons in {run['images']} images, {run['boxes']}, "
             f"{'flip test' if run['flip_test'] else 'no flip test'}" for run in runs if run["mode"] == "accuracy")),
-        results=summary.table_rows([cell.summary for cell in cells]),
+        results=[{"Result": cell.label} | row if len(firsts) > 1 else row for cell, row in zip(
+            cells, summary.table_rows([cell.summary for cell in cells]), strict=True)],
         asked=any("asked" in summary.precision(run) for run in runs),
-        beside=compare_text.table_lines(report) if report.rows else [],
+        beside=compare_text.table_rows(report) if report.rows else [],
         notes=[*compare_text.difference_lines(report), *report.notes],
-        files={run["engine"]["onnx"]: run["engine"]["onnx_sha256"] for run in runs} | {
-            path: digest for run in runs for path, digest in run["inputs"].items()},
+        files=[{"File": path, "SHA-256": digest} for path, digest in (
+            {run["engine"]["onnx"]: run["engine"]["onnx_sha256"] for run in runs} | {
+                path: digest for run in runs for path, digest in run["inputs"].items()}).items()],
         pictures=[(group[-1], picture) for group in _by_precision(cells) if (picture := _read_picture(group[-1]))],
         label=_label,
         describe_speed=summary.describe_speed,
@@ -60,19 +63,22 @@ def find_best(cells: Sequence[Cell], prices: dict[str, float]) -> dict[str, Cell
 
     Only among results of what the first cell measures; ``prices`` are in dollars an hour, by label.
     """
-    def best(choice: Sequence[Cell], key: Callable[[Cell], float]) -> Cell | None:
-        return max(choice, key=key, default=None)
-
-    results = [cell for cell in cells if cell.timed and cell.timed["conditions"]["verdict"] not in summary.NOT_A_RESULT
-               and cells[0].timed and summary.run_name(cell.timed) == summary.run_name(cells[0].timed)]
-    fastest = best(results, lambda cell: cell.timed["fps"])
+    results = [cell for cell in cells if summary.is_result(cell.timed) and cells[0].timed
+               and summary.run_name(cell.timed) == summary.run_name(cells[0].timed)]
+    fastest = max(results, key=lambda cell: cell.timed["fps"], default=None)
     fp32 = [cell for cell in results if fastest and cell is not fastest
             and (cell.label, cell.precision, cell.batch) == (fastest.label, "fp32", fastest.batch)]
     return {"second": fastest, "fp32": next(iter(fp32), None),
-            "joule": best([cell for cell in results if "energy" in cell.timed],
-                          lambda cell: 1 / cell.timed["energy"]["joules_per_person"]),
-            "dollar": best([cell for cell in results if cell.label in prices],
-                           lambda cell: cell.timed["fps"] / prices[cell.label])}
+            "joule": min((cell for cell in results if "energy" in cell.timed),
+                         key=lambda cell: cell.timed["energy"]["joules_per_person"], default=None),
+            "dollar": max((cell for cell in results if cell.label in prices),
+                          key=lambda cell: cell.timed["fps"] / prices[cell.label], default=None)}
+
+
+def _side_by_side(name: str, parts: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each key of any part: the key under ``name``, and its value in each part, None without one."""
+    keys = dict.fromkeys(key for part in parts.values() for key in part)
+    return [{name: key, **{label: part.get(key) for label, part in parts.items()}} for key in keys]
 
 
 def _draw_charts(cells: Sequence[Cell]) -> dict[str, Any]:
@@ -91,13 +97,15 @@ def _draw_charts(cells: Sequence[Cell]) -> dict[str, Any]:
         "ap_chart": charts.dots(_series(scored, lambda cell: (cell.batch, cell.accuracy["AP"])), "AP@0.5:0.95",
                                 _LEAST_AP_SPAN) if scored else None,
         "agreement_chart": charts.bars([
-            (cell.precision, _label(cell, _LONGEST_LABEL),
-             [100 * (1 - cell.accuracy["agreement"][key]) for key in ("within_bin", "within_1px", "within_4px")])
-            for cell in compared], "% of keypoints") if compared else None,
-        "fastest_chart": charts.bars_with_intervals([
-            (f"{'depth0 ' * (cell.timed['conditions']['verdict'] in summary.NOT_A_RESULT)}{cell.precision}",
-             _label(cell, _LONGEST_LABEL), cell.timed["fps"], cell.timed.get("repeats", {}).get("interval"))
-            for cell in fastest], "persons a second") if fastest else None,
+            (_label(cell, _LONGEST_LABEL), [
+                (f"depth{depth} {cell.precision}", 100 * (1 - cell.accuracy["agreement"][key]))
+                for depth, key in enumerate(("within_bin", "within_1px", "within_4px"))], ())
+            for cell in compared], "% of keypoints", " %") if compared else None,
+        "fastest_chart": charts.bars([
+            (_label(cell, _LONGEST_LABEL),
+             [(f"depth{'02'[summary.is_result(cell.timed)]} {cell.precision}", cell.timed["fps"])],
+             cell.timed.get("repeats", {}).get("interval", ())) for cell in fastest], "persons a second")
+        if fastest else None,
         "speed_charts": [(
             label,
             charts.over_batches(_series(group, _fps), "persons a second", "persons a second",

@@ -82,7 +82,7 @@ def flatten(summary: dict[str, Any]) -> dict[str, Any]:
     latency = summary.get("latency_ms", {})
     low, high = summary.get("repeats", {}).get("interval", (None, None))
     return {"Model": model_name(summary), "BatchSize": summary["batch"], "Precision": precision(summary),
-            "Backend": summary["backend"], "Measured": ", ".join([measurement(summary), *settings(summary)]),
+            "Backend": summary["backend"], "Measured": ", ".join([run_name(summary), *settings(summary)]),
             "FPS": summary.get("fps"), "AP@0.5": summary.get("AP50"), "AP@0.5:0.95": summary.get("AP"),
             "Conditions": summary.get("conditions", {}).get("verdict"),
             **{f"{name} ms": latency.get(name) for name in ("mean", "median", "p90", "p99")},
@@ -103,32 +103,41 @@ def table(*summaries: dict[str, Any]) -> str:
     return f"{model_name(summaries[0])} on {machine_name(summaries[0])}\n\n{markdown(table_rows(summaries))}"
 
 
-def markdown(lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; the first line is its header."""
+def markdown(rows: Sequence[dict[str, str]]) -> str:
+    """A Markdown table of rows with the same names, which are its header."""
+    lines = [list(rows[0]), *(list(row.values()) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    ruled = [lines[0], ["-" * width for width in widths], *lines[1:]]
-    return "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in ruled)
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines)
 
 
-def table_rows(summaries: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """Header and rows of a table as text. Of several rows, each has its speed's ratio to the first one's, if the two
-    measure the same, and the highest speed that is a result is marked."""
+def table_rows(summaries: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+    """Rows of a table as text. Of several rows, each has its speed's ratio to the first one's, if the two measure the
+    same, and the highest speed that is a result is marked."""
     rows = list(map(format_row, summaries))
-    results = [one for one in summaries if "fps" in one and one["conditions"]["verdict"] not in NOT_A_RESULT]
-    best = max(results, key=lambda one: one["fps"], default=None)
+    best = max(filter(is_result, summaries), key=lambda one: one["fps"], default=None)
     for one, row in zip(summaries, rows, strict=True):
         alike = "fps" in one and row["Measured"] == rows[0]["Measured"]
-        row["Ratio"] = f"{one['fps'] / summaries[0]['fps']:.2f}" if alike else "-"
+        row["Ratio"] = figure(one["fps"] / summaries[0]["fps"] if alike else None, ".2f")
         row["FPS"] += " (best)" * (one is best and len(rows) > 1)
-    header = [name for name in HEADER if name != "Ratio" or len(rows) > 1]
-    return [header, *([row[name] for name in header] for row in rows)]
+    return [{name: row[name] for name in HEADER if name != "Ratio" or len(rows) > 1} for row in rows]
 
 
 def format_row(summary: dict[str, Any]) -> dict[str, str]:
     """:func:`flatten` as text, with AP to three digits; a dash where nothing was measured."""
-    row = {name: "-" if value is None else f"{value:.3f}" if name.startswith("AP") else str(value)
-           for name, value in flatten(summary).items()}
-    return row | {"FPS": speed(summary)}
+    return {name: figure(value, ".3f" if name.startswith("AP") else "") for name, value in flatten(summary).items()
+            } | {"FPS": speed(summary)}
+
+
+def figure(value: Any, form: str, interval: Sequence[float] | None = None) -> str:
+    """A figure as text, with the ends of its interval, if it has one; a dash for None."""
+    text = "-" if value is None else format(value, form)
+    return f"{text} [{interval[0]:{form}}, {interval[1]:{form}}]" if interval else text
+
+
+def is_result(summary: dict[str, Any]) -> bool:
+    """Whether a summary has a speed that says something about the machine."""
+    return "fps" in summary and summary["conditions"]["verdict"] not in NOT_A_RESULT
 
 
 def model_name(summary: dict[str, Any]) -> str:
@@ -145,16 +154,11 @@ def machine_name(summary: dict[str, Any]) -> str:
     return f"{cores} core{'s' * (cores != 1)} of {machine['cpu']}" + (f" ({sets})" if sets else "")
 
 
-def measurement(summary: dict[str, Any]) -> str:
-    """What a summary's speed is the speed of."""
-    if "scenario" in summary:
-        return f"LoadGen {summary['scenario']}"
-    return {"throughput": "engine alone", "accuracy": "files to keypoints"}[summary["mode"]]
-
-
 def run_name(summary: dict[str, Any]) -> str:
-    """What a run measured; only runs of one name can be compared."""
-    return measurement(summary) + (f", {summary['mode']}" if "scenario" in summary else "")
+    """What a summary's speed is the speed of; only runs of one name can be compared."""
+    if "scenario" in summary:
+        return f"LoadGen {summary['scenario']}, {summary['mode']}"
+    return {"throughput": "engine alone", "accuracy": "files to keypoints"}[summary["mode"]]
 
 
 def count_devices(summary: dict[str, Any]) -> int:
@@ -175,11 +179,16 @@ def settings(summary: dict[str, Any]) -> list[str]:
 def speed(summary: dict[str, Any]) -> str:
     """Persons a second, as ``351.51``; of several processes as ``351 ± 4``, which spans their whole interval."""
     if "repeats" not in summary:
-        return f"{summary['fps']:.2f}" if "fps" in summary else "-"
+        return figure(summary.get("fps"), ".2f")
     median, (low, high) = summary["fps"], summary["repeats"]["interval"]
     reach = max(median - low, high - median)
     digits = min(2, max(0, -math.floor(math.log10(reach)))) if reach else 2
     return f"{median:.{digits}f} ± {reach:.{digits}f}"
+
+
+def joules(summary: dict[str, Any]) -> float | None:
+    """Joules a person; None where no energy was measured."""
+    return summary.get("energy", {}).get("joules_per_person")
 
 
 def describe_speed(summary: dict[str, Any]) -> str:

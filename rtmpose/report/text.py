@@ -14,6 +14,7 @@ from rtmpose.evaluate import loadgen
 from rtmpose.evaluate.loadgen_logs import SUMMARY
 from rtmpose.evaluate.predictions import Predictions
 from rtmpose.model.int8 import calibrate
+from rtmpose.report.summary import NOT_A_RESULT, markdown
 
 _MOST_NAMES = 12  # of operators in a cell of a table
 _WHY_OTHER_PRECISION = {
@@ -39,7 +40,7 @@ def build_lines(plan: Plan, built: Built) -> str:
         lines.append(f"Calibration: taken from {found.cache}" if found.reused else
                      f"Calibration: {plan.crops.persons} crops of {plan.crops.folder}, seed {calibrate.SEED}; kept in "
                      f"{found.cache}")
-    lines += _kept_lines(built) if built.kept else []
+    lines += [_kept_table(built)] if built.kept else []
     lines += [f"Built {plan.engine_path} in {record.build_seconds:.1f} s: {record.engine_bytes / 2**20:.1f} MiB, "
               f"record in {record_path(plan.engine_path).name}",
               f"  convolutions and matrix products: {_counts(record.arithmetic)}",
@@ -57,15 +58,15 @@ def _counts(numbers: dict[str, int]) -> str:
     return ", ".join(f"{number} {kind}" for kind, number in sorted(numbers.items(), key=lambda item: -item[1]))
 
 
-def _kept_lines(built: Built) -> list[str]:
+def _kept_table(built: Built) -> str:
     """Operators of an FP16 or BF16 engine that stay in FP32, as a Markdown table."""
     macs = built.macs
     prefix = os.path.commonprefix([name for names in built.kept.values() for name in names])
     prefix = prefix[:prefix.rfind("/") + 1]
-    rows = [f"| {reason} | {_join([name.removeprefix(prefix) for name in names])} | "
-            f"{sum(macs.get(name, 0) for name in names) / sum(macs.values()):.3%} |"
-            for reason, names in built.kept.items()]
-    return ["| stays in fp32, because | operators | multiplications |", "|---|---|---|", *rows]
+    return markdown([{
+        "stays in fp32, because": reason, "operators": _join([name.removeprefix(prefix) for name in names]),
+        "multiplications": f"{sum(macs.get(name, 0) for name in names) / sum(macs.values()):.3%}",
+    } for reason, names in built.kept.items()])
 
 
 def _join(names: Sequence[str]) -> str:
@@ -148,7 +149,7 @@ def _cost_lines(measured: dict[str, Any]) -> list[str]:
 def describe_conditions(conditions: dict[str, Any]) -> str:
     """The verdict on conditions, with its reasons, and what it means."""
     because = f": {', '.join(conditions['reasons'])}" if conditions["reasons"] else ""
-    meaning = "; not a result" if conditions["verdict"] == "busy" else ""
+    meaning = "; not a result" if conditions["verdict"] in NOT_A_RESULT else ""
     return f"{conditions['verdict']}{because}{meaning}"
 
 
