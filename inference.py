@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rtmpose.data.coco import DataSet, PersonSet, find_data_set, load_persons, to_corners
+from rtmpose.data.annotations import expect
+from rtmpose.data.coco import DataSet, PersonSet, find_data_set, is_inside, load_persons, to_corners
 from rtmpose.data.images import read_photograph
 from rtmpose.data.postprocess import COCO_KEYPOINTS
 from rtmpose.engines import Engine, load_engine
@@ -258,7 +259,8 @@ def draw_photograph(engine_path: str, batch: int | None, input_name: str | None,
     pixels = read_photograph(picture)
     height, width = pixels.shape[:2]
     try:
-        corners = to_corners(bbox or (0, 0, width, height), (width, height))
+        corners = to_corners(bbox or (0, 0, width, height))
+        expect(is_inside(corners, (width, height)), "box", bbox, f"one with a part in the image of {width}x{height}")
     except ValueError as error:
         raise KitError(f"--bbox: {error}; expected x,y,w,h in pixels of {picture}") from error
     engine = open_engine(engine_path, batch, input_name, coco=False)

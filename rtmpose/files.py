@@ -124,7 +124,7 @@ def read_json(path: str | os.PathLike[str], what: str, object_hook: Callable[[di
         with open_regular(path, what) as file:
             return json.load(file, object_hook=object_hook)
     except (ValueError, RecursionError) as error:
-        raise KitError(f"{path}: is not valid JSON ({error}), expected {what}; fetch it again") from error
+        raise KitError(f"{path}: is not valid JSON ({error}), expected {what}; replace the file") from error
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

@@ -65,7 +65,7 @@ def coco_dataset(folder: Path, input_size: tuple[int, int] = INPUT_SIZE, detecti
     transforms = datasets.transforms
     return datasets.CocoDataset(
         data_root=str(folder), ann_file=str(ANNOTATIONS), data_prefix={"img": "images/val2017/"},
-        bbox_file=str(detections) if detections else None, data_mode="topdown", test_mode=True,
+        bbox_file=str(detections) if detections else None, data_mode="topdown", test_mode=True, serialize_data=False,
         metainfo={"from_file": str(coco_metainfo())},
         pipeline=[transforms.LoadImage(), transforms.GetBBoxCenterScale(),
                   transforms.TopdownAffine(input_size=input_size),

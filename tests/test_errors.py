@@ -1,6 +1,7 @@
 """User errors: one clear line, exit code 2, nothing half-written."""
 
 import dataclasses
+import json
 import os
 import resource
 import shutil
@@ -288,9 +289,9 @@ def first(kind: str, **changed: object) -> Callable[[dict], dict]:
     (lambda content: [], "lacks the lists images, annotations and categories"),
     (lambda content: {**content, "annotations": {}}, "lacks the lists"),
     (lambda content: {**content, "annotations": []}, "holds no person with keypoints"),
-    (first("images", file_name="\ud800"), "broken record ("),
-    (first("annotations", bbox=[float("nan"), 0, 5, 5]), "annotations[0]: bbox is [nan, 0, 5, 5], not 4 finite num"),
-    (first("annotations", area=10**400), "annotations[0]: area is [1000"),
+    (first("images", file_name="\ud800"), "images[0], id 1: 'utf-8' codec can't encode"),
+    (first("annotations", bbox=[float("nan"), 0, 5, 5]), "annotations[0], id 1: bbox is [nan, 0, 5, 5], not 4 finite"),
+    (first("annotations", area=10**400), "annotations[0], id 1: area is 1000"),
 ])
 def test_annotations(fails_with: Fails, dataset: Callable, change: Callable[[dict], object], message: str) -> None:
     folder, content = dataset()
@@ -299,16 +300,17 @@ def test_annotations(fails_with: Fails, dataset: Callable, change: Callable[[dic
     assert "person_keypoints_val2017.json: " in found and message in found
 
 
-def test_annotated_boxes_that_are_empty_or_outside_are_left_out_and_reported(engine_file: Path, dataset: Callable
-                                                                             ) -> None:
+def test_what_is_left_out_is_reported(engine_file: Path, dataset: Callable, tmp_path: Path) -> None:
     folder, content = dataset()
     boxes = [[0, 0, 0, 0], [5, 5, 10, 0], [-50, -50, 20, 20], [4000, 10, 20, 20]]
     for annotation, box in zip(content["annotations"], boxes, strict=False):
         annotation["bbox"] = box
     write_annotations(folder, content)
-    done = run_script("inference.py", "--engine", engine_file, "--datasets", folder)
+    done = run_script("inference.py", "--engine", engine_file, "--datasets", folder, "--output", tmp_path / "output")
     assert done.returncode == 0, done.stderr
-    assert "Left out: 4 persons whose box is empty or outside the image" in done.stdout
+    note = "persons left out, whose box is empty or outside the image"
+    assert f"Note: 4 {note}\n" in done.stdout
+    assert json.loads((tmp_path / "output/summary.json").read_text())["notes"] == {note: 4}
 
 
 @pytest.mark.parametrize(("text", "message"), [

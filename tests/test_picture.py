@@ -48,7 +48,7 @@ def test_keypoints_are_those_of_a_data_set_with_that_box(engine_file: Path, tmp_
     (tmp_path / "boxes.json").write_text(json.dumps([{"image_id": 1, "category_id": 1, "bbox": box, "score": 1}]))
     engine = load_engine(engine_file)
     pixels = read_photograph(tmp_path / "images/val2017" / content["images"][0]["file_name"])
-    one = predict.predict_person(engine, pixels, to_corners(box, pixels.shape[1::-1]))
+    one = predict.predict_person(engine, pixels, to_corners(box))
     among_others = predict.predict_persons(engine, load_persons(tmp_path, tmp_path / "boxes.json"))[0]
     assert np.array_equal(one.keypoints, among_others.keypoints) and np.array_equal(one.scores, among_others.scores)
 
@@ -101,9 +101,9 @@ def test_other_skeletons(photo: Path, tmp_path: Path, output: Path) -> None:
     (b"\xff\xd8\xff\xe0", (), "given: is damaged or was cut off"),
     (BIG_PNG, (), "given: is 60000x60000 pixels, expected at most 268435456; reduce it"),
     (BIG_BMP, (), "given: is no image or was cut off"),
-    ("photo", ("--bbox", "320,0,10,10"), "--bbox: bbox [320.0, 0.0, 10.0, 10.0] lies outside its image of 320x240"),
-    ("photo", ("--bbox=-20,0,10,10",), "lies outside its image of 320x240; expected x,y,w,h in pixels of "),
-    ("photo", ("--bbox", "1,2,1e-30,4"), "is empty"),
+    ("photo", ("--bbox", "320,0,10,10"), "--bbox: box is [320.0, 0.0, 10.0, 10.0], not one with a part in the image"),
+    *(("photo", (f"--bbox={box}",), "not one with a part in the image of 320x240; expected x,y,w,h in pixels of ")
+      for box in ("-20,0,10,10", "1,2,1e-30,4")),
     ("photo", ("--bbox", "1,2,1e30,4"), "not 4 finite numbers below 1e+12"),
     ("photo", ("--batchsize", "9"), "--batchsize says 9"),
     ("output", (), "skeleton.jpg: is an input as well, and would be lost")])

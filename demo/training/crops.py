@@ -14,7 +14,7 @@ import numpy as np
 
 from drawing.dataset import encode_jpeg
 from drawing.scene import DrawnPerson, draw_scene
-from rtmpose.data.coco import NUM_KEYPOINTS
+from rtmpose.data.annotations import NUM_KEYPOINTS
 from rtmpose.data.postprocess import COCO_FLIP_INDICES
 from rtmpose.data.preprocess import box_to_center_scale
 

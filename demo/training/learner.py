@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rtmpose.data.coco import NUM_KEYPOINTS
+from rtmpose.data.annotations import NUM_KEYPOINTS
 from rtmpose.data.preprocess import normalize
 from rtmpose.errors import KitError
 from rtmpose.files import atomic_write

@@ -1,9 +1,8 @@
-"""A data set in COCO's format: its annotation file, read once and checked, and the persons whose keypoints are
-predicted, in which image, in which box."""
+"""A data set in COCO's format: the persons whose keypoints are predicted, in which image, in which box."""
 
-import gc
 import os
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
@@ -12,35 +11,20 @@ from typing import Any
 
 import numpy as np
 
+from rtmpose.data.annotations import ID, Annotations, check_number, check_numbers, expect, read_annotations
 from rtmpose.errors import KitError
 from rtmpose.files import read_json
 
 ANNOTATIONS = Path("annotations/person_keypoints_val2017.json")
 GROUND_TRUTH = "ground-truth boxes"
 IMAGE_FOLDERS = (Path("images/val2017"), Path("val2017"))
-NUM_KEYPOINTS = 17
-_LIMIT = 1e12
-_ID_LIMIT = 2**63  # NumPy's integers, with which pycocotools sorts ids
-_LONGEST_SIDE = 2**20  # pixels that OpenCV reads
-gc.set_threshold(10**6)  # while records are read, the collector would walk through all of them again and again
-
-
-@dataclass(frozen=True)
-class Annotations:
-    """Content of an annotation file in COCO's format, without ``segmentation``."""
-
-    path: Path
-    images: list[dict[str, Any]]  # id, file_name, width, height, ...
-    annotations: list[dict[str, Any]]  # in the file's order; all with keypoints have iscrowd and num_keypoints
-    categories: list[dict[str, Any]]  # id, name, ...
-    person_id: int | str  # id of the category "person"
 
 
 @dataclass(frozen=True, slots=True)
 class Person:
     """One person whose keypoints are predicted."""
 
-    index: int  # position in the annotation or detection file; results are written in this order
+    index: int  # position in Annotations.annotations or in the detection file, the order of results
     image_id: int
     bbox: np.ndarray  # float32 (4,), x1 y1 x2 y2 in image pixels
     score: np.float32  # of the box; 1 for ground truth
@@ -64,8 +48,8 @@ class PersonSet:
     images: tuple[Image, ...]  # those with persons, in the order of the annotation file
     annotations: Annotations
     limit: int | None  # evaluate these images only, at most so many, not all of the annotation file
-    skipped: int  # annotated persons left out because their box is empty inside the image
     boxes: str  # source of the boxes, as text
+    notes: dict[str, int]  # what was left out, was read otherwise than it is written, or looks wrong, and how often
 
     def __len__(self) -> int:
         return sum(len(image.persons) for image in self.images)
@@ -106,18 +90,20 @@ def load_persons(data_set: DataSet | str | Path | None, detections: str | Path |
         raise KitError(f"{files.images}: no such folder, expected the images of {files.annotations}")
     known = {record["id"]: Image(record["id"], files.images / record["file_name"], int(record["width"]),
                                  int(record["height"]), []) for record in annotations.images}
+    notes = Counter(annotations.notes)
     if detections is None:
-        skipped, boxes = _add_annotated(annotations, known), GROUND_TRUTH
+        boxes = GROUND_TRUTH
+        _add_annotated(annotations, known, notes)
     else:
-        skipped, boxes = 0, f"boxes of {detections}"
-        _add_detected(Path(detections), annotations.person_id, known)
+        boxes = f"boxes of {detections}"
+        _add_detected(Path(detections), annotations.person_id, known, notes)
     images = tuple(image for image in known.values() if image.persons)
     folder = os.path.join(os.path.abspath(files.images), "")
     for image in images:
         if not os.path.abspath(image.path).startswith(folder):
             raise KitError(f"{files.annotations}: image {image.id!r:.60} is {str(image.path)!r:.200}, expected a file "
                            f"in {files.images}/; correct the annotations")
-    return PersonSet(images[:limit], annotations, limit, skipped, boxes)
+    return PersonSet(images[:limit], annotations, limit, boxes, dict(notes))
 
 
 def find_data_set(folder: DataSet | str | Path | None) -> DataSet:
@@ -147,12 +133,12 @@ def find_data_set(folder: DataSet | str | Path | None) -> DataSet:
     return DataSet(annotations, images)
 
 
-def _add_annotated(annotations: Annotations, images: dict[int | str, Image]) -> int:
-    """Add the ground truth of mmpose's ``BaseCocoStyleDataset``, boxes clipped as there; return how many are empty."""
-    skipped = 0
+def _add_annotated(annotations: Annotations, images: dict[int | str, Image], notes: Counter[str]) -> None:
+    """Add the ground truth of mmpose's ``BaseCocoStyleDataset``, boxes clipped as there."""
+    given, areas = [], 0
     for index, annotation in enumerate(annotations.annotations):
-        if ("keypoints" not in annotation or annotation["category_id"] != annotations.person_id
-                or annotation["iscrowd"] or not annotation["num_keypoints"] or max(annotation["keypoints"]) <= 0):
+        keypoints = annotation["keypoints"]
+        if annotation["iscrowd"] or annotation.get("num_keypoints") == 0 or max(keypoints[::3] + keypoints[1::3]) <= 0:
             continue
         image = images[annotation["image_id"]]
         x, y, width, height = annotation["bbox"]
@@ -161,124 +147,73 @@ def _add_annotated(annotations: Annotations, images: dict[int | str, Image]) -> 
         if bbox[2] > bbox[0] and bbox[3] > bbox[1]:
             image.persons.append(Person(index, image.id, bbox, np.float32(1)))
         else:
-            skipped += 1
+            notes["persons left out, whose box is empty or outside the image"] += 1
+        given.append((x, y, width, height, image.width, image.height))
+        areas += annotation["area"] != 0
     if not any(image.persons for image in images.values()):
         raise KitError(f"{annotations.path}: holds no person with keypoints and a box inside the image, expected COCO "
-                       "person keypoints (person_keypoints_val2017.json, not instances_val2017.json)")
-    return skipped
+                       "person keypoints (person_keypoints_val2017.json, not instances_val2017.json)"
+                       + "".join(f"; found {note}: {number}" for note, number in notes.items()))
+    if not areas:
+        notes["persons of area 0, whose keypoints all count as wrong"] = len(given)
+    _question_boxes(given, notes)
 
 
-def _add_detected(path: Path, person_id: int | str, images: dict[int | str, Image]) -> None:
-    """Add a detector's persons, as mmpose's ``BaseCocoStyleDataset._load_detection_results`` reads them."""
+def _add_detected(path: Path, person_id: int | str, images: dict[int | str, Image], notes: Counter[str]) -> None:
+    """Add a detector's persons, as mmpose's ``BaseCocoStyleDataset._load_detection_results`` reads them, without those
+    whose box is empty or outside the image."""
     detections = read_json(path, "detections in COCO result format")
     if not isinstance(detections, list):
         raise KitError(f"{path}: is no list, expected detections in COCO result format (a list of objects)")
-    index = 0
+    index, given = 0, []
     try:
         for index, detection in enumerate(detections):
             expect(isinstance(detection, dict) and "category_id" in detection, "it", detection,
                    "an object with category_id")
-            if detection["category_id"] == person_id:
-                identity, score = detection.get("image_id"), detection.get("score")
-                expect(identity in images, "image_id", identity, "the id of an image of the annotations")
-                image = images[identity]
-                bbox = to_corners(detection.get("bbox"), (image.width, image.height))
-                check_numbers("score", [score], 1)
-                image.persons.append(Person(index, image.id, bbox, np.float32(score)))
+            if detection["category_id"] != person_id:
+                continue
+            identity, bbox, score = detection.get("image_id"), detection.get("bbox"), detection.get("score")
+            expect(isinstance(identity, ID) and identity in images, "image_id", identity,
+                   "the id of an image of the annotations")
+            if isinstance(bbox, list) and len(bbox) > 4:
+                notes["detections of more than four numbers in bbox, of which the first four were used"] += 1
+                bbox = bbox[:4]
+            corners, image = to_corners(bbox), images[identity]
+            check_number("score", score)
+            if is_inside(corners, (image.width, image.height)):
+                image.persons.append(Person(index, image.id, corners, np.float32(score)))
+            else:
+                notes["detections left out, whose box is empty or outside the image"] += 1
+            given.append((*bbox, image.width, image.height))
     except (TypeError, ValueError, RecursionError) as error:
         raise KitError(f"{path}: detection {index}: {error}; expected image_id, category_id, bbox [x, y, width, "
                        "height] in pixels and score, for images of the annotations") from error
     if not any(image.persons for image in images.values()):
-        raise KitError(f"{path}: holds no detection of category {person_id}, the annotations' persons; expected a "
-                       "detector's boxes with that category_id")
+        raise KitError(f"{path}: holds no detection of category {person_id}, the annotations' persons, with a box "
+                       "inside the image; expected a detector's boxes with that category_id")
+    _question_boxes(given, notes)
 
 
-def to_corners(given: Any, size: tuple[int, int]) -> np.ndarray:
-    """A box, given as x, y, width, height in pixels of an image of width and height: float32 (4,), x1 y1 x2 y2.
+def _question_boxes(given: Sequence[tuple[float, ...]], notes: Counter[str]) -> None:
+    """Note boxes that look like another convention than COCO's; each is x, y, width, height and the image's size."""
+    left, top, width, height, image_width, image_height = np.array(given, np.float64).T
+    beyond = int(((left + width > image_width + 1) | (top + height > image_height + 1)).sum())
+    if beyond > len(given) / 2:
+        notes["boxes that reach beyond their image, most of all: are they x1 y1 x2 y2, not x y width height?"] = beyond
+    if (left + width).max() <= 1 and (top + height).max() <= 1:
+        notes["boxes between 0 and 1, all: are they fractions of the image, not pixels?"] = len(given)
 
-    Raises ValueError if it isn't four finite numbers, is empty, or lies outside the image.
-    """
+
+def to_corners(given: Any) -> np.ndarray:
+    """A box, given as x, y, width and height in pixels: float32 (4,), x1 y1 x2 y2. Raises ValueError if it isn't four
+    finite numbers."""
     check_numbers("bbox", given, 4)
-    bbox = np.array(given, np.float32)
-    bbox[2:] += bbox[:2]
-    left, top, right, bottom = bbox.tolist()
-    if right <= left or bottom <= top:
-        raise ValueError(f"bbox {given} is empty")
-    if left >= size[0] or top >= size[1] or right <= 0 or bottom <= 0:
-        raise ValueError(f"bbox {given} lies outside its image of {size[0]}x{size[1]}")
-    return bbox
+    corners = np.array(given, np.float32)
+    corners[2:] += corners[:2]
+    return corners
 
 
-def read_annotations(path: Path) -> Annotations:
-    """Read and check an annotation file. Raises KitError if it is missing, broken or contradictory."""
-    content = read_json(path, "COCO person keypoints", object_hook=_drop_segmentation)
-    known: dict[str, set[int | str]] = {"images": set(), "categories": set(), "annotations": set()}  # ids so far
-    if not isinstance(content, dict) or not all(isinstance(content.get(name), list) for name in known):
-        raise KitError(f"{path}: lacks the lists images, annotations and categories, expected COCO person keypoints")
-    try:
-        for name, ids in known.items():
-            for record in content[name]:
-                expect(isinstance(record, dict), "it", record, "an object")
-                identity, kind = record.get("id"), str if isinstance(content[name][0].get("id"), str) else (int, float)
-                expect(isinstance(identity, kind) and (isinstance(identity, str) or abs(identity) < _ID_LIMIT),
-                       "id", identity, "a number below 2^63, or a string as the first one is")  # pycocotools sorts them
-                expect(identity not in ids, "id", identity, "of this record only")
-                if name == "images":
-                    _check_image(record)
-                elif name == "annotations":
-                    _check_annotation(record, known["images"], known["categories"])
-                ids.add(identity)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise KitError(f"{path}: broken record ({name}[{len(ids)}]: {error}), expected COCO person keypoints; fetch it "
-                       "again") from error
-    names = [category.get("name") for category in content["categories"]]
-    if names.count("person") != 1:  # mmpose takes it from the file as well
-        raise KitError(f"{path}: {names.count('person')} categories are named person, expected one; the names are "
-                       f"{names!r:.60}; give COCO person keypoints")
-    person_id = content["categories"][names.index("person")]["id"]
-    return Annotations(path, content["images"], content["annotations"], content["categories"], person_id)
-
-
-def expect(is_right: object, name: str, found: Any, expected: str) -> None:
-    """Raise ValueError, which says what was found and expected, unless that is right."""
-    if not is_right:
-        raise ValueError(f"{name} is {found!r:.60}, not {expected}")
-
-
-def check_numbers(name: str, numbers: Any, length: int) -> None:
-    """Raise ValueError unless ``numbers`` are ``length`` finite numbers below 10^12."""
-    expect(isinstance(numbers, (list, tuple)) and len(numbers) == length
-           and all(isinstance(number, (int, float)) and abs(number) < _LIMIT for number in numbers),
-           name, numbers, f"{length} finite numbers below {_LIMIT:g}")
-
-
-def _drop_segmentation(record: dict[str, Any]) -> dict[str, Any]:
-    """Outlines are most of the file, and keypoints are scored without them."""
-    record.pop("segmentation", None)
-    return record
-
-
-def _check_image(image: dict[str, Any]) -> None:
-    name, sides = image.get("file_name"), (image.get("width"), image.get("height"))
-    expect(isinstance(name, str) and all(character >= " " for character in name), "file_name", name,
-           "a name without control characters")
-    os.fsencode(image["file_name"])  # raises a ValueError if no file can have that name
-    expect(all(isinstance(side, (int, float)) and 0 < side <= _LONGEST_SIDE and side % 1 == 0 for side in sides),
-           "size", sides, f"two whole numbers from 1 to {_LONGEST_SIDE}")
-
-
-def _check_annotation(annotation: dict[str, Any], images: set[int | str], categories: set[int | str]) -> None:
-    for key, ids in (("image_id", images), ("category_id", categories)):
-        identity = annotation.get(key)
-        expect(isinstance(identity, (int, float, str)) and identity in ids, key, identity, "in the file")
-    if "keypoints" not in annotation:
-        return
-    check_numbers("bbox", annotation.get("bbox"), 4)
-    check_numbers("area", [annotation.get("area")], 1)
-    check_numbers("keypoints", annotation["keypoints"], 3 * NUM_KEYPOINTS)
-    # pycocotools relies on these two.
-    crowd = annotation.setdefault("iscrowd", 0)
-    expect(crowd in (0, 1), "iscrowd", crowd, "0 or 1")
-    number = annotation.setdefault("num_keypoints", sum(v > 0 for v in annotation["keypoints"][2::3]))
-    expect(isinstance(number, int) and 0 <= number <= NUM_KEYPOINTS, "num_keypoints", number,
-           f"a whole number from 0 to {NUM_KEYPOINTS}")
+def is_inside(corners: np.ndarray, size: tuple[int, int]) -> bool:
+    """Whether a box, float32 (4,), x1 y1 x2 y2, isn't empty and has a part in an image of this width and height."""
+    left, top, right, bottom = corners.tolist()
+    return left < right and top < bottom and left < size[0] and top < size[1] and right > 0 and bottom > 0

@@ -71,7 +71,7 @@ def summarize_accuracy(result: AccuracyResult, persons: PersonSet, flip_test: bo
 def describe_persons(persons: PersonSet, flip_test: bool) -> dict[str, Any]:
     """The conditions of an AP as ``summary.json`` has them."""
     return {"persons": len(persons), "images": len(persons.images), "limit": persons.limit, "boxes": persons.boxes,
-            "flip_test": flip_test}
+            "notes": persons.notes, "flip_test": flip_test}
 
 
 def check_comparable(engine: Engine, reference: Engine) -> None:

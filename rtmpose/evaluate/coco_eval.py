@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from pycocotools.coco import COCO
 
-from rtmpose.data.coco import Annotations, PersonSet
+from rtmpose.data.annotations import Annotations
+from rtmpose.data.coco import PersonSet
 from rtmpose.data.postprocess import KEYPOINT_SCORE_THRESHOLD
 from rtmpose.evaluate.matching import Evaluation
 from rtmpose.evaluate.oks import oks_nms
@@ -105,11 +106,12 @@ def _ground_truth(annotations: Annotations) -> COCO:
     an annotation with id 0 for none."""
     return _to_coco(annotations, [
         {**annotation, "id": number, "num_keypoints": sum(v > 0 for v in annotation["keypoints"][2::3])}
-        for number, annotation in enumerate(annotations.annotations, 1) if "keypoints" in annotation])
+        for number, annotation in enumerate(annotations.annotations, 1)])
 
 
 def _to_coco(annotations: Annotations, records: list[dict[str, Any]]) -> COCO:
     coco = COCO()
-    coco.dataset = {"images": annotations.images, "categories": annotations.categories, "annotations": records}
+    coco.dataset = {"images": annotations.images, "categories": [{"id": annotations.person_id}],
+                    "annotations": records}
     coco.createIndex()
     return coco

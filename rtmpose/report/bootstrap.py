@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rtmpose.data.coco import NUM_KEYPOINTS, Annotations, check_numbers
+from rtmpose.data.annotations import NUM_KEYPOINTS, Annotations, check_number, check_numbers
 from rtmpose.errors import KitError
 from rtmpose.evaluate.coco_eval import prepare
 from rtmpose.files import read_json
@@ -39,7 +39,7 @@ def read_keypoints(path: Path) -> list[dict[str, Any]]:
         for number, result in enumerate(results):
             check_numbers(f"result {number}: keypoints", result["keypoints"], 3 * NUM_KEYPOINTS)
             check_numbers(f"result {number}: bbox", result["bbox"], 4)
-            check_numbers(f"result {number}: score", [result["score"]], 1)
+            check_number(f"result {number}: score", result["score"])
             hash((result["image_id"], result["category_id"]))
     except (KeyError, TypeError, ValueError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
@@ -51,15 +51,16 @@ def match_images(annotations: Annotations, results: Sequence[dict[str, Any]], im
                  ) -> Matches:
     """Let pycocotools match results with the ground truth of images, once. Raises KitError for unknown images."""
     image_ids = sorted(set(image_ids))
-    unknown = {result["image_id"] for result in results} - {image["id"] for image in annotations.images}
-    if unknown:
-        raise KitError(f"{annotations.path}: has no image {min(unknown)}, whose keypoints are to be scored; give the "
-                       "annotations that they were measured on")
+    for what, key, known in (("image", "image_id", {image["id"] for image in annotations.images}),
+                             ("category of persons", "category_id", {annotations.person_id})):
+        unknown = {result[key] for result in results} - known
+        if unknown:
+            raise KitError(f"{annotations.path}: has no {what} {min(unknown)}, whose keypoints are to be scored; give "
+                           "the annotations that they were measured on")
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = prepare(annotations, results)
         parameters = evaluation.params
         parameters.imgIds, parameters.areaRng, parameters.areaRngLbl = image_ids, parameters.areaRng[:1], ["all"]
-        parameters.catIds = sorted({result["category_id"] for result in results}) or parameters.catIds
         evaluation.evaluate()
     # One area and one category: an entry by image, None where there is neither ground truth nor a prediction.
     nothing = np.empty((len(parameters.iouThrs), 0))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rtmpose.data.agreement import crop_distances, describe_agreement
-from rtmpose.data.coco import read_annotations
+from rtmpose.data.annotations import read_annotations
 from rtmpose.data.preprocess import box_to_center_scale
 from rtmpose.errors import EXIT_ACCURACY_MISSED, EXIT_OK, EXIT_SLOWER, EXIT_USER_ERROR, KitError
 from rtmpose.evaluate.repeats import students_t

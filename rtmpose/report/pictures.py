@@ -73,8 +73,8 @@ def find_ground_truth(persons: PersonSet) -> list[dict[str, Any]]:
     """The annotated persons to draw. Raises KitError if there are none in the images of the set."""
     images = {image.id for image in persons.images}
     found = [annotation for annotation in persons.annotations.annotations
-             if annotation["image_id"] in images and annotation["category_id"] == persons.annotations.person_id
-             and "keypoints" in annotation and not annotation["iscrowd"] and max(annotation["keypoints"][2::3]) > 0]
+             if annotation["image_id"] in images and not annotation["iscrowd"]
+             and max(annotation["keypoints"][2::3]) > 0]
     if not found:
         raise KitError(f"{persons.annotations.path}: has no keypoints for these {len(images)} images, expected ground "
                        "truth to draw; leave out --visualize, or raise --limit")

@@ -78,9 +78,7 @@ def persons_line(persons: PersonSet, mode: str, flip_test: bool) -> str:
     """The persons of a run."""
     text = (f"{mode}: {len(persons)} persons in {len(persons.images)} images, {persons.boxes}, "
             f"{'flip test' if flip_test else 'no flip test'}")
-    if persons.skipped:
-        text += f"\nLeft out: {persons.skipped} persons whose box is empty or outside the image, as in mmpose"
-    return text
+    return "\n".join([text, *(f"Note: {number} {note}" for note, number in persons.notes.items())])
 
 
 def agreement_lines(agreement: dict[str, Any]) -> str:

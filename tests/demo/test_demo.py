@@ -100,7 +100,7 @@ def test_contact_sheet(tmp_path: Path, suffix: str) -> None:
 
 def test_kit_reads_every_person(people: Path, annotations: list[dict[str, Any]]) -> None:
     persons = load_persons(people)
-    assert (len(persons), persons.skipped, len(persons.images)) == (len(annotations), 0, IMAGES)
+    assert (len(persons), persons.notes, len(persons.images)) == (len(annotations), {}, IMAGES)
     assert all(read_image(image).shape == (IMAGE_HEIGHT, IMAGE_WIDTH, 3) for image in persons.images)
 
 

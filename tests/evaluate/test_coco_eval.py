@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from helpers import draw_dataset, write_annotations
 
-from rtmpose.data.coco import ANNOTATIONS, PersonSet, load_persons, read_annotations
+from rtmpose.data.annotations import read_annotations
+from rtmpose.data.coco import ANNOTATIONS, PersonSet, load_persons
 from rtmpose.evaluate.coco_eval import METRICS, evaluate, rescore, score, write_keypoints
 from rtmpose.evaluate.oks import oks_nms
 from rtmpose.evaluate.predictions import Predictions

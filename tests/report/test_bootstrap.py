@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import draw_dataset
 
-from rtmpose.data.coco import read_annotations
+from rtmpose.data.annotations import read_annotations
 from rtmpose.errors import KitError
 from rtmpose.report.bootstrap import (
     Matches,
@@ -109,7 +109,8 @@ def test_without_predictions_or_ground_truth(drawn_set: tuple[Path, dict]) -> No
 @pytest.mark.parametrize(("changed", "message"), [
     ({"keypoints": [1.0] * 50}, "result 0: keypoints is"), ({"keypoints": [float("nan")] * 51}, "not 51 finite"),
     ({"score": "high"}, "result 0: score"), ({"bbox": None}, "expected the keypoints.json"),
-    ({"image_id": [1]}, "unhashable"), ({"image_id": 99}, "has no image 99")])
+    ({"image_id": [1]}, "unhashable"), ({"image_id": 99}, "has no image 99"),
+    ({"category_id": 2}, "has no category of persons 2")])
 def test_broken_results(drawn_set: tuple[Path, dict], tmp_path: Path, changed: dict, message: str) -> None:
     path, content = drawn_set
     file = tmp_path / "keypoints.json"
