@@ -62,8 +62,8 @@ def read_config(path: str | Path) -> ModelConfig:
         raise KitError(f"{path}: no such config, expected an mmpose RTMPose config (.py)")
     import_mmpose()
     from mmengine.config import Config
-    with (explained(f"{path}: can't be read as an mmengine config", "a config is Python code that runs, and this one "
-                    "must end without an error"), warnings.catch_warnings(action="ignore")):
+    with (explained(f"{path}: can't be read as an mmengine config", "it is Python code, which must run without an "
+                    "error and find its bases"), warnings.catch_warnings(action="ignore")):
         config = Config.fromfile(path).to_dict()
     model = config.get("model")
     head = _section(model, "head")
@@ -89,7 +89,8 @@ def build_estimator(model: dict[str, Any], config: str | Path) -> torch.nn.Modul
     """Build mmpose's estimator, randomly initialised, from a config's model. Raises KitError if mmpose can't."""
     from mmengine.registry import DefaultScope
     from mmpose.registry import MODELS
-    with (explained(f"{config}: mmpose can't build this model", "check its sizes and names"),
+    with (explained(f"{config}: mmpose can't build this model", "check its sizes and names; classes of your own must be "
+                    "on PYTHONPATH"),
           warnings.catch_warnings(action="ignore"), DefaultScope.overwrite_default_scope("mmpose")):
         return MODELS.build(model)
 
@@ -100,9 +101,15 @@ def _section(node: Any, key: str) -> dict[str, Any]:
     return part if isinstance(part, dict) else {}
 
 
+def _path(node: Any) -> str:
+    """The ``type`` of a part of a config as text, e.g. mmpose.models.RTMCCHead for a class, or an empty text."""
+    kind = node.get("type") if isinstance(node, dict) else None
+    return f"{kind.__module__}.{kind.__name__}" if isinstance(kind, type) else str(kind or "")
+
+
 def _kind(node: Any) -> str:
-    """The ``type`` of a part of a config without the package before it, or an empty text."""
-    return str(node.get("type") or "").split(".")[-1] if isinstance(node, dict) else ""
+    """The ``type`` of a part of a config without the packages before it, or an empty text."""
+    return _path(node).split(".")[-1]
 
 
 def _check_settings(path: str | Path, model: dict[str, Any], pipeline: Any, size: Sequence[int]) -> None:
@@ -143,9 +150,10 @@ def _portable(node: Any) -> Any:
     """Replace what needs mmdet (its CSPNeXt takes the same keys as mmpose's), a process group or a download."""
     if isinstance(node, dict):
         changed = {key: _portable(value) for key, value in node.items() if key not in ("init_cfg", "_scope_")}
-        if isinstance(changed.get("type"), str):
-            kind = changed["type"].removeprefix("mmdet.").removeprefix("mmpose.")
-            changed["type"] = "BN" if kind == "SyncBN" else kind
+        if _kind(changed) in ("SyncBN", "SyncBatchNorm"):
+            changed["type"] = "BN"
+        elif _path(changed).startswith(("mmdet.", "mmpose.")):
+            changed["type"] = _kind(changed)
         return changed
     return [_portable(value) for value in node] if isinstance(node, list) else node
 
@@ -178,10 +186,9 @@ class _EmptyModules(MetaPathFinder, Loader):
         return ModuleSpec(fullname, self, is_package=True) if answered else None
 
     def exec_module(self, module: types.ModuleType) -> None:
-        vars(module)["__getattr__"] = _empty_class
+        def empty_class(name: str) -> type:
+            if name.startswith("__"):
+                raise AttributeError(name)
+            return type(name, (), {"__module__": module.__name__})
 
-
-def _empty_class(name: str) -> type:
-    if name.startswith("__"):
-        raise AttributeError(name)
-    return type(name, (), {})
+        vars(module)["__getattr__"] = empty_class

@@ -1,6 +1,7 @@
 """Configs: what the kit does otherwise than a config says is refused in one line, and so is whatever is broken."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,12 @@ from helpers import ROOT, small_config
 
 from rtmpose.data.postprocess import COCO_KEYPOINTS
 from rtmpose.errors import KitError
-from rtmpose.model.config import import_mmpose, read_config
+from rtmpose.model.config import build_estimator, import_mmpose, read_config
 
 import_mmpose()
+from mmengine.config import Config  # noqa: E402
+from mmpose.registry import MODELS  # noqa: E402
+
 SHIPPED = Path(importlib.util.find_spec("mmpose").origin).parent / ".mim/configs"
 PIPELINE = "test_dataloader['dataset']['pipeline']"
 
@@ -53,7 +57,7 @@ def refusal(tmp_path: Path, addition: str, text: str | None = None) -> str:
     ("test_dataloader['dataset'].update(metainfo=None, type='CrowdPoseDataset')", "its data set crowdpose has 14 key"),
     ("test_dataloader['dataset'].update(metainfo=None, type='NoSuchDataset')", "names no known keypoints in test_data"),
     ("test_dataloader['dataset']['metainfo'] = dict(from_file='nowhere.py')", "names no known keypoints in test_data"),
-    ("import sys; sys.exit(0)", "can't be read as an mmengine config (SystemExit: 0); a config is Python code that"),
+    ("import sys; sys.exit(0)", "can't be read as an mmengine config (SystemExit: 0); it is Python code, which "),
     ("raise KeyboardInterrupt", "can't be read as an mmengine config (KeyboardInterrupt: KeyboardInterrupt)"),
     ("raise ValueError('first\\nsecond')", "can't be read as an mmengine config (ValueError: first)"),
     ("class Own(BaseException): pass\nraise Own", "can't be read as an mmengine config (Own: Own)"),
@@ -79,6 +83,45 @@ def test_strange_types_are_refused_in_one_line(tmp_path: Path, part: str) -> Non
         if part.endswith("['metainfo']") and value in ("[]", "set()"):
             continue  # empty: the class of the data set says the keypoints
         refusal(tmp_path, f"{part} = {value}")
+
+
+# The small config's types, and where they are.
+PACKAGES = {"SimCCLabel": "mmpose.codecs", "SiLU": "torch.nn", "BatchNorm2d": "torch.nn",
+            **dict.fromkeys(["CocoDataset", "GetBBoxCenterScale", "LoadImage", "PackPoseInputs", "TopdownAffine"],
+                            "mmpose.datasets"),
+            **dict.fromkeys(["CSPNeXt", "KLDiscretLoss", "PoseDataPreprocessor", "RTMCCHead", "TopdownPoseEstimator"],
+                            "mmpose.models")}
+BODY = small_config().replace("'BN'", "'BatchNorm2d'")
+CLASSES = "".join(f"from {package} import {name}\n" for name, package in PACKAGES.items()) + re.sub(
+    r"type='(\w+)'", r"type=\1", BODY)
+READ_BASE = "from mmengine.config import read_base\nwith read_base():\n    from .base import *\n"
+STYLES = {
+    "strings": small_config(),
+    "classes": CLASSES,
+    "classes of mmdet and SyncBatchNorm": CLASSES.replace("mmpose.models import CSP", "mmdet.models import CSP"
+                                                          ).replace("BatchNorm2d", "SyncBatchNorm"),
+    "classes in modules": "".join(f"import {package}\n" for package in PACKAGES.values()) + re.sub(
+        r"type='(\w+)'", lambda found: f"type={PACKAGES[found[1]]}.{found[1]}", BODY),
+    "read_base": READ_BASE + CLASSES,
+    "all in the base": READ_BASE + "model.update(test_cfg=dict(flip_test=True))",
+    "classes and _base_": "_base_ = ['base.py']\n" + CLASSES,
+}
+
+
+@pytest.mark.parametrize(("style", "dumped"), [
+    *((style, None) for style in STYLES), *((style, kind) for style in list(STYLES)[:-1] for kind in ("py", "json"))])
+def test_styles_of_mmengine_give_the_network_of_mmengine(tmp_path: Path, style: str, dumped: str | None) -> None:
+    """As written, and as mmengine dumps them into work_dirs, except the last, which it can't dump."""
+    (tmp_path / "base.py").write_text(CLASSES if style == "all in the base" else "default_scope = 'mmpose'\n")
+    config = written = tmp_path / "written.py"
+    written.write_text(STYLES[style])
+    if dumped:
+        Config.fromfile(written).dump(config := tmp_path / f"dumped.{dumped}")
+    expected = tmp_path / "expected.py"
+    expected.write_text(CLASSES)
+    found = read_config(config)
+    assert found.input_size == (192, 256) and found.skeleton.keypoints == COCO_KEYPOINTS
+    assert str(build_estimator(found.model, config)) == str(MODELS.build(Config.fromfile(expected).model))
 
 
 def test_the_kits_own_config_is_mmposes(tmp_path: Path) -> None:
