@@ -89,8 +89,8 @@ def build_estimator(model: dict[str, Any], config: str | Path) -> torch.nn.Modul
     """Build mmpose's estimator, randomly initialised, from a config's model. Raises KitError if mmpose can't."""
     from mmengine.registry import DefaultScope
     from mmpose.registry import MODELS
-    with (explained(f"{config}: mmpose can't build this model", "check its sizes and names; classes of your own must be "
-                    "on PYTHONPATH"),
+    with (explained(f"{config}: mmpose can't build this model",
+                    "check its sizes and names; classes of your own must be on PYTHONPATH"),
           warnings.catch_warnings(action="ignore"), DefaultScope.overwrite_default_scope("mmpose")):
         return MODELS.build(model)
 
