@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import io
+import itertools
 import json
 import os
 import random
@@ -44,17 +45,15 @@ def annotations(content: bytes | None = None) -> bytes:
 
 
 class Server(ThreadingHTTPServer):
-    """Serve ``files`` with Range support, record requests, and break off the next answer to each of ``breaks``."""
+    """Serve ``files`` with Range support, and record requests."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         images = zipped({f"val2017/{name}": content for name, content in IMAGES.items()})
         self.files = {CHECKPOINT_URL: WEIGHTS, ANNOTATIONS_URL: annotations(), IMAGES_URL: images}
-        self.breaks: set[str] = set()
+        self.most: dict[str, Iterator[int]] = {}  # bytes after which an answer breaks off, for each answer
         self.ranges = True
-        self.hangs = False
         self.trickles: bytes | None = None  # what it sends before single bytes
-        self.most = 1 << 30  # bytes of an answer
         self.requests: list[tuple[str, int]] = []
         self.url = f"http://127.0.0.1:{self.server_port}"
 
@@ -63,14 +62,14 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        content = self.server.files.get(self.path)
-        if self.server.trickles is not None:
-            return self.trickle()
-        if content is None:
-            return self.send_error(404)
         found = self.server.ranges and re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         start = int(found[1]) if found else 0
         self.server.requests.append((self.path, start))
+        if self.server.trickles is not None:
+            return self.trickle(self.server.trickles)
+        content = self.server.files.get(self.path)
+        if content is None:
+            return self.send_error(404)
         if start >= len(content):
             return self.send_error(416)
         self.send_response(206 if found else 200)
@@ -78,17 +77,12 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
-        end = len(content)
-        if self.path in self.server.breaks:
-            self.server.breaks.remove(self.path)
-            end = (start + end) // 2
-        while self.server.hangs:
-            time.sleep(0.1)
-        self.wfile.write(content[start:min(end, start + self.server.most)])
+        most = next(self.server.most.get(self.path, iter(())), len(content))
+        self.wfile.write(content[start:start + most])
 
-    def trickle(self) -> None:
+    def trickle(self, first: bytes) -> None:
         with contextlib.suppress(OSError):  # the client is gone
-            self.wfile.write(self.server.trickles)
+            self.wfile.write(first)
             while True:
                 self.wfile.write(b"x")
                 time.sleep(0.1)
@@ -103,15 +97,17 @@ def server() -> Iterator[Server]:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         server.daemon_threads = True
         yield server
-        server.hangs = False
         server.shutdown()
 
 
 @pytest.fixture
-def download(server: Server, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    environment = {**os.environ, "OPENMMLAB_URL": server.url, "COCO_URL": server.url,
-                   "CHECKPOINT": CHECKPOINT, "DATASETS_DIR": "data", "no_proxy": "*"}
+def environment(server: Server) -> dict[str, str]:
+    return {**os.environ, "OPENMMLAB_URL": server.url, "COCO_URL": server.url, "CHECKPOINT": CHECKPOINT,
+            "DATASETS_DIR": "data", "no_proxy": "*"}
 
+
+@pytest.fixture
+def download(environment: dict[str, str], tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     def run(*arguments: str, **changed: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(["bash", str(SCRIPT), *arguments], cwd=tmp_path, env=environment | changed, text=True,
                               capture_output=True, timeout=60, stdin=subprocess.DEVNULL)
@@ -150,7 +146,7 @@ def test_writes_the_layout_that_the_kit_reads(download, server, tmp_path):
 
 
 def test_resumes_where_the_server_broke_off(download, server, tmp_path):
-    server.breaks = {CHECKPOINT_URL, IMAGES_URL}
+    server.most = {url: iter([len(server.files[url]) // 2]) for url in (CHECKPOINT_URL, IMAGES_URL)}
     result = download()
     assert result.returncode == 0, result.stderr
     assert (CHECKPOINT_URL, len(WEIGHTS) // 2) in server.requests
@@ -259,7 +255,7 @@ def test_part_longer_than_the_file(download, tmp_path):
 
 
 def test_gives_up_on_a_server_that_sends_a_byte_a_request(download, server, tmp_path):
-    server.most = 1
+    server.most = {CHECKPOINT_URL: itertools.repeat(1)}
     result = download("checkpoint")
     assert result.returncode == 1
     check_line(result.stderr, "ended after 3 of")
@@ -269,22 +265,21 @@ def test_gives_up_on_a_server_that_sends_a_byte_a_request(download, server, tmp_
 
 @pytest.mark.parametrize("answer", [b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", b""],
                          ids=["body", "headers"])
-def test_gives_up_on_a_server_that_trickles(server, tmp_path, answer):
+def test_gives_up_on_a_server_that_trickles(server, environment, tmp_path, answer):
     """A byte every 0.1 s; the script's 30 s are 1 s here."""
     server.trickles = answer
     code = ("import sys, signal; sys.path.insert(0, sys.argv[1]); import download; from pathlib import Path; "
             "download.SECONDS = 1; signal.signal(signal.SIGALRM, download.too_slow); "
             f"download.fetch('{server.url}/a', Path('a'), download.check_zip)")
     result = subprocess.run([sys.executable, "-I", "-c", code, str(SCRIPT.parent)], cwd=tmp_path, text=True,
-                            capture_output=True, timeout=30, env={**os.environ, "no_proxy": "*"})
+                            capture_output=True, timeout=30, env=environment)
     assert result.returncode == 1
     check_line(result.stderr, "the server sent less than 30000 bytes in 1 seconds")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupt_ends_it_at_once(server, tmp_path, number):
-    server.hangs = True
-    environment = {**os.environ, "OPENMMLAB_URL": server.url, "CHECKPOINT": CHECKPOINT, "no_proxy": "*"}
+def test_interrupt_ends_it_at_once(server, environment, tmp_path, number):
+    server.trickles = b""
     with subprocess.Popen(["bash", SCRIPT, "checkpoint"], cwd=tmp_path, env=environment, text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         while not server.requests and process.poll() is None:
