@@ -4,18 +4,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import helpers
 import pytest
-from helpers import (
-    BASELINE,
-    ROOT,
-    SHARED,
-    build_engine,
-    draw_dataset,
-    draw_people,
-    run_script,
-    save_random_checkpoint,
-    small_config,
-)
+from helpers import BASELINE, ROOT, ran
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,19 +25,18 @@ def model_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Config, checkpoint and ONNX file of a random RTMPose-t, made by export.py."""
     folder = tmp_path_factory.mktemp("model")
     config = folder / "rtmpose-t.py"
-    config.write_text(small_config())
-    checkpoint = save_random_checkpoint(config, folder / "rtmpose-t.pth")
+    config.write_text(helpers.small_config())
+    checkpoint = helpers.save_random_checkpoint(config, folder / "rtmpose-t.pth")
     onnx = folder / "rtmpose-t.onnx"
-    done = run_script("export.py", "--weight", checkpoint, "--cfg", config, "--output", onnx, "--simplify")
-    assert done.returncode == 0, done.stderr
+    ran("export.py", "--weight", checkpoint, "--cfg", config, "--output", onnx, "--simplify")
     return {"config": config, "checkpoint": checkpoint, "onnx": onnx}
 
 
 @pytest.fixture(scope="session")
 def engine_file(model_files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An FP32 engine for the CPU, batch 4, of :func:`model_files`, made by build_engine.py."""
-    return build_engine(model_files["onnx"], tmp_path_factory.mktemp("engine") / "rtmpose-t_bs4.engine", 4, "fp32",
-                        "onnxruntime")
+    engine = tmp_path_factory.mktemp("engine") / "rtmpose-t_bs4.engine"
+    return helpers.build_engine(model_files["onnx"], engine, 4, "fp32", "onnxruntime")
 
 
 @pytest.fixture(scope="session")
@@ -54,29 +44,28 @@ def demo_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo checkpoint's ONNX file, made by export.py."""
     onnx = tmp_path_factory.mktemp("demo") / "demo.onnx"
     (checkpoint,) = (ROOT / "demo").glob("*.pth")
-    done = run_script("export.py", "--weight", checkpoint, "--cfg", ROOT / "demo/rtmpose-t_drawn-people-256x192.py",
-                      "--output", onnx, "--simplify")
-    assert done.returncode == 0, done.stderr
+    ran("export.py", "--weight", checkpoint, "--cfg", ROOT / "demo/rtmpose-t_drawn-people-256x192.py", "--output", onnx,
+        "--simplify")
     return onnx
 
 
 @pytest.fixture(scope="session")
 def people_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The fixed small set of drawn people that baseline.json is about."""
-    return draw_people(tmp_path_factory.mktemp("people") / "people", BASELINE["images"], BASELINE["seed"])
+    return helpers.draw_people(tmp_path_factory.mktemp("people") / "people", BASELINE["images"], BASELINE["seed"])
 
 
 @pytest.fixture(scope="session")
 def calibration_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Other drawn people than :func:`people_folder`'s."""
-    return draw_people(tmp_path_factory.mktemp("calibration") / "calibration", 25, BASELINE["seed"] + 1)
+    return helpers.draw_people(tmp_path_factory.mktemp("calibration") / "calibration", 25, BASELINE["seed"] + 1)
 
 
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small data set that needs no download (see :func:`draw_dataset`)."""
     folder = tmp_path_factory.mktemp("drawn")
-    draw_dataset(folder)
+    helpers.draw_dataset(folder)
     return folder
 
 
@@ -85,23 +74,17 @@ def dataset(tmp_path: Path) -> Callable[[], tuple[Path, dict]]:
     """A fresh small data set that a test may break: its folder, and its annotations as a dict."""
     def make() -> tuple[Path, dict]:
         folder = tmp_path / "dataset"
-        return folder, draw_dataset(folder)
+        return folder, helpers.draw_dataset(folder)
     return make
 
 
 @pytest.fixture(scope="session")
 def coco_mini() -> Path:
     """79 images of COCO val2017, which are not part of the project."""
-    return _shared("coco-mini")
+    return helpers.shared("coco-mini")
 
 
 @pytest.fixture(scope="session")
 def coco_four() -> Path:
     """Four images of COCO val2017 and a detector's boxes for them, which are not part of the project."""
-    return _shared("coco-four")
-
-
-def _shared(name: str) -> Path:
-    if not (SHARED / name).is_dir():
-        pytest.skip(f"needs ../shared/{name}")
-    return SHARED / name
+    return helpers.shared("coco-four")

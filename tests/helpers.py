@@ -12,11 +12,14 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import cv2
 import numpy as np
 import pytest
+
+from rtmpose.errors import KitError
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -51,12 +54,12 @@ def small_config(keypoints: int = 17, size: tuple[int, int] = (192, 256), widen:
                                features=(size[0] // 32, size[1] // 32), flip=flip)
 
 
-def run_script(script: str, *arguments: object, cwd: Path | None = None, env: dict[str, str] | None = None,
-               fresh: bool = False) -> subprocess.CompletedProcess[str]:
-    """Run one of the kit's Python scripts: in this process, which has imported all it needs, or if ``fresh`` or with
-    an environment in one of its own."""
+def run_script(script: str, *arguments: object, cwd: Path | None = None, env: dict[str, str] | None = None
+               ) -> subprocess.CompletedProcess[str]:
+    """Run one of the kit's Python scripts: in this process, which has imported all it needs, or with an environment in
+    one of its own."""
     command = [sys.executable, str(ROOT / script), *map(str, arguments)]
-    if fresh or env is not None:
+    if env is not None:
         return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=900, check=False)
     main = importlib.import_module(Path(script).stem).main
     with pytest.MonkeyPatch.context() as patch, mock.patch.dict(os.environ), catch_stream("stdout") as out, \
@@ -68,6 +71,31 @@ def run_script(script: str, *arguments: object, cwd: Path | None = None, env: di
         except SystemExit as left:  # argparse exits by itself
             code = left.code
     return subprocess.CompletedProcess(command, code, out(), err())
+
+
+def ran(*command: object, **where: Any) -> str:
+    """What a script prints; it must succeed."""
+    done = run_script(*command, **where)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def refused(*command: object, **where: Any) -> str:
+    """The one line of a script that must end with a user error."""
+    done = run_script(*command, **where)
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"{Path(command[0]).name}: error: ")
+    return line
+
+
+def refusal(function: Callable[..., object], *arguments: object) -> str:
+    """The one line of a KitError that a function of the kit must raise."""
+    with pytest.raises(KitError) as raised:
+        function(*arguments)
+    message = str(raised.value)
+    assert "\n" not in message and len(message) < 1500
+    return message
 
 
 @contextmanager
@@ -95,9 +123,8 @@ def catch_stream(name: str) -> Iterator[Callable[[], str]]:
 
 def build_engine(onnx: Path, engine: Path, batch: int, precision: str, backend: str) -> Path:
     """Let build_engine.py build an engine for crops of 256x192, and give it back."""
-    done = run_script("build_engine.py", "--model_path", onnx, "--input", f"input:{batch},3,256,192", "--precision",
-                      precision, "--backend", backend, "--engine_path", engine)
-    assert done.returncode == 0, done.stderr
+    ran("build_engine.py", "--model_path", onnx, "--input", f"input:{batch},3,256,192", "--precision", precision,
+        "--backend", backend, "--engine_path", engine)
     return engine
 
 
@@ -126,8 +153,7 @@ def save_random_checkpoint(config: Path, path: Path, seed: int = 0) -> Path:
 
 def draw_people(folder: Path, images: int, seed: int) -> Path:
     """Pictures of people as the demo's checkpoint knows them, in COCO's layout."""
-    done = run_script("demo/make_dataset.py", "--output", folder, "--images", images, "--seed", seed)
-    assert done.returncode == 0, done.stderr
+    ran("demo/make_dataset.py", "--output", folder, "--images", images, "--seed", seed)
     return folder
 
 
@@ -166,6 +192,13 @@ def _draw_person(random: np.random.Generator, identity: int, image_id: int, widt
     return {"id": identity, "image_id": image_id, "category_id": 1, "iscrowd": 0, "bbox": [x, y, w, h],
             "area": w * h * 0.6, "keypoints": keypoints.astype(int).ravel().tolist(),
             "num_keypoints": int((keypoints[:, 2] > 0).sum())}
+
+
+def shared(name: str) -> Path:
+    """A folder of real data beside the repository; without it the test is skipped."""
+    if not (SHARED / name).is_dir():
+        pytest.skip(f"needs ../shared/{name}")
+    return SHARED / name
 
 
 def write_annotations(folder: Path, content: dict) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, run_script, small_config, write_annotations
+from helpers import ROOT, ran, refused, small_config, write_annotations
 
 from rtmpose.data.postprocess import COCO_KEYPOINTS
 from rtmpose.engines.record import read_record, write_record
@@ -36,10 +36,7 @@ def fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fails:
     monkeypatch.delenv("DATASETS_DIR", raising=False)
 
     def run(script: str, *arguments: object) -> str:
-        done = run_script(script, *arguments, cwd=folder)
-        assert done.returncode == 2, done.stderr
-        (line,) = done.stderr.splitlines()
-        assert line.startswith(f"{Path(script).name}: error: ")
+        line = refused(script, *arguments, cwd=folder)
         assert list(folder.iterdir()) == []
         return line
 
@@ -306,10 +303,9 @@ def test_what_is_left_out_is_reported(engine_file: Path, dataset: Callable, tmp_
     for annotation, box in zip(content["annotations"], boxes, strict=False):
         annotation["bbox"] = box
     write_annotations(folder, content)
-    done = run_script("inference.py", "--engine", engine_file, "--datasets", folder, "--output", tmp_path / "output")
-    assert done.returncode == 0, done.stderr
+    shown = ran("inference.py", "--engine", engine_file, "--datasets", folder, "--output", tmp_path / "output")
     note = "persons left out, whose box is empty or outside the image"
-    assert f"Note: 4 {note}\n" in done.stdout
+    assert f"Note: 4 {note}\n" in shown
     assert json.loads((tmp_path / "output/summary.json").read_text())["notes"] == {note: 4}
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import build_engine, run_script
+from helpers import build_engine, ran
 
 from rtmpose.data.agreement import crop_distances, describe_agreement, worst_crops
 
@@ -39,15 +39,12 @@ def test_only_keypoints_that_the_reference_sees_count() -> None:
 def test_two_engines_from_the_command_line(model_files: dict[str, Path], engine_file: Path, drawn: Path, tmp_path: Path
                                            ) -> None:
     half = build_engine(model_files["onnx"], tmp_path / "half.engine", 2, "fp16", "onnxruntime")
-    done = run_script("inference.py", "--engine", half, "--reference", engine_file, "--datasets", drawn, "--output",
-                      tmp_path / "out")
-    assert done.returncode == 0, done.stderr
-    assert f"Agreement with {engine_file}" in done.stdout
+    shown = ran("inference.py", "--engine", half, "--reference", engine_file, "--datasets", drawn, "--output",
+                tmp_path / "out")
+    assert f"Agreement with {engine_file}" in shown
     summary = json.loads((tmp_path / "out/summary.json").read_text())
     agreement = summary["agreement"]
     assert agreement["counted"] + agreement["rest"]["counted"] == 17 * summary["persons"]
-    assert set(agreement) >= {"within_bin", "within_1px", "within_4px", "median_px", "p99_px", "max_px",
-                              "ap_difference"}
     assert agreement["within_bin"] > 0.9
     if agreement["max_px"] > 0:
         assert (tmp_path / "out/agreement/overview.jpg").is_file()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ROOT, build_engine, draw_dataset, run_script
+from helpers import ROOT, build_engine, draw_dataset, ran
 
 from rtmpose.data.coco import load_persons
 from rtmpose.errors import KitError
@@ -99,7 +99,7 @@ def test_keypoints_are_those_of_one_process(engine_file: Path, openvino_engine: 
     arguments = ["--engine", engine, "--datasets", people, *options]
     if "--reference" in options:
         arguments.append(engine_file)
-    assert run_script("inference.py", *arguments, "--output", tmp_path / "one").returncode == 0
+    ran("inference.py", *arguments, "--output", tmp_path / "one")
     with torchrun(ranks, *arguments, "--output", tmp_path / "all", nodes=nodes) as started:
         done = finish(started)
     assert [code for code, _, _ in done] == [0] * nodes, done

@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from helpers import run_script, write_annotations
+from helpers import refused, write_annotations
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -154,7 +154,6 @@ def test_images_without_ground_truth_are_noticed_before_the_run(engine_file: Pat
     write_annotations(folder, content)
     box = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 30, 40], "score": 1}
     (tmp_path / "boxes.json").write_text(json.dumps([box]))
-    done = run_script("inference.py", "--engine", engine_file, "--datasets", folder, "--detections",
+    message = refused("inference.py", "--engine", engine_file, "--datasets", folder, "--detections",
                       tmp_path / "boxes.json", "--visualize", 1, "--output", tmp_path / "out")
-    assert done.returncode == 2 and "Average Precision" not in done.stdout
-    assert "has no keypoints for these 1 images" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert "has no keypoints for these 1 images" in message

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import build_engine, run_script
+from helpers import build_engine, ran, refused
 from onnx import ModelProto
 
 from rtmpose.data import preprocess
@@ -106,21 +106,17 @@ def test_build_engine_writes_an_engine_and_its_record(request: pytest.FixtureReq
         calibration = ["--calibration", request.getfixturevalue("calibration_folder")]
     arguments = ("--model_path", onnx, "--batch", 2, "--precision", precision, "--backend", "tensorrt",
                  "--engine_path", engine, *calibration)
-    done = run_script("build_engine.py", *arguments)
-    assert done.returncode == 0, done.stderr
+    shown = ran("build_engine.py", *arguments)
     record = read_record(engine)
     assert (record.precision, record.batch, record.input_size) == (precision, 2, (192, 256))
     assert record.arithmetic == arithmetic and record.package in INSTALLED
-    assert precision in done.stdout and "MiB" in done.stdout
+    assert precision in shown and "MiB" in shown
     if precision == "int8":
         assert record.calibration["scheme"] == {"signed": True, "outputs": False, "equalized": True, "rest_fp16": True}
-        assert " crops of " in done.stdout and "| stays in fp32, because " in done.stdout
-    again = run_script("build_engine.py", *arguments)
-    assert again.returncode == 0 and "nothing to do" in again.stdout
+        assert " crops of " in shown and "| stays in fp32, because " in shown
+    assert "nothing to do" in ran("build_engine.py", *arguments)
     if precision == "fp32" and find_gpu() is None:
-        refused = run_script("inference.py", "--engine", engine, "--perf_only")
-        assert refused.returncode == 2
-        assert "no NVIDIA GPU is here" in refused.stderr and "Traceback" not in refused.stderr
+        assert "no NVIDIA GPU is here" in refused("inference.py", "--engine", engine, "--perf_only")
 
 
 def test_real_builder_rounds_no_operands_to_tf32() -> None:
@@ -164,9 +160,8 @@ def test_the_gpu_agrees_with_onnx_runtime(model_files: dict[str, Path], tmp_path
 def test_the_gpu_is_timed_and_takes_images_as_well_as_crops(model_files: dict[str, Path], drawn: Path, tmp_path: Path
                                                             ) -> None:
     path = build_engine(model_files["onnx"], tmp_path / "rtmpose.engine", 4, "fp16", "tensorrt")
-    done = run_script("inference.py", "--engine", path, "--perf_only", "True", "--duration", "1")
-    assert done.returncode == 0, done.stderr
-    assert "CUDA events" in done.stdout and "host-device copies" in done.stdout
+    shown = ran("inference.py", "--engine", path, "--perf_only", "True", "--duration", "1")
+    assert "CUDA events" in shown and "host-device copies" in shown
     engine, persons = load_engine(path), load_persons(drawn)
     for flip_test in (False, True):
         expected, *_ = predict_persons(engine, persons, flip_test)

@@ -4,12 +4,10 @@ every failure in one line. The driver reports faults that are planted on purpose
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,7 @@ import build as software_gpu
 pytest.importorskip("cuda.bindings", reason="needs cuda-bindings")
 pytestmark = pytest.mark.slow
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
+Run = Callable[..., str]
 
 
 # scripts/test.sh --all sets COVERAGE_FILE, and prints how much of the GPU path ran.
@@ -52,16 +50,19 @@ def findings(log: Path) -> list[str]:
 
 
 @pytest.fixture
-def run(environment: dict[str, str], log: Path) -> Run:
-    """Run a script on the software GPU."""
-    def run(script: str, *arguments: object, root: Path = ROOT, **variables: object
-            ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
+def run(environment: dict[str, str], log: Path) -> Iterator[Run]:
+    """What a script prints on the software GPU: output, or the one line of a user error. At the end the driver must
+    have found nothing."""
+    def run(script: str, *arguments: object, code: int = 0, root: Path = ROOT, **variables: object) -> str:
+        done = subprocess.run(
             [*PYTHON, str(root / script), *map(str, arguments)], capture_output=True, text=True, timeout=600,
             env={**environment, "SOFTGPU_LOG": str(log), **{name: str(value) for name, value in variables.items()}},
             check=False)
+        assert (done.returncode, done.stderr.count("\n")) == (code, int(code == 2)), done
+        return done.stderr if code else done.stdout
 
-    return run
+    yield run
+    assert findings(log) == []
 
 
 def build_arguments(onnx: Path, engine: Path) -> tuple[object, ...]:
@@ -97,111 +98,77 @@ def summary(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("flip_test", "capture"), [
     (False, "allow"), (True, "allow"), (True, "refuse"), (False, "spoil")])
-def test_keypoints_equal_the_cpu_engines(run: Run, log: Path, gpu_engine: Path, engine_file: Path, drawn: Path,
-                                         tmp_path: Path, flip_test: bool, capture: str) -> None:
+def test_keypoints_equal_the_cpu_engines(run: Run, gpu_engine: Path, engine_file: Path, drawn: Path, tmp_path: Path,
+                                         flip_test: bool, capture: str) -> None:
     """Whether or not the work can be captured into a CUDA graph."""
-    done = run("inference.py", "--engine", gpu_engine, "--reference", engine_file, "--datasets", drawn, "--output",
-               tmp_path, *(["--flip_test"] if flip_test else []), SOFTGPU_CAPTURE=capture)
-    assert (done.returncode, done.stderr) == (0, "")
+    run("inference.py", "--engine", gpu_engine, "--reference", engine_file, "--datasets", drawn, "--output", tmp_path,
+        *(["--flip_test"] if flip_test else []), SOFTGPU_CAPTURE=capture)
     agreement = summary(tmp_path)["agreement"]
     assert (agreement["within_bin"], agreement["max_px"], agreement["ap_difference"]) == (1, 0, 0)
-    assert findings(log) == []
 
 
-def test_throughput(run: Run, log: Path, gpu_engine: Path, tmp_path: Path) -> None:
-    done = run("inference.py", "--engine", gpu_engine, "--perf_only", "--iterations", 5, "--duration", 0,
-               "--output", tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
+def test_throughput(run: Run, gpu_engine: Path, tmp_path: Path) -> None:
+    run("inference.py", "--engine", gpu_engine, "--perf_only", "--iterations", 5, "--duration", 0, "--output", tmp_path)
     measured = summary(tmp_path)
     assert "CUDA events" in measured["fps_of"] and len(measured["other_timings"]) == 2
-    assert findings(log) == []
 
 
 @pytest.mark.parametrize("scenario", ["offline", "singlestream", "server"])
-def test_loadgen(run: Run, log: Path, gpu_engine: Path, cpu_keypoints: bytes, drawn: Path, tmp_path: Path,
-                 scenario: str) -> None:
+def test_loadgen(run: Run, gpu_engine: Path, cpu_keypoints: bytes, drawn: Path, tmp_path: Path, scenario: str) -> None:
     options = ("--engine", gpu_engine, "--scenario", scenario, "--datasets", drawn, "--output", tmp_path)
     rate = {"offline": ["--target_qps", 50], "singlestream": [],
             "server": ["--target_qps", 50, "--target_latency", 60000]}[scenario]
-    done = run("inference.py", *options, "--perf_only", "--min_duration", 0.001, *rate)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run("inference.py", *options, "--perf_only", "--min_duration", 0.001, *rate)
     assert summary(tmp_path)["valid"] is True
-    done = run("inference.py", *options)
-    assert done.returncode == 0, done.stderr
+    run("inference.py", *options)
     assert (tmp_path / "keypoints.json").read_bytes() == cpu_keypoints
-    assert findings(log) == []
 
 
-def run_with_each(run: Run, variable: str, engine: Path, drawn: Path, *options: object) -> list[dict[str, Any]]:
-    """Results of inference.py with a variable that counts up until a run succeeds; all runs before must have failed."""
-    done: list[dict[str, Any]] = []
-    while not done or done[-1]["code"] != 0:
-        first = len(done) + 1
-        process = run("tests/software_gpu/fork_runs.py", variable, *range(first, first + 10), "--", "--engine", engine,
-                      "--datasets", drawn, *options, SOFTGPU_NETWORK="zeros", SOFTGPU_DELAY_US=20)
-        assert process.returncode == 0, process.stderr
-        done += map(json.loads, process.stdout.splitlines())
-        assert len(done) < 500
-    return [result for result in done if result["code"] != 0]
+def run_with_each(run: Run, variable: str, numbers: Iterable[int], *arguments: object) -> list[str]:
+    """Errors of inference.py with each of some numbers in a variable, one line each; empty where it succeeded."""
+    shown = run("tests/software_gpu/fork_runs.py", variable, *numbers, "--", *arguments, SOFTGPU_NETWORK="zeros",
+                SOFTGPU_DELAY_US=20)
+    results = list(map(json.loads, shown.splitlines()))
+    for result in results:
+        assert (result["code"], result["errors"].count("\n")) in ((0, 0), (2, 1)), result
+    return [result["errors"] for result in results]
 
 
-def test_out_of_memory_at_each_allocation(run: Run, log: Path, gpu_engine: Path, drawn: Path) -> None:
-    failed = run_with_each(run, "SOFTGPU_FAIL_ALLOCATION", gpu_engine, drawn, "--flip_test")
-    assert len(failed) > 20
-    for result in failed:
-        assert result["code"] == 2 and len(result["errors"].splitlines()) == 1, result
-        assert "smaller batch" in result["errors"], result
-    assert findings(log) == []
+def test_out_of_memory_at_each_allocation(run: Run, gpu_engine: Path, drawn: Path) -> None:
+    """Up to the first run that succeeds."""
+    errors: list[str] = []
+    while "" not in errors:
+        numbers = range(len(errors) + 1, len(errors) + 11)
+        errors += run_with_each(run, "SOFTGPU_FAIL_ALLOCATION", numbers, "--engine", gpu_engine, "--datasets", drawn,
+                                "--flip_test")
+    failed = errors[:errors.index("")]
+    assert len(failed) > 20 and all("smaller batch" in error for error in failed)
 
 
 @pytest.mark.parametrize("options", [(), ("--perf_only", "--iterations", 3, "--duration", 0)],
                          ids=["accuracy", "throughput"])
-def test_enqueue_that_fails(run: Run, log: Path, gpu_engine: Path, drawn: Path, options: tuple[object, ...]) -> None:
+def test_enqueue_that_fails(run: Run, gpu_engine: Path, drawn: Path, options: tuple[object, ...]) -> None:
     """At each place: while the network is timed, captured (which only does without the graph), and run."""
-    process = run("tests/software_gpu/fork_runs.py", "SOFTGPU_FAIL_ENQUEUE", *range(1, 40, 2), "--", "--engine",
-                  gpu_engine, "--datasets", drawn, *options, SOFTGPU_NETWORK="zeros", SOFTGPU_DELAY_US=20)
-    results = list(map(json.loads, process.stdout.splitlines()))
-    assert len(results) == 20, process.stderr
-    for result in results:
-        if result["code"] != 0:
-            assert result["code"] == 2 and len(result["errors"].splitlines()) == 1, result
-            assert "failed to run the engine (IExecutionContext" in result["errors"]
-    assert 5 < sum(result["code"] == 2 for result in results) < 20
-    assert findings(log) == []
+    errors = run_with_each(run, "SOFTGPU_FAIL_ENQUEUE", range(1, 40, 2), "--engine", gpu_engine, "--datasets", drawn,
+                           *options)
+    failed = list(filter(None, errors))
+    assert 5 < len(failed) < len(errors) == 20
+    assert all("failed to run the engine (IExecutionContext" in error for error in failed)
 
 
-def test_signals(environment: dict[str, str], log: Path, gpu_engine: Path) -> None:
-    command = [*PYTHON, ROOT / "inference.py", "--engine", gpu_engine, "--perf_only", "--duration", "600"]
-    variables = {**environment, "SOFTGPU_LOG": str(log), "SOFTGPU_NETWORK": "zeros"}
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    processes = [subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True) for _ in numbers]
-    time.sleep(8)
-    for process, number in zip(processes, numbers, strict=True):
-        process.send_signal(number)
-        _, errors = process.communicate(timeout=10)
-        assert (process.returncode, errors) == (-number, "")
-    assert findings(log) == []
-
-
-def test_driver_that_is_too_old(run: Run, gpu_engine: Path, model_files: dict[str, Path], drawn: Path, tmp_path: Path
-                                ) -> None:
-    done = run("inference.py", "--engine", gpu_engine, "--datasets", drawn, SOFTGPU_CUDA_VERSION=12040)
-    assert done.returncode == 2 and "the driver can't load the kit's kernels" in done.stderr
-    done = run(*build_arguments(model_files["onnx"], tmp_path / "a.engine"), SOFTGPU_CUDA_VERSION=11080)
-    assert done.returncode == 2 and "the driver speaks CUDA 11.8" in done.stderr
-    assert len(done.stderr.splitlines()) == 1 and not (tmp_path / "a.engine").exists()
+def test_driver_that_is_too_old(run: Run, gpu_engine: Path, drawn: Path) -> None:
+    message = run("inference.py", "--engine", gpu_engine, "--datasets", drawn, SOFTGPU_CUDA_VERSION=12040, code=2)
+    assert "the driver can't load the kit's kernels" in message
 
 
 @pytest.mark.parametrize(("variables", "device"), [
     ({}, "Software GPU"), ({"CUDA_DEVICE": 1}, "Software GPU 1"), ({"CUDA_VISIBLE_DEVICES": "1"}, "Software GPU 1"),
     ({"CUDA_VISIBLE_DEVICES": "1,0", "CUDA_DEVICE": 1}, "Software GPU")])
-def test_gpu_that_is_described_is_the_one_that_runs(run: Run, tmp_path: Path, variables: dict[str, object], device: str
-                                                    ) -> None:
+def test_gpu_that_is_described_is_the_one_that_runs(run: Run, tmp_path: Path, variables: dict, device: str) -> None:
     script = tmp_path / "device.py"
     script.write_text("from rtmpose.machine.versions import find_gpu; import pycuda.autoprimaryctx as context; "
                       "print(find_gpu().name, context.device.name(), sep='\\n')")
-    done = run(str(script), SOFTGPU_DEVICES=2, root=Path("/"), **variables)
-    assert done.stdout.splitlines() == [device, device], done.stderr
+    assert run(str(script), SOFTGPU_DEVICES=2, root=Path("/"), **variables).splitlines() == [device, device]
 
 
 @pytest.mark.parametrize(("gpus", "reason"), [
@@ -233,11 +200,14 @@ def test_gpu_ranks_give_the_same_bytes(environment: dict[str, str], gpu_engine: 
 
 def test_auto_leaves_a_gpu_aside_that_lacks_a_package(run: Run, environment: dict[str, str],
                                                       model_files: dict[str, Path], tmp_path: Path) -> None:
-    stand_in, _, root = environment["PYTHONPATH"].split(os.pathsep)
-    done = run("build_engine.py", "--model_path", model_files["onnx"], "--input", "input:1,3,256,192", "--precision",
-               "fp32", "--engine_path", tmp_path / "a.engine", PYTHONPATH=os.pathsep.join([stand_in, root]))
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "Note: Software GPU is not used: pycuda not installed; run scripts/setup.sh --gpu" in done.stdout
+    shown = run("build_engine.py", "--model_path", model_files["onnx"], "--batch", 1, "--precision", "fp32",
+                "--engine_path", tmp_path / "a.engine", PYTHONPATH=path_without(environment, "site"))
+    assert "Note: Software GPU is not used: pycuda not installed; run scripts/setup.sh --gpu" in shown
+
+
+def path_without(environment: dict[str, str], folder: str | None) -> str:
+    """PYTHONPATH without the packages of a folder."""
+    return os.pathsep.join(path for path in environment["PYTHONPATH"].split(os.pathsep) if Path(path).name != folder)
 
 
 @pytest.mark.parametrize(("variables", "message"), [
@@ -251,25 +221,23 @@ def test_auto_leaves_a_gpu_aside_that_lacks_a_package(run: Run, environment: dic
 ])
 def test_engine_that_cannot_run_here(run: Run, environment: dict[str, str], gpu_engine: Path,
                                      variables: dict[str, Any], message: str) -> None:
-    without = variables.pop("without", None)
-    path = [folder for folder in environment["PYTHONPATH"].split(os.pathsep) if Path(folder).name != without]
-    done = run("inference.py", "--engine", gpu_engine, "--perf_only", PYTHONPATH=os.pathsep.join(path), **variables)
-    assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+    path = path_without(environment, variables.get("without"))
+    assert message in run("inference.py", "--engine", gpu_engine, "--perf_only", PYTHONPATH=path, code=2, **variables)
 
 
 @pytest.mark.parametrize(("variables", "message"), [
+    ({"SOFTGPU_CUDA_VERSION": 11080}, "the driver speaks CUDA 11.8"),
     ({"SOFTGPU_DEVICES": 0}, "TensorRT builds on the GPU that will run the engine, and no NVIDIA GPU is here"),
     ({"SOFTGPU_FAIL_BUILD": "parse"}, "tensorrt 10.16.1.11 can't build it (can't parse the graph: made up)"),
     ({"SOFTGPU_FAIL_BUILD": "build"}, "tensorrt 10.16.1.11 can't build it (made up)"),
 ])
 def test_build_that_fails(run: Run, model_files: dict[str, Path], tmp_path: Path, variables: dict[str, Any],
                           message: str) -> None:
-    done = run(*build_arguments(model_files["onnx"], tmp_path / "a.engine"), **variables)
-    assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+    assert message in run(*build_arguments(model_files["onnx"], tmp_path / "a.engine"), code=2, **variables)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_rtx(run: Run, environment: dict[str, str], log: Path, model_files: dict[str, Path], cpu_keypoints: bytes,
+def test_rtx(run: Run, environment: dict[str, str], model_files: dict[str, Path], cpu_keypoints: bytes,
              drawn: Path, tmp_path: Path) -> None:
     """The kernels that one process compiles are there for the next."""
     _, site, root = environment["PYTHONPATH"].split(os.pathsep)
@@ -277,15 +245,13 @@ def test_rtx(run: Run, environment: dict[str, str], log: Path, model_files: dict
     variables = {"PYTHONPATH": os.pathsep.join([str(stand_in), site, root]), "SOFTGPU_COMPUTE_CAPABILITY": 89}
     engine = tmp_path / "rtx.engine"
     build = build_arguments(model_files["onnx"], engine)
-    refused = run(*build, **{**variables, "SOFTGPU_COMPUTE_CAPABILITY": 90})
-    assert refused.returncode == 2 and "does not support compute capability 9.0" in refused.stderr
-    assert run(*build, **variables).returncode == 0
+    message = run(*build, code=2, **{**variables, "SOFTGPU_COMPUTE_CAPABILITY": 90})
+    assert "does not support compute capability 9.0" in message
+    run(*build, **variables)
     for processes in (1, 2):
-        done = run("inference.py", "--engine", engine, "--datasets", drawn, "--output", tmp_path, **variables)
-        assert (done.returncode, done.stderr) == (0, "")
+        run("inference.py", "--engine", engine, "--datasets", drawn, "--output", tmp_path, **variables)
         assert Path(f"{engine}.runtime_cache").read_bytes() == b"+" * processes
     assert (tmp_path / "keypoints.json").read_bytes() == cpu_keypoints
-    assert findings(log) == []
 
 
 # What stands in the code, and what it is replaced with: each a mistake that a GPU may hide for years.
@@ -310,17 +276,19 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_planted_fault_is_reported(run: Run, environment: dict[str, str], log: Path, gpu_engine: Path, drawn: Path,
+def test_planted_fault_is_reported(environment: dict[str, str], log: Path, gpu_engine: Path, drawn: Path,
                                    tmp_path: Path, fault: str) -> None:
     name, found, replaced = FAULTS[fault]
-    for source in ("common.py", "inference.py", "rtmpose"):
-        copy = shutil.copytree if (ROOT / source).is_dir() else shutil.copy
-        copy(ROOT / source, tmp_path / source)
+    shutil.copytree(ROOT / "rtmpose", tmp_path / "rtmpose")
+    for script in ("common.py", "inference.py"):
+        shutil.copy(ROOT / script, tmp_path)
     path = tmp_path / "rtmpose/engines/tensorrt" / name
     content = path.read_text()
     assert found in content, "the code that this fault spoils has changed"
     path.write_text(content.replace(found, replaced))
     stand_in, site, _ = environment["PYTHONPATH"].split(os.pathsep)
-    variables = {"SOFTGPU_NETWORK": "zeros", "PYTHONPATH": os.pathsep.join([stand_in, site, str(tmp_path)])}
-    done = run("inference.py", "--engine", gpu_engine, "--datasets", drawn, root=tmp_path, **variables)
+    variables = {"SOFTGPU_LOG": str(log), "SOFTGPU_NETWORK": "zeros",
+                 "PYTHONPATH": os.pathsep.join([stand_in, site, str(tmp_path)])}
+    done = subprocess.run([*PYTHON, tmp_path / "inference.py", "--engine", gpu_engine, "--datasets", drawn],
+                          env=environment | variables, capture_output=True, timeout=600, check=False)
     assert findings(log) or done.returncode not in (0, 2), done
