@@ -83,24 +83,6 @@ def test_throughput_needs_no_data_set(engine_file: Path, tmp_path: Path) -> None
     assert shown.splitlines()[-1].endswith(f"| {conditions['verdict']:10} |")
 
 
-def test_throughput_takes_real_crops_where_there_are_some(engine_file: Path, drawn: Path) -> None:
-    assert f"input: crops of {drawn}" in infer(engine_file, *TIMED, "--datasets", drawn)
-
-
-def test_a_busy_process_beside_marks_the_figures(engine_file: Path, tmp_path: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
-        try:
-            shown = infer(engine_file, "--perf_only", "--duration", 1.2, "--output", tmp_path)
-        finally:
-            process.kill()
-    assert re.search(r"^Conditions: busy: others took \d+ % of the cores; not a result$", shown, re.M)
-    assert shown.splitlines()[-1].endswith("| busy       |")
-    summary = read(tmp_path)
-    assert summary["warmup"] > 5 and summary["warmup_s"] >= 0.5  # beyond the minimum, to see whether it is steady
-    assert summary["conditions"]["verdict"] == "busy" and summary["cores_per_1000_fps"] == pytest.approx(
-        summary["conditions"]["cpu"]["own_seconds"] / (summary["iterations"] * summary["batch"]) * 1e3)
-
-
 def test_repeats_are_fresh_processes(engine_file: Path, tmp_path: Path) -> None:
     shown = infer(engine_file, *TIMED, "--repeats", 3, "--output", tmp_path, "--fps_target", 1e6, code=4)
     summary = read(tmp_path)

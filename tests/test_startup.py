@@ -128,13 +128,6 @@ def test_interrupt_while_a_script_imports(script: str) -> None:
         assert process.returncode == -signal.SIGINT
 
 
-def test_importing_a_script_keeps_the_signals() -> None:
-    """As pytest does it."""
-    before = signal.getsignal(signal.SIGINT)
-    importlib.reload(importlib.import_module("rtmpose.startup"))
-    assert importlib.import_module("inference") and signal.getsignal(signal.SIGINT) is before is not signal.SIG_DFL
-
-
 @pytest.fixture
 def prints(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run a script that prints its argument, with these streams."""

@@ -117,16 +117,6 @@ def test_commands_run_as_written(page: Path, clone: Path) -> None:
         CHECKS[page.name](output)
 
 
-def test_failing_command_fails_its_page(tmp_path: Path) -> None:
-    with pytest.raises(pytest.fail.Exception, match="exit code 3 .*\n(.*\n)*echo before\nbefore"):
-        run_page(["echo before\n", "(exit 3)\n", "echo after\n"], tmp_path)
-
-
-def test_marked_blocks_are_left_out() -> None:
-    page = "a\n```bash\n# needs a GPU: any\nfirst\n```\n```bash\nsecond  # needs a GPU\n```\n```\nthird\n```\n"
-    assert bash_blocks(page) == ["second  # needs a GPU\n"]
-
-
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
 def test_links_lead_to_files(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())

@@ -44,7 +44,3 @@ def is_in(text: str, quote: str) -> bool:
 @pytest.mark.parametrize("quote", quotes())
 def test_quoted_message_is_in_the_code(code: list[str], quote: str) -> None:
     assert any(is_in(text, quote) for text in code)
-
-
-def test_message_that_the_code_lacks(code: list[str]) -> None:
-    assert not any(is_in(text, "is a TensorRT engine, …") for text in code)

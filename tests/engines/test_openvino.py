@@ -6,7 +6,6 @@ from pathlib import Path
 
 import emulation
 import numpy as np
-import onnx
 import pytest
 from helpers import ROOT, build_engine
 

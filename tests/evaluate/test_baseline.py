@@ -1,4 +1,4 @@
-"""The demo's AP, through export, build and inference, stays at its baseline, and a bug in any stage lowers it.
+"""The demo's AP, through export, build and inference, stays at its baseline.
 
 AP alone hardly notices a shift of one pixel along one axis (0.003 measured), so the median offset of the keypoints from
 the ground truth is checked as well: it moves by that pixel.
@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from helpers import BASELINE, build_engine
 
-from rtmpose.data import postprocess, preprocess
 from rtmpose.data.coco import PersonSet, load_persons
 from rtmpose.engines import Engine, load_engine
 from rtmpose.evaluate.coco_eval import score
@@ -49,33 +48,3 @@ def test_ap_and_offset_are_the_baseline(engine: Engine, people: PersonSet) -> No
     ap, offset = measure(engine, people)
     assert ap == pytest.approx(BASELINE["AP"], abs=TOLERANCE)
     assert np.abs(offset).max() < OFFSET_TOLERANCE
-
-
-def shift_the_crop(monkeypatch: pytest.MonkeyPatch, x: float, y: float) -> None:
-    warp_matrix = preprocess.warp_matrix
-    monkeypatch.setattr(preprocess, "warp_matrix", lambda *region: warp_matrix(*region) + [[0, 0, x], [0, 0, y]])
-
-
-@pytest.mark.parametrize("bug", ["red and blue swapped", "not normalised", "crop shifted", "left and right swapped"])
-def test_a_bug_in_any_stage_lowers_ap(engine: Engine, people: PersonSet, monkeypatch: pytest.MonkeyPatch, bug: str
-                                      ) -> None:
-    normalize, decode = preprocess.normalize, postprocess.decode
-    if bug == "red and blue swapped":
-        monkeypatch.setattr(preprocess, "normalize", lambda pixels, out: normalize(pixels[..., ::-1], out))
-    elif bug == "not normalised":
-        monkeypatch.setattr(preprocess, "normalize",
-                            lambda pixels, out: np.copyto(out, pixels[..., ::-1].transpose(2, 0, 1)) or out)
-    elif bug == "crop shifted":
-        shift_the_crop(monkeypatch, 1, 1)
-    else:
-        monkeypatch.setattr(postprocess, "decode", lambda *logits: tuple(
-            array[:, postprocess.COCO_FLIP_INDICES] for array in decode(*logits)))
-    assert measure(engine, people)[0] < BASELINE["AP"] - 2 * TOLERANCE
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("x", "y"), [(1, 0), (0, -1), (0.5, 0)])
-def test_offset_shows_a_shift_along_one_axis(engine: Engine, people: PersonSet, monkeypatch: pytest.MonkeyPatch,
-                                             x: float, y: float) -> None:
-    shift_the_crop(monkeypatch, x, y)
-    assert measure(engine, people)[1] == pytest.approx([x, y], abs=OFFSET_TOLERANCE)

@@ -6,10 +6,10 @@ import pickle
 from collections.abc import Callable
 from pathlib import Path
 
+import helpers
 import judge
 import pytest
 import torch
-from helpers import refusal
 
 from rtmpose.model.checkpoint import load_network, load_state_dict
 
@@ -17,8 +17,8 @@ KEY = "head.cls_x.weight"
 OTHER = f"1 keys of another shape or type: {KEY}"
 
 
-def load_error(model_files: dict[str, Path], checkpoint: Path) -> str:
-    message = refusal(load_network, model_files["config"], checkpoint)
+def refusal(model_files: dict[str, Path], checkpoint: Path) -> str:
+    message = helpers.refusal(load_network, model_files["config"], checkpoint)
     assert message.startswith(f"{checkpoint}: ")
     return message
 
@@ -40,7 +40,7 @@ def test_damaged_bytes_are_found_by_the_archives_checksums(model_files: dict[str
                                                            ) -> None:
     source = model_files["checkpoint"]
     damaged = invert(source, int(source.stat().st_size * share), tmp_path / "damaged.pth")
-    assert "is no PyTorch checkpoint or was cut off: damaged at " in load_error(model_files, damaged)
+    assert "is no PyTorch checkpoint or was cut off: damaged at " in refusal(model_files, damaged)
 
 
 @pytest.mark.parametrize("suffix", ["", "_20230126"])
@@ -54,7 +54,7 @@ def test_the_digest_in_the_name_is_compared(state: dict, model_files: dict[str, 
     (tmp_path / "weights").rename(named)
     assert load_state_dict(named)
     invert(named, named.stat().st_size - 5000, named)
-    assert f"its name says {digest}; fetch it again" in load_error(model_files, named)
+    assert f"its name says {digest}; fetch it again" in refusal(model_files, named)
 
 
 def test_a_digest_of_digits_alone_is_one_before_a_date(model_files: dict[str, Path], tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_weights_of_another_kind(state: dict, model_files: dict[str, Path], tmp_
                                  message: str, capfd: pytest.CaptureFixture[str]) -> None:
     torch.save({"state_dict": {**state, KEY: change(state[KEY])}}, tmp_path / "other.pth")
     capfd.readouterr()
-    assert message in load_error(model_files, tmp_path / "other.pth")
+    assert message in refusal(model_files, tmp_path / "other.pth")
     assert capfd.readouterr().err == ""
 
 
@@ -113,9 +113,9 @@ def test_weights_of_another_kind(state: dict, model_files: dict[str, Path], tmp_
 def test_keys_and_contents_of_another_kind(model_files: dict[str, Path], tmp_path: Path, content: object, message: str
                                            ) -> None:
     torch.save(content, tmp_path / "other.pth")
-    assert message in load_error(model_files, tmp_path / "other.pth")
+    assert message in refusal(model_files, tmp_path / "other.pth")
     (tmp_path / "plain.pth").write_bytes(pickle.dumps(content))
-    load_error(model_files, tmp_path / "plain.pth")
+    refusal(model_files, tmp_path / "plain.pth")
 
 
 def prefixed(state: dict) -> dict:

@@ -91,14 +91,6 @@ def test_interval_is_wide_for_chance_and_excludes_zero_for_a_loss(drawn_set: tup
     assert bootstrap_difference(base, worse)[1] < 0
 
 
-def test_only_the_chosen_images_count(drawn_set: tuple[Path, dict]) -> None:
-    path, content = drawn_set
-    first = [image["id"] for image in content["images"][:5]]
-    results = [result for result in jitter(content, 0, 4) if result["image_id"] in first]
-    part = repeated(content, results, np.array([1] * 5 + [0] * 7))
-    assert full_ap(match_images(read_annotations(path), results, first)) == pytest.approx(coco_ap(*part), abs=1e-12)
-
-
 def test_without_predictions_or_ground_truth(drawn_set: tuple[Path, dict]) -> None:
     path, content = drawn_set
     nothing = match(path, content, [])

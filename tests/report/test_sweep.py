@@ -201,17 +201,6 @@ def output(swept: Path, tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-def test_missed_target_is_measured_and_marked(model_files: dict[str, Path], drawn: Path, output: Path) -> None:
-    """And kept as such when the sweep runs again."""
-    for kept in (0, 2):
-        done = benchmark(model_files["onnx"], drawn, output, "--precisions", "fp32", "--batches", "1",
-                         extra=("--acc_target", "0.999"))
-        assert done.returncode == 0 and done.stdout.count(": kept, ") == kept
-        note = f"missed --acc_target 0.999 with {read(output, 'fp32', 1).accuracy['AP']:.4g}"
-        assert f"Note: fp32, batch 1: {note}" in done.stdout
-        assert note in Page((output / "report.html").read_text()).text
-
-
 def test_several_devices(swept: Path, model_files: dict[str, Path], drawn: Path, output: Path) -> None:
     """Speed is of all, AP is that of one, a missed target is no failure, and what is done is kept. A cell with fewer
     batches than devices fails with inference.py's line, not with torchrun's last one."""
@@ -226,7 +215,9 @@ def test_several_devices(swept: Path, model_files: dict[str, Path], drawn: Path,
         assert cell.summary["AP"] == read(swept, "fp32", 1).accuracy["AP"]
         ranks = cell.throughput["ranks"]
         assert cell.throughput["fps"] == pytest.approx(sum(ranks["fps"])) and len(ranks["fps"]) == 2
-        assert f"missed --fps_target 1e+06 with {cell.throughput['fps']:.4g}" in cell.notes
+        note = f"missed --fps_target 1e+06 with {cell.throughput['fps']:.4g}"
+        assert note in cell.notes and f"Note: fp32, batch 1: {note}" in done.stdout
+        assert note in Page((output / "report.html").read_text()).text
     assert len((output / "cells/fp32_bs1/throughput.txt").read_text().split("scaling efficiency")) == 2
     assert "engine alone, 2 devices" in done.stdout and f"{ranks['efficiency']:.1%}" in page_of(cell)
     done = run(32, "--limit", "1")
