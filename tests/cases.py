@@ -13,41 +13,6 @@ Region = tuple[np.ndarray, np.ndarray, np.ndarray]
 FLIP_INDICES = np.array(postprocess.COCO_FLIP_INDICES, np.int32)
 
 
-def normal(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """What a network gives: mostly below zero, one peak above."""
-    return random.normal(-0.5, 0.3, shape)
-
-
-def ties(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Every maximum several times."""
-    return random.integers(-2, 3, shape)
-
-
-def negative(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """No positive logit."""
-    return -random.uniform(1e-6, 3, shape)
-
-
-def zeros(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Zeros of both signs."""
-    return random.choice([0.0, -0.0], shape)
-
-
-def barely(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Maxima just above, at and below zero."""
-    return random.uniform(-1, 0, shape) + random.choice([-1e-7, 0, 1e-7, 1e-3], (*shape[:2], 1))
-
-
-def denormal(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Numbers below the smallest normal float32."""
-    return random.uniform(-1, 1, shape) * 1e-40
-
-
-def huge(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Numbers near the largest float32, and beyond."""
-    return random.choice([3.4e38, -3.4e38, np.inf, -np.inf, 1.0], shape, p=[.02, .4, .001, .179, .4])
-
-
 def broken(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     """NaN in some rows, alone or beside infinity."""
     logits = random.normal(0, 1, shape)
@@ -58,13 +23,23 @@ def broken(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     return logits
 
 
-KINDS = (normal, ties, negative, zeros, barely, denormal, huge, broken)
+KINDS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]] = {
+    "as a network's": lambda random, shape: random.normal(-0.5, 0.3, shape),  # mostly below zero, one peak above
+    "ties": lambda random, shape: random.integers(-2, 3, shape),
+    "negative": lambda random, shape: -random.uniform(1e-6, 3, shape),
+    "zeros": lambda random, shape: random.choice([0.0, -0.0], shape),
+    "barely positive": lambda random, shape: random.uniform(-1, 0, shape) + random.choice(
+        [-1e-7, 0, 1e-7, 1e-3], (*shape[:2], 1)),  # maxima just above, at and below zero
+    "denormal": lambda random, shape: random.uniform(-1, 1, shape) * 1e-40,
+    "huge": lambda random, shape: random.choice(
+        [3.4e38, -3.4e38, np.inf, -np.inf, 1.0], shape, p=[.02, .4, .001, .179, .4]),
+    "broken": broken}
 
 
-def draw(kind: Callable, size: tuple[int, int], keypoints: int = 17, seed: int = 0) -> Logits:
+def draw(kind: str, size: tuple[int, int], keypoints: int = 17, seed: int = 0) -> Logits:
     """Logits of five persons over both axes."""
     random = np.random.default_rng(seed)
-    return tuple(kind(random, (5, keypoints, 2 * length)).astype(np.float32) for length in size)
+    return tuple(KINDS[kind](random, (5, keypoints, 2 * length)).astype(np.float32) for length in size)
 
 
 def pack(people: list[Region], size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

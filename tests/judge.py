@@ -36,6 +36,12 @@ needs_xtcocotools = pytest.mark.skipif(
     reason="needs xtcocotools, which scripts/test.sh builds: mmpose's CocoDataset and CocoMetric stand on it")
 
 
+def assert_equal(ours: np.ndarray, theirs: np.ndarray) -> None:
+    """The same values (NaN where NaN is) in the same type."""
+    assert ours.dtype == theirs.dtype
+    np.testing.assert_array_equal(ours, theirs)
+
+
 def mmpose(module: str) -> ModuleType:
     """A module of mmpose, e.g. ``codecs``."""
     import_mmpose()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rtmpose.errors import KitError
-from rtmpose.files import atomic_write, check_output, read_json, sha256, write_bytes
+from rtmpose.files import atomic_write, check_output, read_json, read_sealed, sha256, write_bytes, write_sealed
 
 READERS: list[Callable[[Path], object]] = [lambda path: read_json(path, "a test"), sha256]
 
@@ -96,3 +96,15 @@ def test_json_in_other_encodings(tmp_path: Path) -> None:
         read_json(tmp_path / "a.json", "a test")
     (tmp_path / "b.json").write_bytes(json.dumps("ä", ensure_ascii=False).encode("utf-8-sig"))
     assert read_json(tmp_path / "b.json", "a test") == "ä"
+
+
+def test_digest_survives_a_round_trip_and_notices_an_edit(tmp_path: Path) -> None:
+    path, content = tmp_path / "summary.json", {"AP": 0.1 + 0.2, "AP50": 1e-300, "inputs": {"ä": "0" * 64}}
+    write_sealed(path, content)
+    assert read_sealed(path, "summary.json") == content
+    found = json.loads(path.read_text())
+    for edited in ({**found, "AP": 0.9}, {**found, "new": 1}, *({k: v for k, v in found.items() if k != left}
+                                                                 for left in ("AP50", "content_sha256"))):
+        path.write_text(json.dumps(edited))
+        with pytest.raises(KitError, match="is no summary.json of this version of the kit, or was changed since"):
+            read_sealed(path, "summary.json")

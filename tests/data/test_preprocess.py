@@ -26,17 +26,11 @@ def assert_same_crops(crops: list[Crop], dataset: Any) -> None:
     assert len(crops) == len(samples) > 0
     for ours, theirs, sample in zip(crops, pixels, samples, strict=True):
         assert ours.person.image_id == sample.img_id
-        assert_equal(ours.person.bbox, sample.gt_instances.bboxes[0])
-        assert_equal(ours.person.score, sample.gt_instances.bbox_scores[0])
-        assert_equal(ours.center, sample.input_center)
-        assert_equal(ours.scale, sample.input_scale)
-        assert_equal(ours.pixels, theirs)
-
-
-def assert_equal(ours: np.ndarray, theirs: np.ndarray) -> None:
-    """The same values in the same type."""
-    assert ours.dtype == theirs.dtype
-    np.testing.assert_array_equal(ours, theirs)
+        judge.assert_equal(ours.person.bbox, sample.gt_instances.bboxes[0])
+        judge.assert_equal(ours.person.score, sample.gt_instances.bbox_scores[0])
+        judge.assert_equal(ours.center, sample.input_center)
+        judge.assert_equal(ours.scale, sample.input_scale)
+        judge.assert_equal(ours.pixels, theirs)
 
 
 def crops_of(persons: PersonSet, size: tuple[int, int] = judge.INPUT_SIZE) -> list[Crop]:
@@ -107,9 +101,9 @@ def test_random_boxes(size: tuple[int, int]) -> None:
         data = transforms.GetBBoxCenterScale()({"img": image, "bbox": box[None]})
         data = transforms.TopdownAffine(input_size=size)(data)
         center, scale = box_to_center_scale(box, size)
-        assert_equal(center, data["input_center"])
-        assert_equal(scale, data["input_scale"])
-        assert_equal(crop_person(image, center, scale, size), data["img"])
+        judge.assert_equal(center, data["input_center"])
+        judge.assert_equal(scale, data["input_scale"])
+        judge.assert_equal(crop_person(image, center, scale, size), data["img"])
 
 
 def test_every_8_bit_value_as_torch_normalises_it() -> None:
@@ -119,5 +113,5 @@ def test_every_8_bit_value_as_torch_normalises_it() -> None:
                                         "data_samples": judge.mmpose("structures").PoseDataSample()}])
     out = np.full((3, 16, 16), np.nan, np.float32)
     assert normalize(pixels, out) is out
-    assert_equal(out, expected)
-    assert_equal(normalize(pixels), expected)
+    judge.assert_equal(out, expected)
+    judge.assert_equal(normalize(pixels), expected)

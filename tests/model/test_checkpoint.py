@@ -177,11 +177,3 @@ def test_files_of_other_kinds_are_named(model_files: dict[str, Path], tmp_path: 
     assert "is a TorchScript file, expected a checkpoint of PyTorch" in refusal(model_files, tmp_path / "other.pth")
     torch.save(torch.nn.Linear(1, 1), tmp_path / "other.pth")
     assert "refused, it holds objects that could run code (torch.nn.mod" in refusal(model_files, tmp_path / "other.pth")
-
-
-def test_fp16_and_bf16_weights_are_loaded(state: dict, model_files: dict[str, Path], tmp_path: Path) -> None:
-    for kind in (torch.float16, torch.bfloat16, torch.float64):
-        torch.save({name: tensor.to(kind) if tensor.is_floating_point() else tensor for name, tensor in state.items()},
-                   tmp_path / "other.pth")
-        module = load_network(model_files["config"], tmp_path / "other.pth").module
-        assert {parameter.dtype for parameter in module.parameters()} == {torch.float32}

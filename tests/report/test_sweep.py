@@ -17,11 +17,11 @@ import sweep
 from rtmpose.engines.build import PRECISIONS
 from rtmpose.files import write_sealed
 from rtmpose.machine import versions
-from rtmpose.report import charts
+from rtmpose.report import charts, summary
 from rtmpose.report.compare import Report
 from rtmpose.report.page import draw_page
 from rtmpose.report.results import Cell, cell_folder, read_cells
-from rtmpose.report.summary import speed, table
+from rtmpose.report.summary import clear_output, speed, table
 from rtmpose.report.text import describe_conditions
 
 CELLS = [("fp32", 1), ("fp32", 2), ("fp16", 1), ("fp16", 2)]
@@ -285,3 +285,21 @@ def test_each_run_takes_the_options_of_its_mode():
         "accuracy": ["--limit", "5", "--flip_test", "--fps_target", "9", "--batchsize", "-1", "--min_duration", "3"],
         "throughput": ["--duration=1", "--fps_target", "9", "--warmup", "2", "--batchsize", "-1",
                        "--min_duration", "3"]}
+
+
+@pytest.mark.parametrize(("computed", "requested", "cell"), [
+    ("int8+bf16", "int8", "int8+bf16"), ("int8", "int8", "int8"), ("bf16", "bf16", "bf16"),
+    ("bf16", "int8", "bf16 (asked: int8)"), ("fp32", "bf16", "fp32 (asked: bf16)")])
+def test_precision_in_a_row(computed: str, requested: str, cell: str) -> None:
+    assert summary.precision({"precision": computed, "requested_precision": requested}) == cell
+
+
+def test_clear_output_removes_what_the_kit_wrote(tmp_path: Path) -> None:
+    ours = ["summary.json", "keypoints.json", "pictures/worst_1.jpg", "pictures/best_12.jpg", "pictures/overview.jpg",
+            "agreement/overview.jpg", "loadgen/mlperf_log_detail.txt", "skeleton.jpg"]
+    for name in (*ours, "mine.txt", "pictures/mine.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    clear_output(tmp_path)
+    assert {path.name for path in tmp_path.rglob("*")} == {"mine.txt", "pictures", "mine.jpg"}
+    clear_output(tmp_path / "nowhere")

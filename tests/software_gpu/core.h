@@ -192,6 +192,10 @@ static bool forbidden(const char* name)
     return false;
 }
 
+#define NEEDS_CONTEXT_AND_NO_CAPTURE(name) \
+    NEEDS_CONTEXT(name);                   \
+    if (forbidden(name)) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
+
 // ---- pinned memory: the host's view is protected while a stream may use it --------------------------------------
 
 static void protect(Memory* memory)

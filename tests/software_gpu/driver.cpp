@@ -92,13 +92,6 @@ CUresult cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice device)
     *context = (CUcontext)&primary;
     return CUDA_SUCCESS;
 }
-CUresult cuDevicePrimaryCtxRelease(CUdevice)
-{
-    std::lock_guard<std::recursive_mutex> lock(driver_mutex);
-    if (retained <= 0) { report("primary context released too often"); return CUDA_ERROR_INVALID_CONTEXT; }
-    --retained;
-    return CUDA_SUCCESS;
-}
 CUresult cuCtxDetach(CUcontext)
 {
     if (!stack.empty()) stack.pop_back();
@@ -113,12 +106,6 @@ CUresult cuCtxPopCurrent(CUcontext* context)
     return CUDA_SUCCESS;
 }
 CUresult cuCtxGetCurrent(CUcontext* context) { *context = stack.empty() ? nullptr : stack.back(); return CUDA_SUCCESS; }
-CUresult cuCtxSetCurrent(CUcontext context)
-{
-    if (!stack.empty()) stack.pop_back();
-    if (context) stack.push_back(context);
-    return CUDA_SUCCESS;
-}
 CUresult cuCtxGetDevice(CUdevice* device)
 {
     NEEDS_CONTEXT("cuCtxGetDevice");
@@ -128,8 +115,7 @@ CUresult cuCtxGetDevice(CUdevice* device)
 CUresult cuCtxSynchronize()
 {
     {
-        NEEDS_CONTEXT("cuCtxSynchronize");
-        if (forbidden("cuCtxSynchronize")) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+        NEEDS_CONTEXT_AND_NO_CAPTURE("cuCtxSynchronize");
     }
     for (size_t i = 0; i < streams.size(); ++i) drain(streams[i]);
     return CUDA_SUCCESS;
@@ -184,15 +170,13 @@ static CUresult release(unsigned long address, const char* name)
 }
 CUresult cuMemAlloc(CUdeviceptr* address, size_t bytes)
 {
-    NEEDS_CONTEXT("cuMemAlloc");
-    if (forbidden("cuMemAlloc")) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    NEEDS_CONTEXT_AND_NO_CAPTURE("cuMemAlloc");
     if (!bytes) return CUDA_ERROR_INVALID_VALUE;
     return allocate((unsigned long*)address, bytes, true);
 }
 CUresult cuMemFree(CUdeviceptr address)
 {
-    NEEDS_CONTEXT("cuMemFree");
-    if (forbidden("cuMemFree")) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    NEEDS_CONTEXT_AND_NO_CAPTURE("cuMemFree");
     return release(address, "cuMemFree");
 }
 CUresult cuMemHostAlloc(void** address, size_t bytes, unsigned)
@@ -233,8 +217,7 @@ static CUresult copy_up(CUdeviceptr to, const void* from, size_t bytes, CUstream
 }
 CUresult cuMemcpyHtoD(CUdeviceptr to, const void* from, size_t bytes)
 {
-    NEEDS_CONTEXT("cuMemcpyHtoD");
-    if (forbidden("cuMemcpyHtoD")) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    NEEDS_CONTEXT_AND_NO_CAPTURE("cuMemcpyHtoD");
     return copy_up(to, from, bytes, nullptr, "cuMemcpyHtoD");  // may return before the copy is done
 }
 CUresult cuMemcpyHtoDAsync(CUdeviceptr to, const void* from, size_t bytes, CUstream stream)
@@ -278,9 +261,8 @@ CUresult cuStreamSynchronize(CUstream given)
 {
     CUstream stream;
     {
-        NEEDS_CONTEXT("cuStreamSynchronize");
+        NEEDS_CONTEXT_AND_NO_CAPTURE("cuStreamSynchronize");
         stream = stream_of(given);
-        if (forbidden("cuStreamSynchronize")) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
     }
     drain(stream);
     return CUDA_SUCCESS;
@@ -334,8 +316,7 @@ CUresult cuStreamWaitEvent(CUstream on, CUevent given, unsigned)
 CUresult cuEventSynchronize(CUevent given)
 {
     {
-        NEEDS_CONTEXT("cuEventSynchronize");
-        if (forbidden("cuEventSynchronize")) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+        NEEDS_CONTEXT_AND_NO_CAPTURE("cuEventSynchronize");
     }
     std::unique_lock<std::recursive_mutex> lock(driver_mutex);
     Event* event = (Event*)given;

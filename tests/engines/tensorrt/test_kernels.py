@@ -114,7 +114,7 @@ def test_maps_are_inverted_as_warp_affine_does() -> None:
 @pytest.mark.parametrize(("size", "keypoints", "flip_test"), [
     ((192, 256), 17, False), ((288, 384), 17, False), ((22, 35), 5, False), ((192, 256), 17, True)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_keypoints_equal_the_cpus(run: Run, kind: Callable, size: tuple[int, int], keypoints: int, flip_test: bool
+def test_keypoints_equal_the_cpus(run: Run, kind: str, size: tuple[int, int], keypoints: int, flip_test: bool
                                   ) -> None:
     logits = draw(kind, size, keypoints)[0], draw(kind, size, keypoints, seed=1)[1]
     flipped = draw(kind, size, keypoints, seed=2) if flip_test else (None, None)
