@@ -1,13 +1,17 @@
-"""Throughput of one device and of several: what is warmed up, timed and counted."""
+"""Throughput of one process, of several devices and of several processes: what is timed, counted and combined."""
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from rtmpose import timing
 from rtmpose.engines import load_engine
 from rtmpose.evaluate.devices import combine_costs, count_in_window
+from rtmpose.evaluate.repeats import combine, mean_interval
 from rtmpose.evaluate.throughput import measure_throughput
+from rtmpose.report.summary import speed
 
 
 def test_warm_up_and_timing_take_their_seconds(engine_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,3 +32,39 @@ def test_cores_of_all_ranks() -> None:
     conditions = [{"cpu": {"own_seconds": 2}}, {"cpu": {"own_seconds": 4}}]
     assert combine_costs(conditions, 3000) == {"cores_per_1000_fps": 2}
     assert combine_costs([*conditions, {"cpu": None}], 3000) == {}
+
+
+def run(fps: float, verdict: str = "clean", *reasons: str) -> dict:
+    """A summary.json in short."""
+    return {"fps": fps, "latency_ms": {"mean": 8 / fps * 1e3},
+            "conditions": {"verdict": verdict, "reasons": list(reasons), "seconds": fps}}
+
+
+@pytest.mark.parametrize("number", [2, 3, 5, 10])
+def test_interval_is_students(number: int) -> None:
+    values = np.random.default_rng(number).normal(300, 10, number)
+    expected = stats.t.interval(0.95, number - 1, values.mean(), stats.sem(values))
+    assert mean_interval(values) == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_worst_conditions_and_the_process_nearest_to_the_median() -> None:
+    runs = [run(300), run(340, "busy", "others took 38 % of the cores"), run(310, "unknown", "too short"), run(320)]
+    combined = combine(runs)
+    assert combined["fps"] == 315 and combined["latency_ms"] in (runs[2]["latency_ms"], runs[3]["latency_ms"])
+    assert combined["conditions"] == {
+        "verdict": "busy", "seconds": 340,
+        "reasons": ["process 2: others took 38 % of the cores", "process 3: too short"]}
+    assert combined["repeats"]["values"] == [300, 340, 310, 320]
+    assert combined["repeats"]["conditions"] == [one["conditions"] for one in runs]
+    assert combine(runs[:1] + runs[3:])["conditions"]["verdict"] == "clean"
+
+
+@pytest.mark.parametrize(("median", "interval", "expected"), [
+    (351.4, [347.5, 354.6], "351 ± 4"), (351.4, [339, 354], "351 ± 12"), (24.63, [24.3, 25.0], "24.6 ± 0.4"),
+    (24.63, [24.6291, 24.6309], "24.63 ± 0.00"), (20.0, [20.0, 20.0], "20.00 ± 0.00")])
+def test_speed_with_its_interval(median: float, interval: list[float], expected: str) -> None:
+    assert speed({"fps": median, "repeats": {"interval": interval}}) == expected
+
+
+def test_speed_of_one_process() -> None:
+    assert speed({"fps": 351.514}) == "351.51" and speed({}) == "-"

@@ -1,5 +1,7 @@
-"""README.md and docs/: their commands run as written, their links lead to files, the README stays short."""
+"""README.md and docs/: their commands run as written, their links lead to files, the README stays short, and the
+messages that docs/troubleshooting.md quotes are those of the code."""
 
+import ast
 import importlib.util
 import os
 import re
@@ -8,6 +10,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -129,3 +132,41 @@ def test_readme_is_short_and_lists_every_page() -> None:
     assert len(readme.splitlines()) <= 150
     assert len(readme.split()) <= 1300
     assert [page.name for page in PAGES[1:] if f"](docs/{page.name})" not in readme] == []
+
+
+# Troubleshooting
+
+
+def quotes() -> list[str]:
+    """The quoted messages in the first column of the page's tables."""
+    cells = re.findall(r"^\| (`.*?) \| ", (ROOT / "docs/troubleshooting.md").read_text(), re.MULTILINE)
+    return [quote for cell in cells for quote in re.findall(r"`([^`]+)`", cell)]
+
+
+def texts(path: Path) -> Iterator[str]:
+    """The texts in a script, with … for what it fills in."""
+    if path.suffix != ".py":
+        yield from (re.sub(r"\$(\w+|\{[^}]*\})", "…", line) for line in path.read_text().splitlines())
+        return
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+@pytest.fixture(scope="module")
+def code() -> list[str]:
+    sources = [*ROOT.glob("*.py"), *(ROOT / "rtmpose").rglob("*.py"), *(ROOT / "scripts").glob("*.*")]
+    return [text for path in sources for text in texts(path)]
+
+
+def is_in(text: str, quote: str) -> bool:
+    """Whether the parts of a quote, around its …, are in a text, one after the other."""
+    parts = [part.strip(" ,:") for part in quote.split("…") if part.strip(" ,:")]
+    return bool(parts) and re.search(".*".join(map(re.escape, parts)), text, re.DOTALL) is not None
+
+
+@pytest.mark.parametrize("quote", quotes())
+def test_quoted_message_is_in_the_code(code: list[str], quote: str) -> None:
+    assert any(is_in(text, quote) for text in code)
