@@ -6,6 +6,7 @@ from pathlib import Path
 
 import emulation
 import numpy as np
+import onnx
 import pytest
 from helpers import ROOT, build_engine
 
