@@ -2,10 +2,12 @@
 
 import common
 
+import html
 import importlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -119,6 +121,14 @@ def catch_stream(name: str) -> Iterator[Callable[[], str]]:
             os.close(kept)
             caught.seek(0)
             text.append(caught.read().decode())
+
+
+def page_text(page: str) -> str:
+    """The text of an HTML page, which must be one whole file: tags are closed, and nothing comes from elsewhere."""
+    assert not any(word in page for word in ("http:", "https:", "url(", "@import", "<script"))
+    for tag in set(re.findall(r"<(\w+)", page)) - {"img", "meta"}:
+        assert len(re.findall(rf"<{tag}\b[^>]*(?<!/)>", page)) == page.count(f"</{tag}>"), tag
+    return html.unescape(re.sub("<[^>]*>", "\n", page))
 
 
 def build_engine(onnx: Path, engine: Path, batch: int, precision: str, backend: str) -> Path:
