@@ -17,7 +17,6 @@ from helpers import ROOT, ran, refused
 
 from rtmpose.errors import KitError, one_line
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SCRIPTS = ("export.py", "build_engine.py", "inference.py", "scripts/sweep.py", "scripts/compare.py",
            "scripts/check_gpu.py", "demo/make_dataset.py", "demo/train.py")
 BENCHMARKS = [f"benchmarks/{path.name}" for path in (ROOT / "benchmarks").glob("*.py")
@@ -83,13 +82,7 @@ def has_ended(pid: int) -> bool:
     return not stat.exists() or stat.read_text().split()[2] == "Z"  # nobody has asked for its exit code
 
 
-def dead_pipe() -> int:
-    reader, writer = os.pipe()
-    os.close(reader)
-    return writer
-
-
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signal_ends_native_code_at_once(waits: Path, number: int) -> None:
     with started(sys.executable, waits) as process:
         time.sleep(0.5)
@@ -147,7 +140,9 @@ def test_output_that_cannot_be_written(prints: Callable, argument: str) -> None:
         done = prints(argument, stdout=full, stderr=subprocess.PIPE)
         assert (done.returncode, done.stderr) == (2, "prints.py: error: the output: No space left on device\n")
         assert prints(argument, stdout=full, stderr=full).returncode == 2
-    with os.fdopen(dead_pipe(), "w") as dead:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as dead:
         done = prints(argument, stdout=dead, stderr=subprocess.PIPE)
         assert (done.returncode, done.stderr) == (141, "")
     assert prints(argument, preexec_fn=lambda: os.closerange(0, 3)).returncode == 0

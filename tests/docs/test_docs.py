@@ -161,12 +161,9 @@ def code() -> list[str]:
     return [text for path in sources for text in texts(path)]
 
 
-def is_in(text: str, quote: str) -> bool:
-    """Whether the parts of a quote, around its …, are in a text, one after the other."""
-    parts = [part.strip(" ,:") for part in quote.split("…") if part.strip(" ,:")]
-    return bool(parts) and re.search(".*".join(map(re.escape, parts)), text, re.DOTALL) is not None
-
-
 @pytest.mark.parametrize("quote", quotes())
 def test_quoted_message_is_in_the_code(code: list[str], quote: str) -> None:
-    assert any(is_in(text, quote) for text in code)
+    """The parts of a quote, around its …, are in one text, one after the other."""
+    parts = [part.strip(" ,:") for part in quote.split("…") if part.strip(" ,:")]
+    pattern = ".*".join(map(re.escape, parts))
+    assert parts and any(re.search(pattern, text, re.DOTALL) for text in code)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -25,16 +25,11 @@ GPU_FIGURES = {"throttle_reasons": {}, "other_processes": 0, "samples": 9, "temp
                "power_limit_w": 72.0, "default_power_limit_w": 72.0}
 
 
-@pytest.fixture
-def busy_process() -> Iterator[None]:
+def test_a_busy_process_beside_is_seen() -> None:
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
-        yield
+        with Monitor() as monitor:
+            time.sleep(1.5)
         process.kill()
-
-
-def test_a_busy_process_beside_is_seen(busy_process: None) -> None:
-    with Monitor() as monitor:
-        time.sleep(1.5)
     figures = monitor.conditions["cpu"]
     assert monitor.conditions["verdict"] == "busy", monitor.conditions
     assert figures["others_share"] > 0.3 / figures["cores"] and figures["counted_share"] == pytest.approx(1, abs=0.2)
@@ -172,17 +167,13 @@ def test_a_container_that_hides_its_cores_is_unknown(monkeypatch: pytest.MonkeyP
     assert monitor.costs(1000) == {}
 
 
-def die() -> None:
-    raise SystemExit  # ends the thread without a word
-
-
 def fail() -> None:
     raise OSError("gone")
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize(("fault", "reason"), [
-    (die, "the monitor ended early"), (lambda: threading.Event().wait(), "the monitor hangs"),
+    (sys.exit, "the monitor ended early"), (lambda: threading.Event().wait(), "the monitor hangs"),
     (fail, "the monitor of the CPU died: OSError: gone")])
 def test_a_monitor_that_died_is_never_clean(machine: Machine, monkeypatch: pytest.MonkeyPatch,
                                             fault: Callable[[], None], reason: str) -> None:
