@@ -79,6 +79,17 @@ def dataset(tmp_path: Path) -> Callable[[], tuple[Path, dict]]:
 
 
 @pytest.fixture(scope="session")
+def software_gpu() -> dict[str, str]:
+    """Environment of a process that sees the GPU in software."""
+    from software_gpu import build
+    pytest.importorskip("cuda.bindings", reason="needs cuda-bindings")
+    try:
+        return {**os.environ, **build.build()}
+    except build.Unavailable as error:
+        pytest.skip(f"software GPU: {error}")
+
+
+@pytest.fixture(scope="session")
 def coco_mini() -> Path:
     """79 images of COCO val2017, which are not part of the project."""
     return helpers.shared("coco-mini")

@@ -14,25 +14,11 @@ from helpers import ROOT, refused, run_script
 import check_gpu
 from rtmpose.machine.gpu import find_gpu
 
-sys.path.insert(1, str(ROOT / "tests/software_gpu"))
-
-import build as software_gpu
-
-
-@pytest.fixture(scope="module")
-def environment() -> dict[str, str]:
-    """Environment of a process that sees the software GPU."""
-    pytest.importorskip("cuda.bindings", reason="needs cuda-bindings")
-    try:
-        return {**os.environ, **software_gpu.build()}
-    except software_gpu.Unavailable as error:
-        pytest.skip(f"software GPU: {error}")
-
 
 @pytest.mark.slow
-def test_every_check_passes_on_the_software_gpu(environment: dict[str, str], tmp_path: Path) -> None:
+def test_every_check_passes_on_the_software_gpu(software_gpu: dict[str, str], tmp_path: Path) -> None:
     log = tmp_path / "software_gpu.log"
-    done = run_script("scripts/check_gpu.py", cwd=tmp_path, env=environment | {"SOFTGPU_LOG": str(log)})
+    done = run_script("scripts/check_gpu.py", cwd=tmp_path, env=software_gpu | {"SOFTGPU_LOG": str(log)})
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert "timings are meaningless" in done.stdout.splitlines()[0]
     content = json.loads((tmp_path / "gpu_check.json").read_text())
@@ -47,7 +33,7 @@ def test_every_check_passes_on_the_software_gpu(environment: dict[str, str], tmp
 
 
 @pytest.mark.slow
-def test_a_cuda_graph_that_is_refused_is_a_failure(environment: dict[str, str], demo_onnx: Path, tmp_path: Path
+def test_a_cuda_graph_that_is_refused_is_a_failure(software_gpu: dict[str, str], demo_onnx: Path, tmp_path: Path
                                                    ) -> None:
     program = f"""
 from pathlib import Path
@@ -58,9 +44,9 @@ if __name__ == "__main__":
     check_gpu.report(check_gpu.run_check("CUDA graph", Path(), False))
 """
     (tmp_path / "program.py").write_text(program)
-    path = os.pathsep.join([environment["PYTHONPATH"], str(ROOT / "scripts")])
+    path = os.pathsep.join([software_gpu["PYTHONPATH"], str(ROOT / "scripts")])
     done = subprocess.run([sys.executable, "program.py"], cwd=tmp_path, capture_output=True, text=True, check=False,
-                          env=environment | {"SOFTGPU_CAPTURE": "refuse", "PYTHONPATH": path})
+                          env=software_gpu | {"SOFTGPU_CAPTURE": "refuse", "PYTHONPATH": path})
     assert done.returncode == 0, done.stderr
     row, to_do = done.stdout.splitlines()
     assert re.match("CUDA graph  FAIL .*capturing", row) and "FPS at small batches" in to_do

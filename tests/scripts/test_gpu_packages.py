@@ -10,15 +10,9 @@ from types import SimpleNamespace
 import pytest
 from helpers import ROOT
 
-from rtmpose.errors import KitError
-
-sys.path.insert(1, str(ROOT / "scripts"))
-sys.path.insert(1, str(ROOT / "tests/software_gpu"))
-
-import build as software_gpu
-
 import build_pycuda
 import gpu_packages
+from rtmpose.errors import KitError
 
 
 def gpu(cuda_version: str, compute_capability: str) -> SimpleNamespace:
@@ -49,17 +43,13 @@ def test_jetson_takes_the_tensorrt_of_jetpack(tmp_path: Path, monkeypatch: pytes
     assert gpu_packages.choose(gpu("13.0", "11.0"))[0] == "cu13 jetpack"
 
 
-def test_choice_and_hint_by_a_driver() -> None:
+def test_choice_and_hint_by_a_driver(software_gpu: dict[str, str]) -> None:
     """The driver in software stands for an older one."""
-    try:
-        environment = {**os.environ, **software_gpu.build(), "SOFTGPU_CUDA_VERSION": "12040",
-                       "SOFTGPU_COMPUTE_CAPABILITY": "89"}
-    except software_gpu.Unavailable as error:
-        pytest.skip(f"software GPU: {error}")
+    older = software_gpu | {"SOFTGPU_CUDA_VERSION": "12040", "SOFTGPU_COMPUTE_CAPABILITY": "89"}
 
     def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([sys.executable, str(ROOT / "scripts/gpu_packages.py"), *arguments], capture_output=True,
-                              text=True, check=False, env=environment | variables)
+                              text=True, check=False, env=older | variables)
 
     first, reason = run().stdout.splitlines()
     assert (first, "driver for CUDA 12.4" in reason) == ("cu12 rtx", True)

@@ -14,27 +14,11 @@ from typing import Any
 import pytest
 from helpers import ROOT, run_script
 
-sys.path.insert(1, str(ROOT / "tests/software_gpu"))
-
-import build as software_gpu
-
-pytest.importorskip("cuda.bindings", reason="needs cuda-bindings")
 pytestmark = pytest.mark.slow
 
 Run = Callable[..., str]
-
-
 # scripts/test.sh --all sets COVERAGE_FILE, and prints how much of the GPU path ran.
 PYTHON = [sys.executable, *(["-m", "coverage", "run"] if "COVERAGE_FILE" in os.environ else [])]
-
-
-@pytest.fixture(scope="module")
-def environment() -> dict[str, str]:
-    """Environment of a process that sees the software GPU."""
-    try:
-        return {**os.environ, **software_gpu.build()}
-    except software_gpu.Unavailable as error:
-        pytest.skip(f"software GPU: {error}")
 
 
 @pytest.fixture
@@ -50,13 +34,13 @@ def findings(log: Path) -> list[str]:
 
 
 @pytest.fixture
-def run(environment: dict[str, str], log: Path) -> Iterator[Run]:
+def run(software_gpu: dict[str, str], log: Path) -> Iterator[Run]:
     """What a script prints on the software GPU: output, or the one line of a user error. At the end the driver must
     have found nothing."""
     def run(script: str, *arguments: object, code: int = 0, root: Path = ROOT, **variables: object) -> str:
         done = subprocess.run(
             [*PYTHON, str(root / script), *map(str, arguments)], capture_output=True, text=True, timeout=600,
-            env={**environment, "SOFTGPU_LOG": str(log), **{name: str(value) for name, value in variables.items()}},
+            env={**software_gpu, "SOFTGPU_LOG": str(log), **{name: str(value) for name, value in variables.items()}},
             check=False)
         assert (done.returncode, done.stderr.count("\n")) == (code, int(code == 2)), done
         return done.stderr if code else done.stdout
@@ -72,13 +56,13 @@ def build_arguments(onnx: Path, engine: Path) -> tuple[object, ...]:
 
 
 @pytest.fixture(scope="module")
-def gpu_engine(environment: dict[str, str], model_files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+def gpu_engine(software_gpu: dict[str, str], model_files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
                ) -> Path:
     """An engine for the software GPU."""
     engine = tmp_path_factory.mktemp("gpu") / "fp32.engine"
     script, *arguments = build_arguments(model_files["onnx"], engine)
     done = subprocess.run([*PYTHON, str(ROOT / script), *map(str, arguments)], capture_output=True, text=True,
-                          env=environment, check=False)
+                          env=software_gpu, check=False)
     assert done.returncode == 0, done.stderr
     return engine
 
@@ -174,18 +158,18 @@ def test_gpu_that_is_described_is_the_one_that_runs(run: Run, tmp_path: Path, va
 @pytest.mark.parametrize(("gpus", "reason"), [
     (2, "was built for Software GPU (compute capability "),  # the two have different names
     (1, "LOCAL_RANK: is '1', expected the number of a GPU from 0 to 0; start fewer ranks")])
-def test_each_rank_takes_the_gpu_of_its_number(environment: dict[str, str], gpu_engine: Path, gpus: int, reason: str
+def test_each_rank_takes_the_gpu_of_its_number(software_gpu: dict[str, str], gpu_engine: Path, gpus: int, reason: str
                                                ) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(ROOT / "inference.py"),
          "--engine", str(gpu_engine), "--perf_only"], capture_output=True, text=True, timeout=120, check=False,
-        env={**environment, "SOFTGPU_DEVICES": str(gpus), "OMP_NUM_THREADS": "1"})
+        env={**software_gpu, "SOFTGPU_DEVICES": str(gpus), "OMP_NUM_THREADS": "1"})
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("inference.py: ")]
     assert line.startswith("inference.py: error: rank 1 of 2 on ") and reason in line
     assert gpus == 1 or "but this machine has Software GPU 1 (" in line
 
 
-def test_gpu_ranks_give_the_same_bytes(environment: dict[str, str], gpu_engine: Path, cpu_keypoints: bytes,
+def test_gpu_ranks_give_the_same_bytes(software_gpu: dict[str, str], gpu_engine: Path, cpu_keypoints: bytes,
                                        drawn: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
@@ -193,21 +177,21 @@ def test_gpu_ranks_give_the_same_bytes(environment: dict[str, str], gpu_engine: 
     launchers = [subprocess.Popen(
         [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--node-rank", node, "--master-addr",
          "127.0.0.1", "--master-port", port, str(ROOT / "inference.py"), "--engine", str(gpu_engine), "--datasets",
-         str(drawn), "--output", str(tmp_path)], env={**environment, "OMP_NUM_THREADS": "1"}) for node in "01"]
+         str(drawn), "--output", str(tmp_path)], env={**software_gpu, "OMP_NUM_THREADS": "1"}) for node in "01"]
     assert [launcher.wait(120) for launcher in launchers] == [0, 0]
     assert (tmp_path / "keypoints.json").read_bytes() == cpu_keypoints
 
 
-def test_auto_leaves_a_gpu_aside_that_lacks_a_package(run: Run, environment: dict[str, str],
+def test_auto_leaves_a_gpu_aside_that_lacks_a_package(run: Run, software_gpu: dict[str, str],
                                                       model_files: dict[str, Path], tmp_path: Path) -> None:
     shown = run("build_engine.py", "--model_path", model_files["onnx"], "--batch", 1, "--precision", "fp32",
-                "--engine_path", tmp_path / "a.engine", PYTHONPATH=path_without(environment, "site"))
+                "--engine_path", tmp_path / "a.engine", PYTHONPATH=path_without(software_gpu, "site"))
     assert "Note: Software GPU is not used: pycuda not installed; run scripts/setup.sh --gpu" in shown
 
 
-def path_without(environment: dict[str, str], folder: str | None) -> str:
+def path_without(software_gpu: dict[str, str], folder: str | None) -> str:
     """PYTHONPATH without the packages of a folder."""
-    return os.pathsep.join(path for path in environment["PYTHONPATH"].split(os.pathsep) if Path(path).name != folder)
+    return os.pathsep.join(path for path in software_gpu["PYTHONPATH"].split(os.pathsep) if Path(path).name != folder)
 
 
 @pytest.mark.parametrize(("variables", "message"), [
@@ -219,9 +203,9 @@ def path_without(environment: dict[str, str], folder: str | None) -> str:
     ({"without": "packages"}, "was built by tensorrt 10.16.1.11, which is not installed"),
     ({"SOFTGPU_FAIL_BUILD": "load"}, "can't load it (made up); build it again"),
 ])
-def test_engine_that_cannot_run_here(run: Run, environment: dict[str, str], gpu_engine: Path,
+def test_engine_that_cannot_run_here(run: Run, software_gpu: dict[str, str], gpu_engine: Path,
                                      variables: dict[str, Any], message: str) -> None:
-    path = path_without(environment, variables.get("without"))
+    path = path_without(software_gpu, variables.get("without"))
     assert message in run("inference.py", "--engine", gpu_engine, "--perf_only", PYTHONPATH=path, code=2, **variables)
 
 
@@ -237,10 +221,10 @@ def test_build_that_fails(run: Run, model_files: dict[str, Path], tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_rtx(run: Run, environment: dict[str, str], model_files: dict[str, Path], cpu_keypoints: bytes,
+def test_rtx(run: Run, software_gpu: dict[str, str], model_files: dict[str, Path], cpu_keypoints: bytes,
              drawn: Path, tmp_path: Path) -> None:
     """The kernels that one process compiles are there for the next."""
-    _, site, root = environment["PYTHONPATH"].split(os.pathsep)
+    _, site, root = software_gpu["PYTHONPATH"].split(os.pathsep)
     stand_in = ROOT / "tests/software_gpu/packages_rtx"
     variables = {"PYTHONPATH": os.pathsep.join([str(stand_in), site, root]), "SOFTGPU_COMPUTE_CAPABILITY": 89}
     engine = tmp_path / "rtx.engine"
@@ -276,7 +260,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_planted_fault_is_reported(environment: dict[str, str], log: Path, gpu_engine: Path, drawn: Path,
+def test_planted_fault_is_reported(software_gpu: dict[str, str], log: Path, gpu_engine: Path, drawn: Path,
                                    tmp_path: Path, fault: str) -> None:
     name, found, replaced = FAULTS[fault]
     shutil.copytree(ROOT / "rtmpose", tmp_path / "rtmpose")
@@ -286,9 +270,9 @@ def test_planted_fault_is_reported(environment: dict[str, str], log: Path, gpu_e
     content = path.read_text()
     assert found in content, "the code that this fault spoils has changed"
     path.write_text(content.replace(found, replaced))
-    stand_in, site, _ = environment["PYTHONPATH"].split(os.pathsep)
+    stand_in, site, _ = software_gpu["PYTHONPATH"].split(os.pathsep)
     variables = {"SOFTGPU_LOG": str(log), "SOFTGPU_NETWORK": "zeros",
                  "PYTHONPATH": os.pathsep.join([stand_in, site, str(tmp_path)])}
     done = subprocess.run([*PYTHON, tmp_path / "inference.py", "--engine", gpu_engine, "--datasets", drawn],
-                          env=environment | variables, capture_output=True, timeout=600, check=False)
+                          env=software_gpu | variables, capture_output=True, timeout=600, check=False)
     assert findings(log) or done.returncode not in (0, 2), done
