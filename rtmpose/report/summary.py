@@ -204,8 +204,10 @@ def precision(summary: dict[str, Any]) -> str:
 
 
 def notes(summary: dict[str, Any]) -> list[str]:
-    """What a reader must know beside the figures: missed targets, and INT8 calibrated on the measured set."""
+    """What a reader must know beside the figures: missed targets, INT8 calibrated on the measured set, and what was
+    left out of its files or looks wrong in them."""
     lines = [f"missed {missed}" for missed in summary["missed_targets"]]
+    lines += [f"{number} {note}" for note, number in summary.get("notes", {}).items()]
     if summary["engine"]["calibration"].get("annotations_sha256") in summary["inputs"].values():
         lines.append("calibrated on the data set that it is measured on; its AP on others may be lower")
     return lines

@@ -8,6 +8,7 @@ from typing import Any
 import judge
 import numpy as np
 import pytest
+from fuzz.cleaning import clean, clean_boxes
 from fuzz.runner import fuzz
 from helpers import draw_dataset, write_annotations
 from hypothesis import given
@@ -93,34 +94,6 @@ def detected(draw: st.DrawFn, content: Record) -> list[Record]:
              "bbox": draw(st.one_of(st.just(annotation["bbox"]), BOXES)) + [0.5] * draw(st.sampled_from([0, 0, 1])),
              "category_id": draw(st.sampled_from([person, person, person, 99]))}
             for annotation in draw(st.lists(sample, min_size=4, max_size=16)) if annotation["image_id"] in known]
-
-
-def clean(content: Record) -> Record:
-    """What is said of persons, each record once, in the form that mmpose and xtcocotools read without an error."""
-    person = content["categories"][0]["id"]
-    images = list({image["id"]: image for image in content["images"]}.values())
-    order = {image["id"]: number for number, image in enumerate(sorted(images, key=lambda image: image["id"]), 1)}
-    persons = {annotation["id"]: annotation for annotation in content["annotations"]
-               if annotation["category_id"] == person and annotation["image_id"] in order and "keypoints" in annotation}
-    return {"images": [{**image, "id": order[image["id"]]} for image in images],
-            "annotations": [
-                {**annotation, "id": number, "category_id": 1, "image_id": order[annotation["image_id"]],
-                 "iscrowd": int(annotation.get("iscrowd") or 0), "keypoints": annotation["keypoints"] or [0] * 51}
-                for number, annotation in enumerate(persons.values(), 1)],
-            "categories": [{"id": 1, "name": "person"}]}
-
-
-def clean_boxes(boxes: list[Record], content: Record) -> list[Record]:
-    """The boxes of persons that have a part in their image, in mmpose's form."""
-    images, kept = {image["id"]: image for image in content["images"]}, []
-    order = {identity: number for number, identity in enumerate(sorted(images), 1)}
-    for box in boxes:
-        x, y, width, height = np.array(box["bbox"][:4], np.float32)
-        image = images[box["image_id"]]
-        if (box["category_id"] == content["categories"][0]["id"] and x < x + width and y < y + height
-                and x + width > 0 and y + height > 0 and x < image["width"] and y < image["height"]):
-            kept.append({**box, "category_id": 1, "image_id": order[box["image_id"]]})
-    return kept
 
 
 @pytest.fixture(scope="module")

@@ -203,13 +203,15 @@ def test_several_devices(swept: Path, model_files: dict[str, Path], drawn: Path,
     assert done.returncode == 2 and "inference.py: error: " in done.stderr and "too few for 2 ranks" in done.stderr
 
 
-def test_int8_calibrated_on_the_measured_set_is_marked(swept: Path) -> None:
+def test_int8_calibrated_on_the_measured_set_and_persons_left_out_are_marked(swept: Path) -> None:
     cell = read(swept, "fp16", 2)
     assert cell.notes == []
     annotations = next(digest for path, digest in cell.accuracy["inputs"].items() if path.endswith(".json"))
     cell.accuracy["engine"]["calibration"] = {"annotations_sha256": annotations}
-    (note,) = cell.notes
-    assert "calibrated on the data set that it is measured on" in note and note in page_of(cell)
+    cell.accuracy["notes"] = {"persons left out": 3}
+    left_out, calibrated = cell.notes
+    assert left_out == "3 persons left out" and left_out in page_of(cell)
+    assert "calibrated on the data set that it is measured on" in calibrated and calibrated in page_of(cell)
 
 
 def test_kit_digest_covers_the_code_that_can_change_a_number(tmp_path: Path) -> None:
