@@ -3,14 +3,12 @@
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import onnx
 
 from rtmpose.engines.record import Record
 from rtmpose.engines.runtime import Compiled, CpuEngine
-from rtmpose.machine.cpu import count_cores
-from rtmpose.model.graph import OUTPUTS, count_types
+from rtmpose.model.graph import OUTPUTS, count_types, open_session
 from rtmpose.model.int8.quantize import Int8Scheme
 
 PACKAGES = ["onnxruntime"]
@@ -32,22 +30,11 @@ def build(model: onnx.ModelProto, path: Path) -> list[Compiled]:
         options.optimized_model_filepath = os.fsencode(f"{folder}/optimized")  # as text it would have to be valid UTF-8
         onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         content = Path(folder, "optimized").read_bytes()
-    _open(content)  # it refuses some graphs that it wrote itself
+    open_session(content)  # it refuses some graphs that it wrote itself
     optimized = onnx.load_from_string(content)
     return [Compiled(content, *count_types(optimized))]
 
 
-def _open(content: bytes) -> Any:
-    """A session on a graph that was optimized when it was built."""
-    import onnxruntime
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    if count_cores() < (os.cpu_count() or 1):  # by default it takes the cores of the machine, whoever may use them
-        options.intra_op_num_threads = count_cores()
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-
-
 def load(content: bytes, path: str | Path, record: Record) -> CpuEngine:
-    session = _open(content)
+    session = open_session(content)
     return CpuEngine("ONNX Runtime", path, record, lambda crops: session.run(OUTPUTS, {record.input_name: crops}))

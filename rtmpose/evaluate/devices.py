@@ -31,7 +31,7 @@ def measure_accuracy_by_ranks(ranks: Ranks, engine: Engine, persons: PersonSet, 
     share = take_share(persons, ranks.rank, ranks.world_size, engine.record.batch)
     ranks.barrier()
     predicted = predict_all(engine, share, flip_test)
-    parts, described = ranks.gather(predicted), ranks.describe()
+    parts, described = ranks.all_gather(predicted), ranks.describe()
     if ranks.rank:
         return predicted
     conditions = [part.conditions for part in parts]
@@ -71,7 +71,7 @@ def measure_throughput_by_ranks(ranks: Ranks, engine: Engine, data_set: DataSet 
         ranks.barrier()
     warmed = timing.warm_up(timer, warmup, duration)
     watched, samples, ends = time_together(ranks, engine, timer, iterations, duration)
-    parts, described = ranks.gather((alone, samples, ends, warmed, watched.conditions)), ranks.describe()
+    parts, described = ranks.all_gather((alone, samples, ends, warmed, watched.conditions)), ranks.describe()
     if ranks.rank:
         return {}
     alone_fps, all_samples, all_ends, warmups, conditions = zip(*parts, strict=True)

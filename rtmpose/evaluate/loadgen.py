@@ -80,12 +80,11 @@ class QueueRunner:
         self.loaded: dict[int, np.ndarray] = {}  # normalised crops, which lie in _memory
         number, shape = min(LOADED_SAMPLES, len(self.pixels)), (3, height, width)
         if isinstance(engine, TensorRTEngine):
-            gpu = KeypointRunner(engine)
-            self._infer, self._in_flight = gpu.infer_crops, IN_FLIGHT
-            self._memory = list(engine.pinned((number, *shape), np.float32))
+            self._infer, self._in_flight = KeypointRunner(engine).infer_crops, IN_FLIGHT
+            self._memory = engine.pinned((number, *shape), np.float32)
         else:
             self._infer = partial(infer_on_host, engine, np.empty((record.batch, *shape), np.float32))
-            self._in_flight, self._memory = 1, list(np.empty((number, *shape), np.float32))
+            self._in_flight, self._memory = 1, np.empty((number, *shape), np.float32)
         # Milliseconds a batch (singlestream: a single sample); samples a second: server's rate, offline's expected one.
         self.batch_ms = self._fastest_batch_ms(1 if config.scenario == "singlestream" else record.batch)
         load = SERVER_LOAD if config.scenario == "server" else HEADROOM

@@ -5,7 +5,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -53,17 +53,13 @@ class Ranks:
         os.sched_setaffinity(0, self._cores)
 
     def all_gather(self, value: Any) -> list[Any]:
-        """The value of every rank, in their order, on every rank. This and what follows has to be called by all."""
+        """The value of every rank, in their order. This and what follows has to be called by all."""
         values = [None] * self.world_size
-        with _report_ended_rank():
+        try:
             self._group.all_gather_object(values, value)
-        return values
-
-    def gather(self, value: Any) -> list[Any]:
-        """The value of every rank, in their order, on rank 0; nothing on the others."""
-        values = [] if self.rank else [None] * self.world_size
-        with _report_ended_rank():
-            self._group.gather_object(value, values or None)
+        except RuntimeError as error:
+            time.sleep(_GRACE)  # on the same machine, torchrun names it and ends this one
+            raise KitError("another rank has ended; see the output of its torchrun") from error
         return values
 
     def barrier(self) -> None:
@@ -80,15 +76,6 @@ class Ranks:
         """The command line of all ranks, from this one's."""
         nodes = f"--nnodes {self.nodes} " if self.nodes > 1 else ""
         return f"torchrun {nodes}--nproc-per-node {self.local_world_size} {command.removeprefix('python3 ')}"
-
-
-@contextlib.contextmanager
-def _report_ended_rank() -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        time.sleep(_GRACE)  # on the same machine, torchrun names it and ends this one
-        raise KitError("another rank has ended; see the output of its torchrun") from error
 
 
 def run_as_rank(work: Callable[[Ranks], int]) -> int:

@@ -1,6 +1,7 @@
 """The ONNX graph: load, check, simplify; the model's specification and its multiply-adds, read back from it."""
 
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import onnx
 from onnx import TensorProto
 
 from rtmpose.errors import KitError, first_line
+from rtmpose.machine.cpu import count_cores
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -68,13 +70,16 @@ def simplify(model: onnx.ModelProto, input_shape: Sequence[int] | None = None) -
     return simplified
 
 
-def open_session(model: onnx.ModelProto) -> "onnxruntime.InferenceSession":
+def open_session(model: onnx.ModelProto | bytes) -> "onnxruntime.InferenceSession":
     """A session of ONNX Runtime that runs a graph exactly as its nodes say."""
     import onnxruntime
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    if count_cores() < (os.cpu_count() or 1):  # by default it takes the cores of the machine, whoever may use them
+        options.intra_op_num_threads = count_cores()
+    content = model if isinstance(model, bytes) else model.SerializeToString()
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 def check_runs(model: onnx.ModelProto, path: str | Path, input_shape: Sequence[int]) -> None:
