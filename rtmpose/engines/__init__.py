@@ -84,11 +84,10 @@ def choose_backends(name: str) -> tuple[list[str], str | None]:
     note = None
     if name == "auto":
         try:
-            gpu = find_gpu()
-            obstacle = tensorrt.find_obstacle(gpu) if gpu else None
-            if gpu and not obstacle:
-                return ["tensorrt"], None
-            note = f"{gpu.name} is not used: {obstacle}" if gpu else None
+            if gpu := find_gpu():
+                if not (obstacle := tensorrt.find_obstacle(gpu)):
+                    return ["tensorrt"], None
+                note = f"{gpu.name} is not used: {obstacle}"
         except DriverError as error:
             note = f"a GPU is not used: {error}"
     chosen = [backend for backend in (CPU_BACKENDS if name == "auto" else [name]) if installed_packages(backend)]

@@ -91,7 +91,7 @@ def is_built(plan: Plan) -> bool:
         record = read_record(plan.engine_path)
     except KitError:
         return False
-    return any(record.was_built_for(facts) for facts in plan.candidates)
+    return any(asdict(facts).items() <= asdict(record).items() for facts in plan.candidates)
 
 
 def build_engine(plan: Plan) -> Built:

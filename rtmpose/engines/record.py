@@ -58,10 +58,6 @@ class Record(Facts):
     engine_bytes: int
     engine_sha256: str
 
-    def was_built_for(self, wanted: Facts) -> bool:
-        """Whether all facts are the same."""
-        return all(getattr(self, fact.name) == getattr(wanted, fact.name) for fact in fields(Facts))
-
 
 def record_path(engine: str | Path) -> Path:
     """Path of an engine's record."""
