@@ -273,24 +273,10 @@ def test_folder(fails: Fails, fails_with: Fails, engine_file: Path, copies: dict
     assert "person_keypoints_val2017.json: no such file" in fails_with("folder", copies["folder"])
 
 
-def first(kind: str, **changed: object) -> Callable[[dict], dict]:
-    """A change of the first record of a kind."""
-    return lambda content: {**content, kind: [{**content[kind][0], **changed}, *content[kind][1:]]}
-
-
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda content: [], "lacks the lists images, annotations and categories"),
-    (lambda content: {**content, "annotations": {}}, "lacks the lists"),
-    (lambda content: {**content, "annotations": []}, "holds no person with keypoints"),
-    (first("images", file_name="\ud800"), "images[0], id 1: 'utf-8' codec can't encode"),
-    (first("annotations", bbox=[float("nan"), 0, 5, 5]), "annotations[0], id 1: bbox is [nan, 0, 5, 5], not 4 finite"),
-    (first("annotations", area=10**400), "annotations[0], id 1: area is 1000"),
-])
-def test_annotations(fails_with: Fails, dataset: Callable, change: Callable[[dict], object], message: str) -> None:
-    folder, content = dataset()
-    write_annotations(folder, change(content))
-    found = fails_with("folder", folder)
-    assert "person_keypoints_val2017.json: " in found and message in found
+def test_annotations_that_are_no_object(fails_with: Fails, dataset: Callable) -> None:
+    folder, _ = dataset()
+    write_annotations(folder, [])
+    assert "person_keypoints_val2017.json: lacks the lists images, annotations" in fails_with("folder", folder)
 
 
 def test_what_is_left_out_is_reported(engine_file: Path, dataset: Callable, tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ def listed_twice(kind: str) -> Callable[[dict], None]:
 
 
 @pytest.mark.parametrize(("broken", "message"), [
+    (lambda content: content.pop("categories"), "lacks the lists images, annotations and categories"),
     (change("images", width=10**9), r"images\[0\], id 1: size is \(1000000000, \d+\), not two whole numbers"),
     *((change("images", height=height), r"images\[0\], id 1: size is")
       for height in (10.5, float("nan"), float("inf"), 0)),
@@ -45,6 +46,9 @@ def listed_twice(kind: str) -> Callable[[dict], None]:
      r"annotations\[1\], id 2: area is None, not a finite number"),
     (change("images", file_name=7), r"images\[0\], id 1: file_name is 7, not a name"),
     (change("images", file_name="two\nlines.jpg"), r"images\[0\], id 1: file_name is .two.*, not a name without"),
+    (change("images", file_name="\ud800"), r"images\[0\], id 1: 'utf-8' codec can't encode"),
+    (change("annotations", bbox=[float("nan"), 0, 5, 5]), r"annotations\[0\], id 1: bbox is \[nan, 0, 5, 5\], not 4 f"),
+    (change("annotations", area=10**400), r"annotations\[0\], id 1: area is 1000"),
     *((listed_twice(kind), rf"{kind}\[\d+\], id 1: id is 1, not of this record only") for kind in KINDS),
     *[(change(kind, id=identity), rf"{kind}\[0\].*: (id is {shown}|maximum recursion)") for kind in KINDS
       for identity, shown in ((float("nan"), "nan"), (float("inf"), "inf"), (10**400, "1000"), (None, "None"),
