@@ -1,6 +1,6 @@
 """ONNX file -> engine for one runtime, precision and batch size, with its record beside it."""
 
-from common import Parser, input_shape, positive, run
+from common import Parser, add_annotations, choose_data_set, input_shape, positive, run
 
 import argparse
 
@@ -24,6 +24,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--calibration", metavar="DIR",
                         help=f"for int8: a data set in COCO's layout, of which {PERSONS} persons are used; don't take "
                              "the one that accuracy is measured on")
+    add_annotations(parser, "--calibration")
     parser.add_argument("--engine_path", required=True, metavar="FILE", help="the engine to write")
     parser.add_argument("--backend", choices=("auto", *BACKENDS), default="auto",
                         help="default: auto, which is TensorRT on a machine with an NVIDIA GPU and TensorRT, else the "
@@ -31,8 +32,9 @@ def parse_arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if args.batch is None and args.input is None:
         parser.error("--batch N or --input NAME:N,3,H,W is needed")
+    args.calibration = choose_data_set("--calibration", args.calibration, args.annotations, args.images)
     if (args.precision == "int8") != (args.calibration is not None):
-        parser.error("--precision int8 and --calibration DIR belong together")
+        parser.error("--precision int8 and --calibration DIR (or --annotations FILE and --images DIR) belong together")
     return args
 
 

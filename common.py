@@ -14,9 +14,13 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from rtmpose.errors import EXIT_USER_ERROR, KitError, one_line
+
+if TYPE_CHECKING:
+    from rtmpose.data.coco import DataSet
 
 
 def fail(message: object) -> int:
@@ -57,6 +61,25 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise KitError(f"{message} (see --help)")
+
+
+def add_annotations(parser: argparse.ArgumentParser, folder: str) -> None:
+    """Add --annotations and --images, which :func:`choose_data_set` takes instead of the option ``folder``."""
+    parser.add_argument("--annotations", metavar="FILE",
+                        help=f"instead of {folder}, together with --images: COCO person keypoints of any name")
+    parser.add_argument("--images", metavar="DIR", help="the images of --annotations")
+
+
+def choose_data_set(option: str, folder: str | None, annotations: str | None, images: str | None
+                    ) -> "DataSet | str | None":
+    """The data set that the options name, or None. Raises KitError if ``option`` and the others contradict each other.
+    """
+    from rtmpose.data.coco import DataSet
+    if annotations is None and images is None:
+        return folder
+    if annotations is None or images is None or folder:
+        raise KitError(f"--annotations FILE and --images DIR: belong together, and are given instead of {option}")
+    return DataSet(Path(annotations), Path(images))
 
 
 def positive(text: str) -> int:

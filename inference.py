@@ -1,6 +1,6 @@
 """Engine -> keypoint AP on COCO or throughput, timed here or by MLPerf's LoadGen."""
 
-from common import Parser, amount, between, boolean, box, positive, run
+from common import Parser, add_annotations, amount, between, boolean, box, choose_data_set, positive, run
 
 import argparse
 import os
@@ -53,9 +53,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--input_name", metavar="NAME", help="must match the engine; default: the engine's")
     parser.add_argument("--datasets", nargs="?", const="", metavar="DIR",
                         help="folder with annotations/ and images/val2017/; default: $DATASETS_DIR")
-    parser.add_argument("--annotations", metavar="FILE",
-                        help="instead of --datasets, together with --images: COCO person keypoints of any name")
-    parser.add_argument("--images", metavar="DIR", help="the images of --annotations")
+    add_annotations(parser, "--datasets")
     parser.add_argument("--output", metavar="DIR", help="write summary.json, and keypoints.json of an accuracy run")
     parser.add_argument("--fps_target", type=amount, metavar="N", help="persons a second to reach")
     add_accuracy_options(parser.add_argument_group("accuracy"))
@@ -136,7 +134,9 @@ def measure(group: ranks.Ranks | None) -> int:
     if args.picture is not None:
         draw_photograph(args.engine, args.batchsize, args.input_name, args.picture, args.bbox, Path(args.output))
         return EXIT_OK
-    data_set = choose_data_set(args.datasets, args.annotations, args.images)
+    data_set = choose_data_set("--datasets", args.datasets, args.annotations, args.images)
+    if data_set is None:
+        data_set = os.environ.get("DATASETS_DIR")
     if args.reference:
         read_record(args.reference)  # before a long run
     if args.repeats > 1:
@@ -270,15 +270,6 @@ def draw_photograph(engine_path: str, batch: int | None, input_name: str | None,
     check_output(path, picture)
     print(text.photograph_line(predictions, engine.record))
     print(f"Picture: {write_photograph(path, pixels, predictions, engine.record)}")
-
-
-def choose_data_set(datasets: str | None, annotations: str | None, images: str | None) -> DataSet | str | None:
-    """The data set that the options or ``$DATASETS_DIR`` name. Raises KitError if the options contradict each other."""
-    if annotations is None and images is None:
-        return os.environ.get("DATASETS_DIR") if datasets is None else datasets
-    if annotations is None or images is None or datasets:
-        raise KitError("--annotations FILE and --images DIR: belong together, and are given instead of --datasets")
-    return DataSet(Path(annotations), Path(images))
 
 
 def open_engine(path: str, batch: int | None, input_name: str | None, coco: bool) -> Engine:

@@ -120,11 +120,12 @@ def find_data_set(folder: DataSet | str | Path | None) -> DataSet:
     folder = Path(folder)
     if not folder.is_dir():
         found = "is a file" if folder.exists() else "no such folder"
-        raise KitError(f"{folder}: {found}, expected {layout}; check --datasets or DATASETS_DIR")
+        raise KitError(f"{folder}: {found}, expected {layout}; check the option or DATASETS_DIR")
     annotations = folder / ANNOTATIONS
     if not annotations.exists():
         others = sorted(path.name for path in annotations.parent.glob("*.json"))
-        advice = (f"found {', '.join(others[:5])} there; give one with inference.py --annotations FILE --images DIR"
+        advice = (f"found {', '.join(others[:5])} there; link one to that name, or give --annotations FILE "
+                  "--images DIR where --help lists them"
                   if others else "expected COCO person keypoints; scripts/download.sh fetches them")
         raise KitError(f"{annotations}: no such file, {advice}")
     images = next((folder / name for name in IMAGE_FOLDERS if (folder / name).is_dir()), None)

@@ -10,6 +10,7 @@ import numpy as np
 from onnx import ModelProto
 
 from rtmpose.data import preprocess
+from rtmpose.data.coco import DataSet
 from rtmpose.engines import BACKENDS, choose_backends, describe, headline_timer, installed_packages, open_engine
 from rtmpose.engines.record import Facts, Record, read_record, record_path, write_record
 from rtmpose.errors import KitError, explained
@@ -48,22 +49,22 @@ class Built:
 
 
 def plan_build(model_path: str | Path, engine_path: str | Path, batch: int | None, precision: str,
-               backend: str = "auto", calibration_folder: str | Path | None = None,
+               backend: str = "auto", calibration: DataSet | str | Path | None = None,
                declared: tuple[str, tuple[int, int, int, int]] | None = None) -> Plan:
     """Check all inputs of a build; raises KitError if a file is missing or broken, or the inputs contradict each other.
 
-    ``precision`` is one of :data:`PRECISIONS`; INT8 needs a ``calibration_folder``, a data set in COCO's layout.
+    ``precision`` is one of :data:`PRECISIONS`; INT8 needs a data set for its ``calibration``.
     ``backend`` is ``auto`` or one of :data:`rtmpose.engines.BACKENDS`. ``declared`` is the input's name and shape, if
     the user says them; without it, ``batch`` is needed.
     """
     model = graph.load_model(model_path)
     input_name, shape = graph.find_input(model, model_path, batch, declared)
     crops = None
-    if calibration_folder:
+    if calibration is not None:
         if graph.read_input(model)[1][0]:
             raise KitError(f"{model_path}: has a fixed batch size, and INT8 is calibrated with another one; use the "
                            "file that export.py wrote, whose batch size is dynamic")
-        crops = calibrate.load_calibration_set(calibration_folder, (shape[3], shape[2]))
+        crops = calibrate.load_calibration_set(calibration, (shape[3], shape[2]))
     backends, note = choose_backends(backend)
     if precision == "bf16":
         backends = keep_bf16(backends)

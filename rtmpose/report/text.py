@@ -38,7 +38,7 @@ def build_lines(plan: Plan, built: Built) -> str:
     lines = []
     if (found := built.calibration) and plan.crops:
         lines.append(f"Calibration: taken from {found.cache}" if found.reused else
-                     f"Calibration: {plan.crops.persons} crops of {plan.crops.folder}, seed {calibrate.SEED}; kept in "
+                     f"Calibration: {plan.crops.persons} crops of {plan.crops.source}, seed {calibrate.SEED}; kept in "
                      f"{found.cache}")
     lines += [_kept_table(built)] if built.kept else []
     lines += [f"Built {plan.engine_path} in {record.build_seconds:.1f} s: {record.engine_bytes / 2**20:.1f} MiB, "

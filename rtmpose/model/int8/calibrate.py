@@ -19,7 +19,7 @@ import onnx
 from tqdm import tqdm
 
 from rtmpose.data.batches import iterate_batches
-from rtmpose.data.coco import ANNOTATIONS, load_persons
+from rtmpose.data.coco import DataSet, load_persons
 from rtmpose.errors import KitError, first_line
 from rtmpose.files import read_sealed, sha256, write_sealed
 from rtmpose.model.graph import open_session, simplify
@@ -40,7 +40,7 @@ BATCH = 8
 class CalibrationSet:
     """Crops of persons drawn from a data set."""
 
-    folder: str
+    source: str  # the data set
     annotations_sha256: str
     persons: int  # number of crops
     crops_sha256: str  # of their pixels
@@ -57,18 +57,18 @@ class Calibration:
     reused: bool  # whether it was read from the cache
 
 
-def load_calibration_set(folder: str | Path, input_size: tuple[int, int]) -> CalibrationSet:
+def load_calibration_set(data_set: DataSet | str | Path, input_size: tuple[int, int]) -> CalibrationSet:
     """Draw persons of a data set and cut them out. Raises KitError if the set is broken or smaller than a batch."""
-    persons = load_persons(folder)
+    persons = load_persons(data_set)
     if len(persons) < BATCH:
-        raise KitError(f"{folder}: holds {len(persons)} persons, expected at least {BATCH} to calibrate with")
+        raise KitError(f"{data_set}: holds {len(persons)} persons, expected at least {BATCH} to calibrate with")
     everyone = [replace(image, persons=[person]) for image in persons.images for person in image.persons]
     drawn = np.sort(np.random.default_rng(SEED).permutation(len(everyone))[:PERSONS])
     batches = [batch.pixels for batch in iterate_batches((everyone[i] for i in drawn), input_size, BATCH)]
     digest = hashlib.sha256()
     for batch in batches:
         digest.update(batch.data)
-    return CalibrationSet(str(folder), sha256(Path(folder) / ANNOTATIONS), len(drawn), digest.hexdigest(), batches)
+    return CalibrationSet(str(data_set), sha256(persons.annotations.path), len(drawn), digest.hexdigest(), batches)
 
 
 def facts(scheme: Int8Scheme, crops: CalibrationSet) -> dict[str, Any]:

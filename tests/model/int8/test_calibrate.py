@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from helpers import BASELINE, draw_dataset, ran, refused
 from onnx import TensorProto, helper, numpy_helper
 
+from rtmpose.data.coco import DataSet, find_data_set
 from rtmpose.engines import BACKENDS, CPU_BACKENDS, installed_packages
 from rtmpose.engines.record import read_record
 from rtmpose.files import read_sealed, write_sealed
@@ -21,11 +23,14 @@ from rtmpose.model.int8 import calibrate
 pytestmark = pytest.mark.skipif(not installed_packages("openvino"), reason="needs OpenVINO")
 
 
-def building(onnx: Path, engine: Path, calibrating: Path | None, name: str, batch: int = 16, precision: str = "int8"
-             ) -> tuple[object, ...]:
+def building(onnx: Path, engine: Path, calibrating: Path | DataSet | None, name: str, batch: int = 16,
+             precision: str = "int8") -> tuple[object, ...]:
     """The command that builds an engine."""
+    given = ("--calibration", calibrating) if calibrating else ()
+    if isinstance(calibrating, DataSet):
+        given = ("--annotations", calibrating.annotations, "--images", calibrating.images)
     return ("build_engine.py", "--model_path", onnx, "--batch", batch, "--precision", precision, "--backend", name,
-            "--engine_path", engine, *(("--calibration", calibrating) if calibrating else ()))
+            "--engine_path", engine, *given)
 
 
 @pytest.fixture(scope="module", params=CPU_BACKENDS)
@@ -79,11 +84,17 @@ def test_ap_is_that_of_fp32(built: tuple[str, Path, str], people_folder: Path, c
 
 @pytest.mark.slow
 def test_the_same_again_is_not_built_and_another_batch_not_calibrated(built: tuple[str, Path, str], demo_onnx: Path,
-                                                                     calibration_folder: Path) -> None:
+                                                                     calibration_folder: Path, tmp_path: Path) -> None:
+    """Nor if the same crops come from files of other names."""
     name, engine, _ = built
+    renamed = DataSet(tmp_path / "mine.json", tmp_path / "photos")
+    files = find_data_set(calibration_folder)
+    shutil.copy(files.annotations, renamed.annotations)
+    shutil.copytree(files.images, renamed.images)
     before, cache = engine.read_bytes(), cache_of(engine).read_bytes()
-    assert "nothing to do" in ran(*building(demo_onnx, engine, calibration_folder, name))
-    assert engine.read_bytes() == before
+    for data_set in (calibration_folder, renamed):
+        assert "nothing to do" in ran(*building(demo_onnx, engine, data_set, name))
+        assert engine.read_bytes() == before
     other = ran(*building(demo_onnx, engine.with_name("other.engine"), calibration_folder, name, batch=2))
     assert f"Calibration: taken from {cache_of(engine)}" in other and cache_of(engine).read_bytes() == cache
     record = read_record(engine.with_name("other.engine"))
@@ -149,7 +160,7 @@ def test_crops_are_drawn_from_the_whole_set_and_the_same_every_time(calibration_
 
 
 @pytest.mark.parametrize(("precision", "images", "message"), [
-    ("fp16", 5, "--precision int8 and --calibration DIR belong together"),
+    ("fp16", 5, "--precision int8 and --calibration DIR (or --annotations FILE and --images DIR) belong together"),
     ("int8", 0, "set: no such folder"),
     ("int8", 1, "holds 2 persons, expected at least 8 to calibrate with"),
     ("int8", 5, "fixed.onnx: has a fixed batch size"),
@@ -165,6 +176,22 @@ def test_user_errors_are_one_line(model_files: dict[str, Path], tmp_path: Path, 
     engine = tmp_path / "a.engine"
     assert message in refused(*building(path, engine, tmp_path / "set", "onnxruntime", 2, precision))
     assert not list(tmp_path.glob("*a.engine*"))
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ("--calibration SET", "person_keypoints_val2017.json: no such file, found mine.json there; link one to that"),
+    ("--calibration nowhere", "nowhere: no such folder, expected a folder with annotations/person_keypoints"),
+    ("--annotations a", "--annotations FILE and --images DIR: belong together, and are given instead of --calibration"),
+    ("--annotations a --images b --calibration c", "--annotations FILE and --images DIR: belong together, and are gi"),
+])
+def test_sets_of_other_names(model_files: dict[str, Path], tmp_path: Path, options: str, message: str) -> None:
+    """The advice is one that build_engine.py takes."""
+    draw_dataset(tmp_path)
+    found = tmp_path / "annotations/person_keypoints_val2017.json"
+    found.rename(found.with_name("mine.json"))
+    error = refused("build_engine.py", "--model_path", model_files["onnx"], "--batch", 2, "--precision", "int8",
+                    "--engine_path", tmp_path / "a.engine", *options.replace("SET", str(tmp_path)).split())
+    assert message in error and "--datasets" not in error
 
 
 @pytest.mark.slow
