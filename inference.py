@@ -157,7 +157,7 @@ def measure(group: ranks.Ranks | None) -> int:
         if group and group.rank:
             return EXIT_OK
         if "conditions" in measured:
-            print("Conditions:", text.describe_conditions(measured["conditions"]))
+            print(text.closing_lines(measured))
         annotations = find_data_set(data_set).annotations if data_set else None
         inputs = [path for path in (args.engine, args.reference, annotations, args.detections) if path]
         summary = summarize(engine.record, args.engine, measured, inputs)
@@ -228,8 +228,8 @@ def time_repeatedly(number: int, output: Path | None) -> dict[str, Any]:
         summaries.append(repeats.measure_in_new_process(sys.argv))
         print(text.process_line(len(summaries), number, summaries[-1]), flush=True)
     summary = {**repeats.combine(summaries), "command": command_line(), "measured_at": now()}
-    print(text.repeats_lines(summary))
-    print("Conditions:", text.describe_conditions(summary["conditions"]))
+    print(text.repeats_line(summary))
+    print(text.closing_lines(summary))
     if output:
         clear_output(output)
     return summary

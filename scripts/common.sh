@@ -48,7 +48,7 @@ case ${1:-} in -h | --help) usage; exit ;; esac
 # step TITLE COMMAND...: runs a command, and says in one line what it took. What it prints goes to $log, and with -v also
 # to the screen. Returns its exit code.
 step() {
-  local start=${EPOCHREALTIME//[!0-9]/} before added code=0 screen=''
+  local start=$SECONDS before added code=0 screen=''
   printf '%s: %s: ' "$script" "$1"
   before=$(du -sm "$venv" | cut -f 1)
   if [ -n "${KIT_VERBOSE:-}" ]; then
@@ -68,9 +68,9 @@ step() {
   elif grep -qE '^(Audited|Checked) ' "$venv/step.log"; then  # uv found nothing to do
     echo "already installed"
   elif [ "$added" -gt 0 ]; then
-    echo "$added MB, $(seconds_since "$start") s"
+    echo "$added MB, $((SECONDS - start)) s"
   else
-    echo "$(seconds_since "$start") s"
+    echo "$((SECONDS - start)) s"
   fi
   return "$code"
 }
@@ -79,12 +79,6 @@ step() {
 failed() {
   tail -n 10 "$venv/step.log" | sed 's/^/  /' >&2
   die "$1 (all output: $log)" "${2:-1}"
-}
-
-# seconds_since TIME: as 1.2; TIME is in microseconds.
-seconds_since() {
-  local tenths=$(((${EPOCHREALTIME//[!0-9]/} - $1) / 100000))
-  echo "$((tenths / 10)).$((tenths % 10))"
 }
 
 # install TITLE OPTION...: a step that installs packages by uv. A file of pins names all that its packages need.

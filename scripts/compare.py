@@ -15,8 +15,7 @@ import argparse
 
 from rtmpose.errors import EXIT_ACCURACY_MISSED, EXIT_SLOWER, KitError
 from rtmpose.files import check_output, make_folder, write_text
-from rtmpose.report.compare import compare, exit_code
-from rtmpose.report.compare_text import parse_prices, report_text
+from rtmpose.report.compare import compare, exit_code, parse_prices, report_text
 from rtmpose.report.page import draw_page
 from rtmpose.report.results import read_results
 

@@ -28,7 +28,6 @@ done
 
 oldest=3.11 newest=3.14  # of the Pythons that the tests ran with
 cpu_index=${TORCH_INDEX:-https://download.pytorch.org/whl/cpu}
-start=${EPOCHREALTIME//[!0-9]/}
 [ -z "${PIP_INDEX_URL:-}" ] || export UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX:-$PIP_INDEX_URL}
 [ -z "${PIP_FIND_LINKS:-}" ] || export UV_FIND_LINKS=${UV_FIND_LINKS:-${PIP_FIND_LINKS// /,}}
 [ -z "${PIP_CERT:-}" ] || export SSL_CERT_FILE=${SSL_CERT_FILE:-$PIP_CERT}
@@ -127,4 +126,4 @@ else
   hint=$("$venv/bin/python" "$root/scripts/gpu_packages.py" --hint) || true
   if [ -n "$hint" ]; then say "$hint"; fi
 fi
-say "ready: $(du -sh "$venv" | cut -f 1), $(seconds_since "$start") s. Next: source $venv/bin/activate, then: bash scripts/download.sh (see README.md)"
+say "ready: $(du -sh "$venv" | cut -f 1), $SECONDS s. Next: source $venv/bin/activate, then: bash scripts/download.sh (see README.md)"

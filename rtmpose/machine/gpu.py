@@ -85,14 +85,6 @@ def _device_ordinal(number: int) -> int:
     return int(text)
 
 
-def describe_driver(gpu: Gpu | None) -> dict[str, Any]:
-    """Driver and settings of a GPU that change its speed, through NVML; None where NVML can't say."""
-    settings = {}
-    with contextlib.suppress(Exception):  # NVML's package is missing, or it has an error of its own
-        settings = GpuSensor(gpu).settings if gpu else {}
-    return {name: settings.get(name) for name in ("driver", "power_limit_w", "persistence_mode", "mig_mode")}
-
-
 class GpuSensor:
     """An NVIDIA GPU, through NVML. What the card or its driver can't say is missing in settings and readings.
 

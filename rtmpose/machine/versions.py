@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rtmpose.machine.cpu import count_cores, cpu_instruction_sets, cpu_name
-from rtmpose.machine.gpu import DriverError, describe_driver, find_gpu
+from rtmpose.machine.gpu import DriverError, GpuSensor, find_gpu
 
 _PACKAGES = ("torch", "mmpose", "mmengine", "mmcv-lite", "onnx", "onnxsim", "onnxruntime", "openvino", "tensorrt",
              "tensorrt_rtx_cu13", "tensorrt_rtx_cu12", "pycuda", "cuda-bindings", "nvidia-cuda-nvrtc",
@@ -21,13 +21,17 @@ _PACKAGES = ("torch", "mmpose", "mmengine", "mmcv-lite", "onnx", "onnxsim", "onn
 
 def describe_machine() -> dict[str, Any]:
     """Processor, its instruction sets, cores that this process may use, GPU with its driver and settings, and operating
-    system. A GPU whose driver doesn't work counts as none."""
-    gpu = None
+    system. A GPU whose driver doesn't work counts as none; a setting is None where NVML can't say."""
+    gpu, settings = None, {}
     with contextlib.suppress(DriverError):
         gpu = find_gpu()
+    with contextlib.suppress(Exception):  # NVML's package is missing, or it has an error of its own
+        settings = GpuSensor(gpu).settings if gpu else {}
     return {"cpu": cpu_name(), "instruction_sets": cpu_instruction_sets(), "cores": count_cores(),
             "gpu": gpu.name if gpu else None, "compute_capability": gpu.compute_capability if gpu else None,
-            "cuda": gpu.cuda_version if gpu else None, **describe_driver(gpu), "os": platform.platform()}
+            "cuda": gpu.cuda_version if gpu else None,
+            **{name: settings.get(name) for name in ("driver", "power_limit_w", "persistence_mode", "mig_mode")},
+            "os": platform.platform()}
 
 
 def peak_memory_mib() -> float | None:

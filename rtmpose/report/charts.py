@@ -1,7 +1,6 @@
 """Small charts as inline SVG. page.css gives each precision its colour, for a light and a dark page."""
 
 import math
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -22,7 +21,7 @@ class Series:
 
     style: str  # requested precision
     label: str  # precision for people
-    points: Sequence[tuple[float, ...]]  # x, y, and in over_batches the end of a thin line up from there
+    points: Sequence[tuple[float, ...]]  # x, y, and in over_batches the ends of a thin line through that
 
 
 @dataclass(frozen=True)
@@ -69,9 +68,9 @@ def over_batches(series: Sequence[Series], title: str, unit: str, log: bool = Fa
     for one in series:
         style, offset = f"line {one.style}", _OFFSETS[one.style]
         marks.append(_line(style, *((x(batch) + offset, y(value)) for batch, value, *_ in one.points)))
-        for batch, value, *top in one.points:
+        for batch, value, *ends in one.points:
             left = x(batch) + offset
-            marks += [_line(style, (left, y(value)), (left, y(end))) for end in top]
+            marks += [_line(f"thin {style}", (left, y(value)), (left, y(end))) for end in ends]
             marks.append(marker(one.style, left, y(value), f"{one.label}, batch {batch:g}: {value:.4g} {unit}"))
     return _chart(x, y, marks)
 
@@ -99,23 +98,14 @@ def dots(series: Sequence[Series], title: str, least_span: float) -> Markup:
                          for row, one in enumerate(series) for batch, value in one.points])
 
 
-def bars(rows: Sequence[tuple[str, Sequence[tuple[str, float]], Sequence[float]]], title: str, unit: str = ""
-         ) -> Markup:
-    """A row per ``(label, parts, interval)``: bars from 0 on top of each other, a ``(style, value)`` each, and a thin
-    line along the 95 % interval, which may be empty."""
-    bar = Markup('<rect class="bar {}" x="{:g}" y="{:g}" width="{:.1f}" height="{}"><title>{}</title></rect>')
-    ticks = linear_ticks(0, max(value for _, parts, ends in rows for value in (*(value for _, value in parts), *ends)))
-    x, y = Axis(title, ticks, _LABEL, _WIDTH - _RIGHT), _rows([label for label, *_ in rows])
-    marks = []
-    for row, (label, parts, interval) in enumerate(rows):
-        at, reach = y(row), ", 95 % {:.4g} to {:.4g}".format(*interval) if interval else ""
-        marks += [bar.format(style, x(0), at - _BAR / 2, x(value) - x(0), _BAR, f"{label}: {value:.4g}{unit}{reach}")
-                  for style, value in parts]
-        if interval:
-            low, high = map(x, interval)
-            marks.append(_line("interval", (low, at - 4), (low, at + 4), (low, at), (high, at), (high, at - 4),
-                               (high, at + 4)))
-    return _chart(x, y, marks)
+def bars(rows: Sequence[tuple[str, str, Sequence[float]]], title: str) -> Markup:
+    """A row per ``(style, label, percentages)``: bars from 0 on top of each other, the first one palest."""
+    bar = Markup('<rect class="bar depth{} {}" x="{:g}" y="{:g}" width="{:.1f}" height="{}"><title>{}</title></rect>')
+    ticks = linear_ticks(0, max(value for _, _, values in rows for value in values))
+    x, y = Axis(title, ticks, _LABEL, _WIDTH - _RIGHT), _rows([label for _, label, _ in rows])
+    return _chart(x, y, [bar.format(depth, style, x(0), y(row) - _BAR / 2, x(value) - x(0), _BAR,
+                                    f"{label}: {value:.3g} %")
+                         for row, (style, label, values) in enumerate(rows) for depth, value in enumerate(values)])
 
 
 def linear_ticks(low: float, high: float, number: int = 5) -> list[float]:
@@ -132,8 +122,9 @@ def log_ticks(low: float, high: float) -> list[float]:
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     factors = (1, 2, 5) if len(powers) < 5 else (1,)
     values = [float(f"{factor}e{power}") for power in powers for factor in factors]
-    first, last = max(bisect_right(values, low) - 1, 0), bisect_left(values, high)
-    return values[first:max(last, first + 1) + 1]
+    first = max(value for value in values if value <= low)
+    last = min(value for value in values if value >= high and value > first)
+    return [value for value in values if first <= value <= last]
 
 
 def _rows(names: Sequence[str]) -> Axis:

@@ -2,7 +2,8 @@
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from rtmpose.evaluate.repeats import students_t
 from rtmpose.report import summary as rows
 from rtmpose.report.bootstrap import Matches, bootstrap_difference, full_ap, match_images, read_keypoints
 from rtmpose.report.results import Cell, annotation_file, boxes_of, find_annotations, network
+from rtmpose.report.text import describe_conditions
 
 _AP_TOLERANCE = 1e-4  # keypoints.json may order persons of equal scores differently
 _MACHINE = ("cpu", "instruction_sets", "cores", "gpu", "driver", "power_limit_w", "persistence_mode", "mig_mode", "os")
@@ -88,33 +90,29 @@ def pair_runs(base: Cell, other: Cell) -> list[tuple[dict[str, Any], dict[str, A
 
 
 def _compare_cells(base: Cell, other: Cell, report: Report, annotations: str | None) -> Row:
-    row = Row(other, base, other.timed, verdict="-")
-    pairs = pair_runs(base, other)
+    row, refused, pairs = Row(other, base, other.timed, verdict="-"), [], pair_runs(base, other)
     if not pairs:
         measured, expected = (" and ".join(map(rows.run_name, cell.runs)) for cell in (other, base))
         same = other.summary["engine"]["sha256"] == base.summary["engine"]["sha256"]
-        report.refused.append(f"{other.name}: measures {measured}, {base.label} measures {expected}"
-                              f"{'' if same else ' of a different engine'}; measure both in the same mode, or an "
-                              "accuracy and a throughput run of one engine")
-    reasons = [incomparable(*pair) for pair in pairs]
-    report.refused += [f"{other.name}: {reason}" for reason in dict.fromkeys(filter(None, reasons))]
-    pairs = [pair for pair, reason in zip(pairs, reasons, strict=True) if not reason]
+        refused.append(f"measures {measured}, {base.label} measures {expected}"
+                       f"{'' if same else ' of a different engine'}; measure both in the same mode, or an accuracy and "
+                       "a throughput run of one engine")
     for one, two in pairs:
+        if reason := incomparable(one, two):
+            refused.append(reason)
+            continue
         if "fps" in two:  # that of a throughput run counts, which comes last
             row.timed, row.ratio = two, two["fps"] / one["fps"]
             row.ratio_interval = ratio_interval(
                 *(run.get("repeats", {}).get("values", [run["fps"]]) for run in (one, two)))
-            row.verdict = _verdict(row.ratio_interval) if rows.is_result(one) and rows.is_result(two) else "can't tell"
+            low, high = row.ratio_interval or (0, math.inf)
+            tells = rows.is_result(one) and rows.is_result(two)
+            row.verdict = "faster" if tells and low > 1 else "slower" if tells and high < 1 else "can't tell"
         if "AP" in two:
             _score_again(row, base, report, annotations)
         row.differences |= describe_differences(one, two)
+    report.refused += dict.fromkeys(f"{other.name}: {reason}" for reason in refused)
     return row
-
-
-def _verdict(interval: tuple[float, float] | None) -> str:
-    """Whether a speed is higher than another, from the interval of their ratio."""
-    low, high = interval or (0, math.inf)
-    return "faster" if low > 1 else "slower" if high < 1 else "can't tell"
 
 
 def incomparable(one: dict[str, Any], two: dict[str, Any]) -> str:
@@ -122,21 +120,17 @@ def incomparable(one: dict[str, Any], two: dict[str, Any]) -> str:
     if network(one) != network(two):
         return (f"is another network ({two['engine']['onnx']}, {network(two)[0][:12]}) than the base's "
                 f"({one['engine']['onnx']}, {network(one)[0][:12]}); build both engines from one checkpoint")
-    expected, number = map(rows.count_devices, (one, two))
-    if one["mode"] == "throughput":
-        return "" if number == expected else (f"--perf_only on {number} device{'s' * (number > 1)}, the base on "
-                                              f"{expected}; measure both on as many")
-    for name, key in _SCORED_ALIKE.items():
-        if key(one) != key(two):
-            return f"{name}: {key(two)!s:.60}, but {key(one)!s:.60} in the base; score both in the same way"
-    return ""
+    expected, found = map(_terms, (one, two))
+    return next((f"{name}: {found[name]!s:.60}, but {expected[name]!s:.60} in the base; measure both in the same way"
+                 for name in expected if found[name] != expected[name]), "")
 
 
-_SCORED_ALIKE: dict[str, Callable[[dict[str, Any]], Any]] = {
-    "annotation file": lambda run: annotation_file(run)[1], "boxes": boxes_of,
-    "flip test": lambda run: run["flip_test"], "--limit": lambda run: run["limit"],
-    "images and persons": lambda run: (run["images"], run["persons"])}
-"""What must be equal for two AP to be comparable."""
+def _terms(run: dict[str, Any]) -> dict[str, Any]:
+    """What must be equal for two speeds of one engine alone, or for two AP, to be comparable."""
+    if run["mode"] == "throughput":
+        return {"devices": rows.count_devices(run)}
+    return {"annotation file": annotation_file(run)[1], "boxes": boxes_of(run), "flip test": run["flip_test"],
+            "--limit": run["limit"], "images and persons": (run["images"], run["persons"])}
 
 
 def ratio_interval(base: Sequence[float], other: Sequence[float]) -> tuple[float, float] | None:
@@ -237,3 +231,72 @@ def exit_code(report: Report, fail_if_slower: bool, fail_if_worse: float | None)
     if fail_if_worse is not None and min(differences) < -fail_if_worse:
         return EXIT_ACCURACY_MISSED
     return EXIT_SLOWER if fail_if_slower and any(row.verdict == "slower" for row in report.rows) else EXIT_OK
+
+
+def report_text(report: Report) -> str:
+    """The comparison as Markdown; of one result, its table."""
+    if len(report.labels) == 1:
+        return rows.table(*(cell.summary for cell in report.cells))
+    lines = [*(f"Not compared: {line}" for line in report.refused), *difference_lines(report)]
+    lines += [f"{row.cell.name}: {describe_conditions(row.timed['conditions'])}" for row in report.rows
+              if row.timed and not rows.is_result(row.timed)]
+    lines += report.notes
+    return rows.markdown(table_rows(report)) + "\n" * bool(lines) + "".join(f"\n- {line}" for line in lines)
+
+
+def table_rows(report: Report) -> list[dict[str, str]]:
+    """The rows of the table, without the columns that are empty."""
+    texts = [_text_row(row, report.prices.get(row.cell.label)) for row in report.rows]
+    return [{name: text[name] for name in text if any(other[name] != "-" for other in texts)} for text in texts]
+
+
+def _text_row(row: Row, price: float | None) -> dict[str, str]:
+    """A row's texts by column; a dash where there is none."""
+    run, agreement, summary = row.timed, row.agreement, row.cell.summary
+    names = dict.fromkeys("versions" if name.startswith("version of") else name.replace("machine's ", "")
+                          for name in row.differences)
+    return {
+        "Result": row.cell.label,
+        "Precision": rows.precision(summary),
+        "Batch": str(row.cell.batch),
+        "Persons a second": rows.describe_speed(run) if run else "-",
+        "Ratio [95 %]": rows.figure(row.ratio, ".3f", row.ratio_interval),
+        "Verdict": row.verdict,
+        "AP": rows.figure(summary.get("AP"), ".4f"),
+        "AP difference [95 %]": rows.figure(row.ap_difference, "+z.4f", row.ap_interval),
+        "Keypoints: at most one bin off, p99": (f"{agreement['within_bin']:.2%}, {agreement['p99_px']:.2f} px"
+                                                if agreement.get("counted") else "-"),
+        "J a person": rows.figure(rows.joules(run), ".3g"),
+        "Persons a dollar": rows.figure(persons_a_dollar(run, price), ",.0f"),
+        "Conditions": run["conditions"]["verdict"] if run else "-",
+        "Differs in": ", ".join(names) or "-",
+    }
+
+
+def persons_a_dollar(run: dict[str, Any], price: float | None) -> float | None:
+    """Persons for one dollar at ``price`` dollars an hour; None without a price or a speed."""
+    return run["fps"] * 3600 / price if run and price else None
+
+
+def difference_lines(report: Report) -> list[str]:
+    """What differs between the results, in full; the cells of a sweep mostly differ alike."""
+    return list(dict.fromkeys(
+        f"{row.cell.label} differs from {row.base.label}: "
+        + "; ".join(f"{name} {change}" for name, change in row.differences.items())
+        for row in report.rows if row.base and row.differences))
+
+
+def parse_prices(options: Sequence[str], labels: Sequence[str]) -> dict[str, float]:
+    """Dollars an hour by label, of ``--price NAME=USD_PER_HOUR``. Raises KitError if one is not of that form."""
+    prices = {}
+    for option in options:
+        label, _, number = option.rpartition("=")
+        try:
+            price = float(number)
+        except ValueError:
+            price = 0.0
+        if label not in labels or not 0 < price < 1e6:
+            raise KitError(f"--price {option}: expected NAME=USD_PER_HOUR with a price above 0 and a NAME of "
+                           f"{', '.join(map(shlex.quote, labels))}")
+        prices[label] = price
+    return prices

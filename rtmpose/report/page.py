@@ -11,7 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from rtmpose.report import charts, compare_text, summary
+from rtmpose.report import charts, compare, summary
 from rtmpose.report.charts import Series
 from rtmpose.report.compare import Report, incomparable, pair_runs
 from rtmpose.report.results import Cell, annotation_file, network
@@ -45,8 +45,8 @@ def draw_page(report: Report) -> str:
         results=[{"Result": cell.label} | row if len(firsts) > 1 else row for cell, row in zip(
             cells, summary.table_rows([cell.summary for cell in cells]), strict=True)],
         asked=any("asked" in summary.precision(run) for run in runs),
-        beside=compare_text.table_rows(report) if report.rows else [],
-        notes=[*compare_text.difference_lines(report), *report.notes],
+        beside=compare.table_rows(report) if report.rows else [],
+        notes=[*compare.difference_lines(report), *report.notes],
         files=[{"File": path, "SHA-256": digest} for path, digest in (
             {run["engine"]["onnx"]: run["engine"]["onnx_sha256"] for run in runs} | {
                 path: digest for run in runs for path, digest in run["inputs"].items()}).items()],
@@ -54,7 +54,7 @@ def draw_page(report: Report) -> str:
         label=_label,
         describe_speed=summary.describe_speed,
         describe_conditions=describe_conditions,
-        persons_a_dollar=compare_text.persons_a_dollar,
+        persons_a_dollar=compare.persons_a_dollar,
         **_draw_charts(cells))
 
 
@@ -83,29 +83,21 @@ def _side_by_side(name: str, parts: dict[str, dict[str, Any]]) -> list[dict[str,
 
 def _draw_charts(cells: Sequence[Cell]) -> dict[str, Any]:
     """The charts and the cells in them; None or empty where nothing was measured."""
-    timed, scored = [cell for cell in cells if cell.timed], [cell for cell in cells if cell.accuracy]
+    scored = [cell for cell in cells if cell.accuracy]
     alone = [cell for cell in cells if "percentiles_ms" in cell.throughput]  # LoadGen's runs have none
     compared = [cell for cell in scored if cell.accuracy.get("agreement", {}).get("counted")]
     styles = {cell.precision: [one for one in cells if one.precision == cell.precision] for cell in cells}
     results = {cell.label: [one for one in alone if one.label == cell.label] for cell in alone}
-    fastest = [max(group, key=lambda cell: cell.timed["fps"]) for group in _by_precision(timed)]
     return {
-        "timed": timed,
         "alone": alone,
         "compared": compared,
         "markers": [(charts.marker(style, 8, 8), _precisions(group)) for style, group in styles.items()],
         "ap_chart": charts.dots(_series(scored, lambda cell: (cell.batch, cell.accuracy["AP"])), "AP@0.5:0.95",
                                 _LEAST_AP_SPAN) if scored else None,
         "agreement_chart": charts.bars([
-            (_label(cell, _LONGEST_LABEL), [
-                (f"depth{depth} {cell.precision}", 100 * (1 - cell.accuracy["agreement"][key]))
-                for depth, key in enumerate(("within_bin", "within_1px", "within_4px"))], ())
-            for cell in compared], "% of keypoints", " %") if compared else None,
-        "fastest_chart": charts.bars([
-            (_label(cell, _LONGEST_LABEL),
-             [(f"depth{'02'[summary.is_result(cell.timed)]} {cell.precision}", cell.timed["fps"])],
-             cell.timed.get("repeats", {}).get("interval", ())) for cell in fastest], "persons a second")
-        if fastest else None,
+            (cell.precision, _label(cell, _LONGEST_LABEL),
+             [100 * (1 - cell.accuracy["agreement"][key]) for key in ("within_bin", "within_1px", "within_4px")])
+            for cell in compared], "% of keypoints") if compared else None,
         "speed_charts": [(
             label,
             charts.over_batches(_series(group, _fps), "persons a second", "persons a second",
@@ -123,8 +115,9 @@ def _series(cells: Sequence[Cell], point: Callable[[Cell], tuple[float, ...]]) -
                    list(map(point, group))) for group in _by_precision(cells)]
 
 
-def _fps(cell: Cell) -> tuple[float, float]:
-    return cell.batch, cell.throughput["fps"]
+def _fps(cell: Cell) -> tuple[float, ...]:
+    interval = cell.throughput.get("repeats", {}).get("interval", ())
+    return cell.batch, cell.throughput["fps"], *(max(0, end) for end in interval)
 
 
 def _latency(cell: Cell) -> tuple[float, float, float]:

@@ -113,27 +113,26 @@ def throughput_lines(measured: dict[str, Any], batch: int) -> str:
                  f"({measured['warmup_s']:.1f} s, {steady}); input: {measured['input']}; reading, cropping and "
                  "decoding not included")
     lines += [ranks_lines(measured["ranks"])] if "ranks" in measured else []
-    return "\n".join(lines + _cost_lines(measured))
+    return "\n".join(lines)
 
 
 def ranks_lines(ranks: dict[str, Any]) -> str:
     """The speed of each of several devices, and what they lose by running at once; ``ranks`` is of ``summary.json``."""
-    speeds = ranks["fps"]
     nodes = f" on {ranks['nodes']} machines" if ranks["nodes"] > 1 else ""
-    slowest, fastest = speeds.index(min(speeds)), speeds.index(max(speeds))
-    lines = [f"  {len(speeds)} devices{nodes}, {ranks['cores']} cores of their hosts: slowest {min(speeds):.2f} (rank "
-             f"{slowest} on {ranks['hosts'][slowest]}), fastest {max(speeds):.2f} (rank {fastest} on "
-             f"{ranks['hosts'][fastest]}) persons a second"]
+    each = [(fps, f"rank {rank} on {ranks['hosts'][rank]}") for rank, fps in enumerate(ranks["fps"])]
+    slowest, fastest = (f"{fps:.2f} ({rank})" for fps, rank in (min(each), max(each)))
+    lines = [f"  {len(each)} devices{nodes}, {ranks['cores']} cores of their hosts: slowest {slowest}, fastest "
+             f"{fastest} persons a second"]
     if "alone_fps" in ranks:
-        lines += [f"    rank {rank} on {host}: {fps:.2f}, alone {alone:.2f}" for rank, (host, fps, alone) in
-                  enumerate(zip(ranks["hosts"], speeds, ranks["alone_fps"], strict=True))]
+        lines += [f"    {rank}: {fps:.2f}, alone {alone:.2f}"
+                  for (fps, rank), alone in zip(each, ranks["alone_fps"], strict=True)]
         lines.append(f"  scaling efficiency: {ranks['efficiency']:.1%} of the sum of the devices alone, over "
                      f"{ranks['window_s']:.1f} s in which all ran")
     return "\n".join(lines)
 
 
-def _cost_lines(measured: dict[str, Any]) -> list[str]:
-    """What the persons cost in energy and cores, where that was measured."""
+def closing_lines(measured: dict[str, Any]) -> str:
+    """Energy and cores that the persons took, where that was measured, and the conditions; of ``summary.json``."""
     lines = []
     if "energy" in measured:
         energy = measured["energy"]
@@ -141,7 +140,7 @@ def _cost_lines(measured: dict[str, Any]) -> list[str]:
                      f"({energy['source']})")
     if "cores_per_1000_fps" in measured:
         lines.append(f"  CPU: {measured['cores_per_1000_fps']:.3g} cores per 1,000 persons a second")
-    return lines
+    return "\n".join([*lines, f"Conditions: {describe_conditions(measured['conditions'])}"])
 
 
 def describe_conditions(conditions: dict[str, Any]) -> str:
@@ -157,13 +156,12 @@ def process_line(number: int, processes: int, summary: dict[str, Any]) -> str:
             f"{describe_conditions(summary['conditions'])}")
 
 
-def repeats_lines(summary: dict[str, Any]) -> str:
-    """Median and interval of ``--repeats``, and the costs."""
+def repeats_line(summary: dict[str, Any]) -> str:
+    """Median and interval of ``--repeats``."""
     repeats = summary["repeats"]
     low, high = repeats["interval"]
-    lines = [f"* Median fps of {len(repeats['values'])} processes: {summary['fps']:.2f}, "
-             f"{100 * repeats['confidence']:.0f} % interval {low:.2f} to {high:.2f} ({repeats['method']})"]
-    return "\n".join(lines + _cost_lines(summary))
+    return (f"* Median fps of {len(repeats['values'])} processes: {summary['fps']:.2f}, "
+            f"{100 * repeats['confidence']:.0f} % interval {low:.2f} to {high:.2f} ({repeats['method']})")
 
 
 def _latency(latency: dict[str, float]) -> str:
@@ -201,4 +199,4 @@ def loadgen_lines(measured: dict[str, Any]) -> str:
               f"  queries: {measured['queries']}, samples a query: {measured['samples_per_query']}; input: "
               f"{measured['input']}; reading, cropping and normalising not included",
               f"  logs: {logs}"]
-    return "\n".join(lines + _cost_lines(measured))
+    return "\n".join(lines)

@@ -133,7 +133,7 @@ def test_throughput_is_the_sum_of_the_devices(engine_file: Path, tmp_path: Path)
 
     single = {**summary, "ranks": {}}
     assert not incomparable(summary, summary)
-    assert "on 1 device, the base on 2" in incomparable(summary, single)
+    assert "devices: 1, but 2 in the base" in incomparable(summary, single)
     assert "engine alone, random input" == format_row(single)["Measured"] == format_row(
         join_modes(summary, single))["Measured"]
 

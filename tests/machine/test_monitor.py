@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from rtmpose.machine import cpu
-from rtmpose.machine.gpu import Gpu, GpuSensor, describe_driver
+from rtmpose.machine import cpu, versions
+from rtmpose.machine.gpu import Gpu, GpuSensor
 from rtmpose.machine.monitor import Monitor, judge_cpu, judge_gpu
 from rtmpose.report.text import describe_conditions
 
@@ -259,6 +259,13 @@ def nvml(**changed: Any) -> ModuleType:
     return module
 
 
+def described(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Settings of the GPU in a result."""
+    monkeypatch.setattr(versions, "find_gpu", lambda: GPU)
+    machine = versions.describe_machine()
+    return [machine[name] for name in ("driver", "power_limit_w", "persistence_mode", "mig_mode")]
+
+
 @pytest.mark.parametrize("changed", [
     {}, {"nvmlDeviceGetTotalEnergyConsumption": not_supported}, {"nvmlDeviceGetMigMode": lambda device: (1, 1)}])
 def test_figures_of_the_gpu(machine: Machine, monkeypatch: pytest.MonkeyPatch, changed: dict) -> None:
@@ -274,8 +281,7 @@ def test_figures_of_the_gpu(machine: Machine, monkeypatch: pytest.MonkeyPatch, c
     assert monitor.conditions["verdict"] == "busy"
     energy = {"joules_per_person": 0.072, "seconds": 20, "source": "NVML, the whole GPU board"}
     assert monitor.costs(10_000).get("energy") == (None if changed else energy)
-    assert describe_driver(GPU) == {"driver": "580.65.06", "power_limit_w": 72, "persistence_mode": True,
-                                    "mig_mode": mig}
+    assert described(monkeypatch) == ["580.65.06", 72, True, mig]
 
 
 @pytest.mark.parametrize(("visible", "handle"), [
@@ -300,4 +306,4 @@ def test_a_gpu_without_nvml_is_unknown(machine: Machine, monkeypatch: pytest.Mon
     with Monitor(GPU) as monitor:
         machine.let_pass(5, own=1)
     assert monitor.conditions["verdict"] == "unknown" and monitor.conditions["reasons"][0].startswith(reason)
-    assert describe_driver(GPU) == dict.fromkeys(("driver", "power_limit_w", "persistence_mode", "mig_mode"))
+    assert described(monkeypatch) == [None] * 4

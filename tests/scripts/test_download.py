@@ -176,12 +176,6 @@ def test_completes_a_folder_of_images(download, tmp_path):
     assert image.read_bytes() == IMAGES[image.name]
 
 
-def entry(name: str, mode: int) -> zipfile.ZipInfo:
-    info = zipfile.ZipInfo(name)
-    info.external_attr = mode << 16
-    return info
-
-
 def patched(content: bytes, field: str, value: bytes) -> bytes:
     """A zip file's central directory with a field of its first entry replaced."""
     start = content.index(b"PK\1\2") + {"flags": 8, "method": 10, "size": 24}[field]
@@ -215,7 +209,6 @@ DAMAGED = zipped({f"val2017/{name}": content for name, content in IMAGES.items()
         (patched(annotations(), "flags", b"\1\0"), "is encrypted"),
         (patched(annotations(), "method", b"\x63\0"), "not supported"),
         (patched(annotations(), "size", b"\xff\xff\xff\xf0"), "unpacks to more than 4 GB"),
-        (zipped({entry(PERSONS, 0o120777): b"/etc/passwd"}), "person_keypoints_val2017.json in it is a link"),
         (zipped({"../../person_keypoints_val2017.json": b"{}", "/etc/b": b""}), "no item named"),
         (naming("a/.."), "an image is named '..'"),
         (naming(""), "an image is named ''"),
