@@ -153,7 +153,7 @@ def main() -> int:
           + ("" if real else "; all timings are meaningless: this GPU is software"), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         prepare(Path(folder))
-        results = [report(run_check(name, Path(folder), real)) for name in CHECKS]
+        results = [run_check(name, Path(folder), real) for name in CHECKS]
     passed = all(result["passed"] is not False for result in results)
     write_json(args.output, {"passed": passed, "timings_count": real, "made_at": now(), "machine": describe_machine(),
                              "versions": describe_versions(), "checks": results})
@@ -174,7 +174,7 @@ def prepare(folder: Path) -> None:
 
 
 def run_check(name: str, folder: Path, real: bool) -> dict[str, Any]:
-    """Run a check in a process of its own: an error on the GPU spoils no other check.
+    """Run a check in a process of its own, and print its row: an error on the GPU spoils no other check.
 
     Returns ``check``, ``passed`` (None: not checked), ``reason``, ``to_do`` (empty unless it failed) and ``seconds``.
     """
@@ -187,17 +187,12 @@ def run_check(name: str, folder: Path, real: bool) -> dict[str, Any]:
         passed, reason = False, str(error)
     except Exception as error:  # a failed check must not end the others
         passed, reason = False, f"{type(error).__name__}: {first_line(error)}"
+    seconds, outcome = time.perf_counter() - start, {True: "PASS", False: "FAIL", None: "not checked"}[passed]
+    print(f"{name:10}  {outcome:11}  {seconds:5.1f} s  {reason}", flush=True)
+    if passed is False:
+        print(f"{'':10}  to do: {to_do}", flush=True)
     return {"check": name, "passed": passed, "reason": reason, "to_do": to_do if passed is False else "",
-            "seconds": round(time.perf_counter() - start, 1)}
-
-
-def report(result: dict[str, Any]) -> dict[str, Any]:
-    """Print a row of the table."""
-    outcome = {True: "PASS", False: "FAIL", None: "not checked"}[result["passed"]]
-    print(f"{result['check']:10}  {outcome:11}  {result['seconds']:5.1f} s  {result['reason']}", flush=True)
-    if result["to_do"]:
-        print(f"{'':10}  to do: {result['to_do']}", flush=True)
-    return result
+            "seconds": round(seconds, 1)}
 
 
 if __name__ == "__main__":

@@ -67,9 +67,8 @@ step() {
     echo "failed"
   elif grep -qE '^(Audited|Checked) ' "$venv/step.log"; then  # uv found nothing to do
     echo "already installed"
-  elif [ "$added" -gt 0 ]; then
-    echo "$added MB, $((SECONDS - start)) s"
   else
+    if [ "$added" -gt 0 ]; then printf '%s MB, ' "$added"; fi
     echo "$((SECONDS - start)) s"
   fi
   return "$code"

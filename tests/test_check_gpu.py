@@ -41,7 +41,7 @@ import check_gpu
 from rtmpose.engines.build import build_engine, plan_build
 if __name__ == "__main__":
     build_engine(plan_build({str(demo_onnx)!r}, "fp16.engine", 1, "fp16", "tensorrt"))
-    check_gpu.report(check_gpu.run_check("CUDA graph", Path(), False))
+    check_gpu.run_check("CUDA graph", Path(), False)
 """
     (tmp_path / "program.py").write_text(program)
     path = os.pathsep.join([software_gpu["PYTHONPATH"], str(ROOT / "scripts")])

@@ -10,7 +10,6 @@ from typing import Any
 
 from rtmpose.data.coco import GROUND_TRUTH
 from rtmpose.engines.record import Record
-from rtmpose.errors import KitError
 from rtmpose.files import sha256
 from rtmpose.machine.versions import command_line, describe_machine, describe_versions, now, peak_memory_mib
 
@@ -38,15 +37,11 @@ def summarize(record: Record, engine: str | Path, measured: dict[str, Any], inpu
     return {
         "schema": SCHEMA,
         **measured,
-        "batch": record.batch,
-        "precision": record.precision,
-        "requested_precision": record.requested_precision,
-        "backend": record.backend,
-        "engine": {"path": str(engine), "sha256": record.engine_sha256, "runtime": record.runtime,
-                   "device": record.device, "input_size": record.input_size, "bins": record.bins, "onnx": record.onnx,
-                   "onnx_sha256": record.onnx_sha256, "source": record.source, "built_at": record.built_at,
-                   "command": record.command, "calibration": record.calibration, "measured_fps": record.measured_fps,
-                   "bytes": record.engine_bytes},
+        **{name: getattr(record, name) for name in ("batch", "precision", "requested_precision", "backend")},
+        "engine": {"path": str(engine), "sha256": record.engine_sha256, "bytes": record.engine_bytes, **{
+            name: getattr(record, name) for name in (
+                "runtime", "device", "input_size", "bins", "onnx", "onnx_sha256", "source", "built_at", "command",
+                "calibration", "measured_fps")}},
         "command": command_line(),
         "measured_at": now(),
         "inputs": {str(path): sha256(path) for path in inputs},
@@ -57,16 +52,12 @@ def summarize(record: Record, engine: str | Path, measured: dict[str, Any], inpu
 
 
 def clear_output(folder: Path) -> None:
-    """Remove everything that an earlier run wrote into its ``--output``. Raises KitError if that fails."""
-    try:
-        for pattern in WRITTEN:
-            for path in folder.glob(pattern):
-                path.unlink()
-        for name in {Path(pattern).parent for pattern in WRITTEN} - {Path()}:
-            with contextlib.suppress(OSError):  # not there, or with files of others
-                (folder / name).rmdir()
-    except OSError as error:
-        raise KitError(f"{error.filename}: can't be removed ({error.strerror}); choose another --output") from error
+    """Remove everything that an earlier run wrote into its ``--output``. Raises OSError if that fails."""
+    for path in [path for pattern in WRITTEN for path in folder.glob(pattern)]:
+        path.unlink()
+    for name in {Path(pattern).parent for pattern in WRITTEN} - {Path()}:
+        with contextlib.suppress(OSError):  # not there, or with files of others
+            (folder / name).rmdir()
 
 
 def join_modes(accuracy: dict[str, Any], throughput: dict[str, Any]) -> dict[str, Any]:
