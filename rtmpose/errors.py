@@ -1,6 +1,7 @@
 """The error that a user can fix, and the exit codes that scripts can test."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 
 EXIT_OK = 0
@@ -28,7 +29,8 @@ class KitError(Exception):
 
 def first_line(error: object, length: int = 200) -> str:
     """The first line of an error of another library, or its type if it has no text, cut to ``length`` characters."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
+    text = re.sub(r"^.*/onnxruntime_src/.*\) (?=[A-Z])", "", str(error))  # ONNX Runtime's C++ signature
+    lines = text.strip().splitlines() or [type(error).__name__]
     if lines[0].startswith("Exception from "):  # OpenVINO names its source files first, and where its manual is last
         lines = [line.removeprefix("-- ") for line in reversed(lines) if "https:" not in line]
     return lines[0][:length]

@@ -10,7 +10,7 @@ import onnx
 import onnxruntime
 import torch
 
-from rtmpose.errors import KitError, first_line, one_line
+from rtmpose.errors import KitError, explained, one_line
 from rtmpose.files import atomic_write, sha256
 from rtmpose.model.checkpoint import Network
 from rtmpose.model.graph import INPUT, OUTPUTS, simplify, write_metadata
@@ -30,16 +30,12 @@ def export(network: Network, path: str | Path, source: dict[str, str], simplify_
     width, height = network.input_size
     with atomic_write(path) as temporary:
         file: Any = io.BytesIO()  # torch takes no name that is not valid UTF-8
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            # The tracing exporter: its graph is smaller than the newer exporter's, and it needs no onnxscript.
-            try:
-                torch.onnx.export(network.module, (torch.zeros(1, 3, height, width),), file, dynamo=False,
-                                  opset_version=17, input_names=[INPUT], output_names=list(OUTPUTS),
-                                  dynamic_axes={name: {0: "batch"} for name in (INPUT, *OUTPUTS)})
-            except Exception as error:  # whatever a layer raises that doesn't fit the one before
-                raise KitError(f"{path}: not written, PyTorch can't run or export the network ({first_line(error)}); "
-                               "check the sizes in the config") from error
+        # The tracing exporter: its graph is smaller than the newer exporter's, and it needs no onnxscript.
+        with (explained(f"{path}: not written, PyTorch can't run or export the network",
+                        "check the sizes in the config"), warnings.catch_warnings(action="ignore")):
+            torch.onnx.export(network.module, (torch.zeros(1, 3, height, width),), file, dynamo=False,
+                              opset_version=17, input_names=[INPUT], output_names=list(OUTPUTS),
+                              dynamic_axes={name: {0: "batch"} for name in (INPUT, *OUTPUTS)})
         model = onnx.load_from_string(file.getvalue())
         if simplify_it:
             model = simplify(model)

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from rtmpose.errors import KitError, first_line
+from rtmpose.errors import KitError, explained, first_line
 from rtmpose.machine.cpu import count_cores
 
 if TYPE_CHECKING:
@@ -61,10 +61,8 @@ def simplify(model: onnx.ModelProto, input_shape: Sequence[int] | None = None) -
     """Simplify a graph, for a fixed input shape if given. Raises KitError if onnxsim fails or changes the results."""
     import onnxsim
     shapes = {model.graph.input[0].name: list(input_shape)} if input_shape else None
-    try:
+    with explained("onnxsim can't simplify the graph", "export it again"):
         simplified, same = onnxsim.simplify(model, overwrite_input_shapes=shapes)
-    except Exception as error:  # onnxsim passes on whatever its C++ raised
-        raise KitError(f"onnxsim can't simplify the graph ({first_line(error)}); export it again") from error
     if not same:
         raise KitError("onnxsim's simplified graph gives other results than the graph; use the graph as it is")
     return simplified
@@ -88,29 +86,21 @@ def check_runs(model: onnx.ModelProto, path: str | Path, input_shape: Sequence[i
     onnxsim prints a traceback for an operator that can't run, and goes on.
     """
     name, (batch, *_) = read_input(model)
-    try:
+    with explained(f"{path}: can't run", "export it again"):
         open_session(model).run(None, {name: np.zeros((batch or 1, *input_shape[1:]), np.float32)})
-    except Exception as error:  # ONNX Runtime's errors share no public base; some begin with a C++ signature
-        reason = re.sub(r"^.*/onnxruntime_src/.*\) (?=[A-Z])", "", str(error))
-        raise KitError(f"{path}: can't run ({first_line(reason)}); export it again") from error
 
 
 def load_model(path: str | Path) -> onnx.ModelProto:
     """Read and check an ONNX file. Raises KitError if it is missing, cut off or not valid, or no FP32 network."""
     if not Path(path).is_file():
         raise KitError(f"{path}: no such ONNX file; export.py --simplify makes it")
-    try:
+    with explained(f"{path}: is no valid ONNX file or was cut off", "export it again"):
         model = onnx.load(path, "protobuf", load_external_data=False)
-        obstacle = _find_obstacle(model)
-        if not obstacle:
-            onnx.checker.check_model(model)
+        if obstacle := _find_obstacle(model):
+            raise KitError(f"{path}: {obstacle}")
+        onnx.checker.check_model(model)
         if any(isinstance(text, bytes) for entry in model.metadata_props for text in (entry.key, entry.value)):
             raise ValueError("its metadata is not UTF-8")
-    except Exception as error:  # protobuf, onnx and the file system each raise their own
-        raise KitError(f"{path}: is no valid ONNX file or was cut off ({first_line(error, 120)}); export it again"
-                       ) from error
-    if obstacle:
-        raise KitError(f"{path}: {obstacle}")
     return model
 
 
