@@ -200,9 +200,9 @@ def _question_boxes(given: Sequence[tuple[float, ...]], notes: Counter[str]) -> 
     left, top, width, height, image_width, image_height = np.array(given, np.float64).T
     beyond = int(((left + width > image_width + 1) | (top + height > image_height + 1)).sum())
     if beyond > len(given) / 2:
-        notes["boxes that reach beyond their image, most of all: are they x1 y1 x2 y2, not x y width height?"] = beyond
+        notes["boxes, most of them, reach beyond their image: are they x1 y1 x2 y2, not x y width height?"] = beyond
     if (left + width).max() <= 1 and (top + height).max() <= 1:
-        notes["boxes between 0 and 1, all: are they fractions of the image, not pixels?"] = len(given)
+        notes["boxes, all of them, lie between 0 and 1: are they fractions of the image, not pixels?"] = len(given)
 
 
 def to_corners(given: Any) -> np.ndarray:
