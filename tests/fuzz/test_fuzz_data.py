@@ -10,9 +10,10 @@ from typing import Any
 import cv2
 import judge
 import numpy as np
+import PIL.Image
 import pytest
 from fuzz.cleaning import clean, clean_boxes, number_images
-from fuzz.mutations import mutated_bytes, mutated_json
+from fuzz.mutations import mutated_bytes, mutated_json, unusual_photograph
 from fuzz.runner import damaged, fuzz, run_safely
 from helpers import draw_dataset, write_annotations
 from hypothesis import given
@@ -107,8 +108,15 @@ def test_detections(work: Path, engine_file: Path, content: dict[str, Any], data
 @fuzz(0.2)
 @given(data=st.data())
 def test_image(work: Path, engine_file: Path, data: st.DataObject) -> None:
-    """An image is refused, or gives the pixels that OpenCV gives."""
-    image = work / "coco/images/val2017/000000000001.jpg"
-    with damaged(image, mutated_bytes(data.draw, image.read_bytes())):
-        if is_measured(work, engine_file):
-            np.testing.assert_array_equal(read_photograph(image), cv2.imread(str(image)))
+    """A damaged image is refused, or gives the pixels that OpenCV gives; one that only is unusual gives its pixels."""
+    image, is_whole = work / "coco/images/val2017/000000000001.jpg", data.draw(st.booleans())
+    if is_whole:
+        content, whole = unusual_photograph(data.draw, PIL.Image.open(image))
+    else:
+        content = whole = mutated_bytes(data.draw, image.read_bytes())
+    with damaged(image, content):
+        is_read = is_measured(work, engine_file)
+        assert is_read or not is_whole
+        if is_read:
+            expected = cv2.imdecode(np.frombuffer(whole, np.uint8), cv2.IMREAD_COLOR)
+            np.testing.assert_array_equal(read_photograph(image), expected)
