@@ -115,13 +115,13 @@ def build_candidate(plan: Plan, facts: Facts, fixed: ModelProto) -> list[Built]:
     start = perf_counter()
     spec = graph.read_spec(fixed, plan.model_path)
     with explained(f"{plan.model_path}: can't be converted to {facts.requested_precision}",
-                      "expected a graph that export.py wrote"):  # another graph can lack anything
+                   "expected a graph that export.py wrote"):  # another graph can lack anything
         macs = graph.count_macs(fixed)
         if not sum(macs.values()):
             raise KitError(f"{plan.model_path}: has no convolutions and no matrix products; export it again")
         typed, kept, calibration = set_precision(plan, facts, fixed)
     with explained(f"{plan.engine_path}: {facts.runtime} can't build it",
-                      "check the graph, and the space left in the engine's folder"):
+                   "check the graph, and the space left in the engine's folder"):
         compiled = BACKENDS[facts.backend].build(typed, plan.engine_path)
     common = {**asdict(facts), "num_keypoints": spec.num_keypoints, "skeleton": spec.skeleton.name,
               "keypoints": spec.skeleton.keypoints, "bins": spec.bins, "measured_fps": {}, "onnx": plan.model_path.name,

@@ -91,7 +91,7 @@ def test_annotations_of_another_name(dataset: Callable, tmp_path: Path) -> None:
     expected = [image.path for image in load_persons(folder).images]
     (folder / ANNOTATIONS).rename(folder / "annotations/mine.json")
     (folder / "annotations/yours.json").touch()
-    with pytest.raises(KitError, match="2017.json: no such file, found mine.json, yours.json there; give one with "):
+    with pytest.raises(KitError, match="2017.json: no such file, found mine.json, yours.json there; link one to "):
         load_persons(folder)
     files = DataSet(folder / "annotations/mine.json", folder / "images/val2017")
     assert [image.path for image in load_persons(files).images] == expected
