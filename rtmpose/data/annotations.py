@@ -61,8 +61,7 @@ def _read_records(path: Path, name: str, content: dict[str, list[Any]], notes: C
                   use: Callable[[dict[str, Any]], dict[str, Any] | None]) -> dict[int | str, dict[str, Any]]:
     """What ``use`` makes of the records of one of a file's lists, by id, where it isn't None. Raises KitError, which
     names the first broken record."""
-    known: dict[Any, dict[str, Any]] = {}
-    used: dict[Any, dict[str, Any] | None] = {}
+    known: dict[Any, tuple[dict[str, Any], dict[str, Any] | None]] = {}  # as it is written, and as it is used
     for index, record in enumerate(content[name]):
         identity = record.get("id") if isinstance(record, dict) else None
         try:
@@ -71,14 +70,14 @@ def _read_records(path: Path, name: str, content: dict[str, list[Any]], notes: C
             expect(isinstance(identity, kind) and (isinstance(identity, str) or abs(identity) < _ID_LIMIT),
                    "id", identity, "a number below 2^63, or a string as the first one is")
             if identity in known:
-                expect(record == known[identity], "id", identity, "of this record only")
+                expect(record == known[identity][0], "id", identity, "of this record only")
                 notes[f"{name} listed twice, the same, used once"] += 1
             else:
-                known[identity], used[identity] = record, use(record)
+                known[identity] = record, use(record)
         except (TypeError, ValueError, RecursionError) as error:
             place = f"{name}[{index}]" + (f", id {identity!r:.60}" if isinstance(identity, ID) else "")
             raise KitError(f"{path}: {place}: {error}, expected COCO person keypoints; correct the file") from error
-    return {identity: record for identity, record in used.items() if record}
+    return {identity: used for identity, (_, used) in known.items() if used}
 
 
 def _find_persons(path: Path, categories: list[dict[str, Any]]) -> int | str:

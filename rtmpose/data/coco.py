@@ -136,7 +136,7 @@ def find_data_set(folder: DataSet | str | Path | None) -> DataSet:
 
 def _add_annotated(annotations: Annotations, images: dict[int | str, Image], notes: Counter[str]) -> None:
     """Add the ground truth of mmpose's ``BaseCocoStyleDataset``, boxes clipped as there."""
-    given, areas = [], 0
+    given, has_area = [], False
     for index, annotation in enumerate(annotations.annotations):
         keypoints = annotation["keypoints"]
         if annotation["iscrowd"] or annotation.get("num_keypoints") == 0 or max(keypoints[::3] + keypoints[1::3]) <= 0:
@@ -150,12 +150,12 @@ def _add_annotated(annotations: Annotations, images: dict[int | str, Image], not
         else:
             notes["persons left out, whose box is empty or outside the image"] += 1
         given.append((x, y, width, height, image.width, image.height))
-        areas += annotation["area"] != 0
+        has_area |= annotation["area"] != 0
     if not any(image.persons for image in images.values()):
         raise KitError(f"{annotations.path}: holds no person with keypoints and a box inside the image, expected COCO "
                        "person keypoints (person_keypoints_val2017.json, not instances_val2017.json)"
                        + "".join(f"; found {note}: {number}" for note, number in notes.items()))
-    if not areas:
+    if not has_area:
         notes["persons of area 0, whose keypoints all count as wrong"] = len(given)
     _question_boxes(given, notes)
 

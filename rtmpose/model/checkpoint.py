@@ -21,7 +21,6 @@ _METADATA_GLOBALS = (
     *(f"numpy.dtypes.{kind}DType" for kind in ("Float64", "Float32", "Int64", "Int32", "UInt8", "Bool")),
 )
 
-
 # The digest at the end of a name that mmpose gives, e.g. -63eb25f7_20230126.pth; eight digits alone are a date.
 _NAMED_DIGEST = re.compile(r"-(?!\d{8}\.)([0-9a-f]{8})(_\d{8})?\.pth$")
 

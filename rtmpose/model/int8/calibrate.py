@@ -9,7 +9,7 @@ import io
 import tempfile
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +19,7 @@ import onnx
 from tqdm import tqdm
 
 from rtmpose.data.batches import iterate_batches
-from rtmpose.data.coco import DataSet, load_persons
+from rtmpose.data.coco import DataSet, load_persons, regroup
 from rtmpose.errors import KitError, first_line
 from rtmpose.files import read_sealed, sha256, write_sealed
 from rtmpose.model.graph import open_session, simplify
@@ -62,9 +62,9 @@ def load_calibration_set(data_set: DataSet | str | Path, input_size: tuple[int, 
     persons = load_persons(data_set)
     if len(persons) < BATCH:
         raise KitError(f"{data_set}: holds {len(persons)} persons, expected at least {BATCH} to calibrate with")
-    everyone = [replace(image, persons=[person]) for image in persons.images for person in image.persons]
+    everyone = persons.pairs
     drawn = np.sort(np.random.default_rng(SEED).permutation(len(everyone))[:PERSONS])
-    batches = [batch.pixels for batch in iterate_batches((everyone[i] for i in drawn), input_size, BATCH)]
+    batches = [batch.pixels for batch in iterate_batches(regroup(everyone[i] for i in drawn), input_size, BATCH)]
     digest = hashlib.sha256()
     for batch in batches:
         digest.update(batch.data)
