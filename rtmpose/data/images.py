@@ -16,6 +16,7 @@ from rtmpose.files import open_regular
 
 _JPEG, _PNG, _EXIF = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"Exif\0\0"
 _SEGMENT = re.compile(rb"[^\xff]*\xff+(?:([\xe0-\xef\xfe])|[\x02-\xcf\xdb-\xfd])")  # of a header; APPn or comment
+_FRAME = re.compile(rb"\xff[\xc0-\xcf]\0[\x0b\x11\x14]\x08.{4}[\1\3\4](.[\x11-\x14!-$1-4A-D][\0-\3])+", re.DOTALL)
 # What simplejpeg says of JPEGs that lost no pixel. More bytes are left over where a scan is damaged.
 _HARMLESS = re.compile("Invalid SOS|.*Could not determine|.* ([0-9]|1[0-6]) extraneous bytes before marker 0x[cd]")
 _MOST_PIXELS = 2**28  # of a photograph: 800 MB decoded
@@ -76,7 +77,7 @@ def _decode(content: bytes) -> np.ndarray | None:
         with contextlib.suppress(ValueError):
             if _EXIF not in content:
                 return simplejpeg.decode_jpeg(content, "BGR")
-        _check_jpeg(content)
+        content = _check_jpeg(content)
         with contextlib.suppress(ValueError):
             if _EXIF not in content:
                 return simplejpeg.decode_jpeg(content, "BGR", strict=False)
@@ -88,21 +89,26 @@ def _decode(content: bytes) -> np.ndarray | None:
         return None
 
 
-def _check_jpeg(content: bytes) -> None:
-    """Raise ValueError with libjpeg's first warning about the pixels of a JPEG, if some are lost."""
-    start, kept = 2, content[:2]  # without APPn, comments and bytes between, about which it would warn first
+def _check_jpeg(content: bytes) -> bytes:
+    """A JPEG without bytes between the segments of its header, of which OpenCV would print a warning.
+
+    Raises ValueError with libjpeg's first warning about the pixels, if some are lost.
+    """
+    start, header, tables = 2, content[:2], content[:2]  # tables: no APPn and comments; it would warn of those first
     while segment := _SEGMENT.match(content, start):
         start = segment.end() + int.from_bytes(content[segment.end():segment.end() + 2], "big")
-        kept += b"" if segment[1] else content[segment.end() - 2:start]
+        header += content[segment.end() - 2:start]
+        tables += b"" if segment[1] else content[segment.end() - 2:start]
     scans, end, _ = content[start:].partition(b"\xff\xd9")
     try:
-        simplejpeg.decode_jpeg(kept + scans + end, "GRAY", min_factor=8)
+        simplejpeg.decode_jpeg(tables + scans + end, "GRAY", min_factor=8)
     except ValueError as error:
         restarts = [b"".join(re.findall(rb"\xff([\xd0-\xd7])", scan)) for scan in scans.split(b"\xff\xda")]
         are_in_order = all((bytes(range(0xD0, 0xD8)) * len(codes)).startswith(codes) for codes in restarts)
-        has_size = re.search(rb"\xff[\xc0-\xcf]\0[\x0b\x11\x14]\x08", kept)
-        if not (has_size and end and are_in_order and _HARMLESS.match(str(error))):
+        has_frame, has_scan = _FRAME.search(tables), b"\xff\xda" in scans
+        if not (has_frame and has_scan and end and are_in_order and _HARMLESS.match(str(error))):
             raise
+    return header + content[start:]
 
 
 def _is_whole_png(content: bytes) -> bool:

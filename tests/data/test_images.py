@@ -200,6 +200,8 @@ def test_kinds_that_opencv_does_not_decode(picture: PIL.Image.Image, tmp_path: P
     image = save(tmp_path / "image.jpg", jpeg)
     for content in (jpeg.replace(b"\xff\xc0\0\x11\x08", b"\xff\xc1\0\x11\x0c"),  # 12 bits
                     jpeg.replace(b"\xff\xc0\0\x11\x08", b"\xff\xc3\0\x11\x08"),  # lossless
+                    jpeg.replace(b"\xff\xc0\0\x11\x08", bytes(5)),  # no frame
+                    jpeg.replace(b"\xff\xda\0", bytes(3)),  # no scan
                     jpeg[:2] + b"\0" + jpeg[2:]):
         image.path.write_bytes(content)
         with pytest.raises(KitError, match="image.jpg: is (damaged|no image) or was cut off"):
