@@ -5,7 +5,7 @@ from common import Parser, add_annotations, choose_data_set, input_shape, positi
 import argparse
 
 from rtmpose.engines import BACKENDS
-from rtmpose.engines.build import PRECISIONS, build_engine, is_built, plan_build
+from rtmpose.engines.build import HINTS, PRECISIONS, build_engine, is_built, plan_build
 from rtmpose.model.int8.calibrate import PERSONS
 from rtmpose.report import text
 
@@ -26,9 +26,16 @@ def parse_arguments() -> argparse.Namespace:
                              "the one that accuracy is measured on")
     add_annotations(parser, "--calibration")
     parser.add_argument("--engine_path", required=True, metavar="FILE", help="the engine to write")
-    parser.add_argument("--backend", choices=("auto", *BACKENDS), default="auto",
-                        help="default: auto, which is TensorRT on a machine with an NVIDIA GPU and TensorRT, else the "
-                             "faster CPU runtime")
+    parser.add_argument("--backend", metavar="NAME", default="auto",
+                        help=f"{', '.join(BACKENDS)}, or a Python file with a backend of your own, which is run; "
+                             "default: auto, which is TensorRT on a machine with an NVIDIA GPU and TensorRT, else the "
+                             "faster of ONNX Runtime and OpenVINO on the CPU")
+    parser.add_argument("--device", metavar="NAME",
+                        help="what the runtime runs on, e.g. cpu, gpu.1, npu, cuda; default: its first (see "
+                             "docs/hardware.md)")
+    parser.add_argument("--hint", choices=HINTS, default=HINTS[0],
+                        help="for --backend openvino: one batch at a time, or as many as its streams take; default: "
+                             "%(default)s")
     args = parser.parse_args()
     if args.batch is None and args.input is None:
         parser.error("--batch N or --input NAME:N,3,H,W is needed")
@@ -42,7 +49,7 @@ def main() -> int:
     """Build an engine, unless it is up to date, and print a report."""
     args = parse_arguments()
     plan = plan_build(args.model_path, args.engine_path, args.batch, args.precision, args.backend, args.calibration,
-                      args.input)
+                      args.input, args.device, args.hint)
     if is_built(plan):
         print(f"{args.engine_path}: already built from the same ONNX file, for the same batch, precision, runtime "
               "and device; nothing to do")

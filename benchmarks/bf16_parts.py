@@ -60,7 +60,7 @@ def main() -> int:
                         help="batches an engine; default: %(default)s")
     args = parser.parse_args()
     reference, openvino = load_engine(args.engine), BACKENDS["openvino"]
-    if obstacle := openvino.find_bf16_obstacle():
+    if obstacle := openvino.find_bf16_obstacle("cpu"):
         raise KitError(f"BF16: {obstacle}; run it on another machine")
     width, height = size = reference.record.input_size
     batch = reference.record.batch
@@ -73,7 +73,7 @@ def main() -> int:
         typed, path = onnx.ModelProto(), Path("parts.engine")
         typed.CopyFrom(model)
         insert_casts(typed.graph, kept, "bf16")
-        (compiled,) = openvino.build(typed, path)
+        (compiled,) = openvino.build(typed, path, reference.record)
         engines[name] = openvino.load(compiled.content, path, reference.record)
         found, _ = keypoints(engines[name], batches)
         agreement = describe_agreement(np.abs(found.astype(np.float64) - expected), scores,

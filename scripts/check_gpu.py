@@ -20,7 +20,7 @@ import numpy as np
 
 from rtmpose import startup
 from rtmpose.data.coco import load_persons
-from rtmpose.engines import BACKENDS, describe, installed_packages, load_engine
+from rtmpose.engines import load_engine, tensorrt
 from rtmpose.engines.tensorrt.graph import Graph
 from rtmpose.errors import KitError, first_line
 from rtmpose.evaluate.predict import predict_persons
@@ -45,9 +45,9 @@ def check_driver(folder: Path, real: bool) -> tuple[bool, str]:
     """Versions of the driver and of TensorRT, and a compiler and bindings for the CUDA that the driver speaks."""
     from cuda.bindings import driver, nvrtc
     version, compiler = driver.cuDriverGetVersion()[1], nvrtc.nvrtcVersion()[1:]
-    tensorrt = describe("tensorrt", installed_packages("tensorrt")[0])
+    runtime = tensorrt.describe()[0].runtime
     return max(driver.CUDA_VERSION // 1000, compiler[0]) <= version // 1000, (
-        f"for CUDA {version // 1000}.{version % 1000 // 10}; {tensorrt['package']} {tensorrt['version']}, NVRTC "
+        f"for CUDA {version // 1000}.{version % 1000 // 10}; {runtime}, NVRTC "
         f"{'.'.join(map(str, compiler))}, cuda-bindings for CUDA {driver.CUDA_VERSION // 1000}")
 
 
@@ -63,7 +63,7 @@ def check_pycuda(folder: Path, real: bool) -> tuple[bool, str]:
 
 def check_precision(precision: str, folder: Path, real: bool) -> tuple[bool | None, str]:
     """The commands of a user: build the demo's network, image files to AP, keypoints beside FP32's on the CPU."""
-    if precision == "bf16" and (obstacle := BACKENDS["tensorrt"].find_bf16_obstacle()):
+    if precision == "bf16" and (obstacle := tensorrt.find_bf16_obstacle("cuda")):
         return None, obstacle
     engine = folder / f"{precision}.engine"
     calibration = ("--calibration", folder / "calibration") if precision == "int8" else ()

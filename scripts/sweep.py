@@ -21,7 +21,6 @@ from typing import Any
 from inference import MODES
 from rtmpose import startup
 from rtmpose.data.coco import load_persons
-from rtmpose.engines import BACKENDS
 from rtmpose.engines.build import PRECISIONS, build_engine, is_built, plan_build
 from rtmpose.errors import EXIT_ACCURACY_MISSED, EXIT_OK, EXIT_THROUGHPUT_MISSED, KitError
 from rtmpose.files import check_output, make_folder, sha256, write_json, write_text
@@ -49,7 +48,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--calibration", metavar="DIR", help="set for int8, see build_engine.py")
     parser.add_argument("--precisions", required=True, nargs="+", choices=PRECISIONS)
     parser.add_argument("--batches", required=True, nargs="+", type=positive, metavar="N")
-    parser.add_argument("--backend", choices=("auto", *BACKENDS), default="auto", help="see build_engine.py")
+    parser.add_argument("--backend", default="auto", metavar="NAME", help="see build_engine.py")
+    parser.add_argument("--device", metavar="NAME", help="see build_engine.py")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to write")
     parser.add_argument("--repeats", type=positive, metavar="N",
                         help=f"fresh processes of each throughput run; default: {REPEATS}, with several --devices 1")
@@ -98,7 +98,7 @@ def main() -> int:
         try:
             print(f"{progress}: build", flush=True)
             plan = plan_build(args.model, engine, cell.batch, cell.precision, args.backend,
-                              args.calibration if cell.precision == "int8" else None)
+                              args.calibration if cell.precision == "int8" else None, device=args.device)
             if not is_built(plan):
                 write_text(cell.folder.with_name("build.txt"), f"{text.build_lines(plan, build_engine(plan))}\n")
             cell.accuracy = run_inference(cell.folder, progress, args.devices, [

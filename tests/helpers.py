@@ -13,7 +13,9 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -21,6 +23,7 @@ import cv2
 import numpy as np
 import pytest
 
+from rtmpose.engines import BACKENDS
 from rtmpose.errors import KitError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -136,6 +139,11 @@ def build_engine(onnx: Path, engine: Path, batch: int, precision: str, backend: 
     ran("build_engine.py", "--model_path", onnx, "--input", f"input:{batch},3,256,192", "--precision", precision,
         "--backend", backend, "--engine_path", engine)
     return engine
+
+
+def build_facts(backend: str) -> SimpleNamespace:
+    """What a backend's ``build`` has to know: its first device."""
+    return SimpleNamespace(**asdict(BACKENDS[backend].describe()[0]), hint="latency")
 
 
 def save_random_checkpoint(config: Path, path: Path, seed: int = 0) -> Path:

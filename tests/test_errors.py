@@ -1,6 +1,7 @@
 """User errors: one clear line, exit code 2, nothing half-written."""
 
 import dataclasses
+import importlib
 import json
 import os
 import resource
@@ -181,14 +182,15 @@ def test_options_of_a_build(fails: Fails, model_files: dict[str, Path], options:
 
 @pytest.mark.parametrize(("changed", "message"), [
     ({"version": "1.0.0"}, "was built by onnxruntime 1.0.0, but "),
-    ({"device": "Another CPU"}, " for Another CPU, but this machine has "),
+    ({"device_name": "Another CPU"}, " for Another CPU, but this machine has "),
+    ({"device": "gpu.1"}, "was built for the device gpu.1, but onnxruntime "),
     ({"backend": "other"}, "was built for the backend 'other'"),
     ({"num_keypoints": 133, "skeleton": "coco_wholebody"}, "gives 133 keypoints of coco_wholebody (nose, left_eye"),
     ({"keypoints": ("L_Eye", *COCO_KEYPOINTS[1:]), "skeleton": "ap10k"},
      "copy.engine: gives 17 keypoints of ap10k (L_Eye, left_eye, right_eye, ...), COCO val2017 has 17 (nose, "),
     ({"keypoints": (), "skeleton": "unknown"}, "gives 17 keypoints of unknown (not named in its ONNX file)"),
     ({"backend": "tensorrt", "package": "tensorrt_rtx", "version": "0.1"}, "was built by tensorrt_rtx 0.1, but "),
-    ({"backend": "tensorrt", "package": "tensorrt_rtx", "device": "NVIDIA A10", "compute_capability": "8.6"},
+    ({"backend": "tensorrt", "package": "tensorrt_rtx", "device_name": "NVIDIA A10", "compute_capability": "8.6"},
      "for NVIDIA A10 (compute capability 8.6), but this machine has NVIDIA L4 (compute capability 8.9); "),
 ])
 def test_engine_of_another_machine_or_network(fails_with: Fails, copies: dict[str, Path], engine_file: Path,
@@ -197,8 +199,9 @@ def test_engine_of_another_machine_or_network(fails_with: Fails, copies: dict[st
     if "package" in changed:
         trt = pytest.importorskip("tensorrt_rtx")
         from rtmpose.machine.gpu import Gpu
-        monkeypatch.setattr("rtmpose.engines.find_gpu", lambda: Gpu("NVIDIA L4", "8.9", "13.0", 0, ""))
-        changed = {"version": trt.__version__, **changed}
+        monkeypatch.setattr(importlib.import_module("rtmpose.engines.tensorrt.build"), "find_gpu",
+                            lambda: Gpu("NVIDIA L4", "8.9", "13.0", 0, ""))
+        changed = {"version": trt.__version__, "device": "cuda", **changed}
     write_record(copies["engine"], dataclasses.replace(read_record(copies["engine"]), **changed))
     assert message in fails_with("engine", copies["engine"])
     assert message in fails_with("engine", engine_file, "--reference", copies["engine"])

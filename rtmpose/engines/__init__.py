@@ -1,21 +1,22 @@
 """Runtimes behind one small interface: build an engine, load it, run a batch, time a batch."""
 
-from collections.abc import Callable
-from dataclasses import replace
+import os
+from collections.abc import Callable, Sequence
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
 from onnx import ModelProto
 
 from rtmpose.engines import onnxruntime, openvino, tensorrt
-from rtmpose.engines.record import Record, read_record
-from rtmpose.engines.runtime import Compiled, import_package, is_installed
+from rtmpose.engines.record import Facts, Record, Target, read_record
+from rtmpose.engines.runtime import Compiled
 from rtmpose.errors import KitError, explained
-from rtmpose.machine.cpu import cpu_name
+from rtmpose.files import sha256
 from rtmpose.machine.gpu import DriverError, find_gpu
 from rtmpose.machine.monitor import Monitor
-from rtmpose.model.int8.quantize import Int8Scheme
 
 
 class Engine(Protocol):
@@ -38,15 +39,16 @@ class Engine(Protocol):
 
 
 class Backend(Protocol):
-    """A runtime; each is a module or package of this one."""
+    """A runtime: a module or package of this one, or a Python file of the user's.
 
-    PACKAGES: list[str]  # Python packages that it can use, the preferred one first
-    INT8_SCHEME: Int8Scheme
+    It may have two more names: ``INT8_SCHEME``, an :class:`rtmpose.model.int8.quantize.Int8Scheme`, without which INT8
+    is refused; and ``find_bf16_obstacle(device)``, which returns why a device can't compute in BF16, or None.
+    """
 
-    def find_bf16_obstacle(self) -> str | None:
-        """The reason why it can't compute in BF16 here; None if it can."""
+    def describe(self) -> list[Target]:
+        """The devices that engines can run on here, the default first; none if the runtime is not installed."""
 
-    def build(self, model: ModelProto, path: Path) -> list[Compiled]:
+    def build(self, model: ModelProto, path: Path, facts: Facts) -> list[Compiled]:
         """Build engines of a graph with a fixed batch size, for ``path``: one, or a few of which the fastest is kept.
 
         Types are those of the graph. What the runtime says of a graph that it refuses may be any exception.
@@ -59,42 +61,68 @@ class Backend(Protocol):
         """
 
 
-CPU_BACKENDS = ("onnxruntime", "openvino")
+CPU_BACKENDS = ("onnxruntime", "openvino")  # of which ``auto`` chooses where there is no GPU
 BACKENDS: dict[str, Backend] = {"tensorrt": tensorrt, "onnxruntime": onnxruntime, "openvino": openvino}
+_NOT_INSTALLED = "is not installed; run scripts/setup.sh (with --gpu for TensorRT)"
 
 
-def installed_packages(backend: str) -> list[str]:
-    """The packages of a backend that are installed; engines are built with the first."""
-    return [package for package in BACKENDS[backend].PACKAGES if is_installed(package)]
+def find_backend(name: str) -> Backend:
+    """A backend by its name, or by the path of a Python file, which is run. Raises KitError if there is none."""
+    if name in BACKENDS:
+        return BACKENDS[name]
+    if not name.endswith(".py") or not os.path.isfile(name):
+        raise KitError(f"--backend {name}: is neither a Python file nor one of auto, {', '.join(BACKENDS)}")
+    module: Any = ModuleType(Path(name).stem)
+    module.__file__ = name
+    with explained(f"{name}: can't be imported", "correct it"):
+        SourceFileLoader(module.__name__, name).exec_module(module)
+    if missing := [function for function in ("describe", "build", "load") if not hasattr(module, function)]:
+        raise KitError(f"{name}: is no backend, it lacks {', '.join(missing)}; docs/development.md shows one")
+    return module
 
 
-def describe(backend: str, package: str) -> dict[str, Any]:
-    """What runs engines here: ``backend``, ``package``, ``version``, ``device``, ``compute_capability`` of Facts."""
-    gpu = None if backend in CPU_BACKENDS else find_gpu()
-    return {"backend": backend, "package": package, "version": import_package(package).__version__.split("-")[0],
-            "device": cpu_name() if backend in CPU_BACKENDS else gpu.name if gpu else None,
-            "compute_capability": gpu.compute_capability if gpu else None}
+def list_targets(name: str) -> list[Target]:
+    """What a backend can run engines on here; raises KitError if it can't tell."""
+    with explained(f"--backend {name}: can't list its devices", "check its installation"):
+        return find_backend(name).describe()
 
 
-def choose_backends(name: str) -> tuple[list[str], str | None]:
-    """The backends to build with, and a note if there is a GPU that can't be used. Raises KitError if there are none.
+def choose_targets(name: str, device: str | None) -> tuple[dict[str, Target], str | None]:
+    """What to build for, by backend, and a note if there is a GPU that can't be used. Raises KitError if it is nothing.
 
-    ``auto`` is TensorRT if it can run engines on the GPU here, else every CPU backend that is installed.
+    ``auto`` is TensorRT if it can run engines on the GPU here, else every CPU backend that is installed. ``device`` is
+    one that the backend lists, or None for its first.
     """
-    note = None
     if name == "auto":
-        try:
-            if gpu := find_gpu():
-                if not (obstacle := tensorrt.find_obstacle(gpu)):
-                    return ["tensorrt"], None
-                note = f"{gpu.name} is not used: {obstacle}"
-        except DriverError as error:
-            note = f"a GPU is not used: {error}"
-    chosen = [backend for backend in (CPU_BACKENDS if name == "auto" else [name]) if installed_packages(backend)]
+        if device:
+            raise KitError(f"--device {device}: is a name of a runtime's; say which with --backend")
+        return _choose_automatically()
+    targets = list_targets(name)
+    if not targets:
+        raise KitError(f"--backend {name}: {_NOT_INSTALLED}, or choose another backend")
+    chosen = [target for target in targets if device in (None, target.device)]
     if not chosen:
-        raise KitError(f"--backend {name}: is not installed; run scripts/setup.sh (with --gpu for TensorRT) or choose "
-                       "another backend")
-    return chosen, note
+        raise KitError(f"--device {device}: {targets[0].runtime} has {_join_devices(targets)} here; choose one of them")
+    return {name: chosen[0]}, None
+
+
+def _choose_automatically() -> tuple[dict[str, Target], str | None]:
+    note = None
+    try:
+        if gpu := find_gpu():
+            if not (obstacle := tensorrt.find_obstacle(gpu)):
+                return {"tensorrt": tensorrt.describe()[0]}, None
+            note = f"{gpu.name} is not used: {obstacle}"
+    except DriverError as error:
+        note = f"a GPU is not used: {error}"
+    targets = {name: BACKENDS[name].describe() for name in CPU_BACKENDS}
+    if not any(targets.values()):
+        raise KitError(f"--backend auto: {', '.join(CPU_BACKENDS)} {_NOT_INSTALLED}")
+    return {name: listed[0] for name, listed in targets.items() if listed}, note
+
+
+def _join_devices(targets: Sequence[Target]) -> str:
+    return ", ".join(dict.fromkeys(target.device for target in targets))
 
 
 def load_engine(path: str | Path) -> Engine:
@@ -105,24 +133,30 @@ def load_engine(path: str | Path) -> Engine:
 
 def open_engine(content: bytes, path: str | Path, record: Record) -> Engine:
     """Load the content of an engine; raises KitError if it is for another runtime version or device."""
-    if record.backend not in BACKENDS:
+    if record.backend_sha256 is None and record.backend not in BACKENDS:
         raise KitError(f"{path}: was built for the backend {record.backend!r}, expected one of "
                        f"{', '.join(BACKENDS)}; build it again")
-    if record.package not in installed_packages(record.backend):
-        raise KitError(f"{path}: was built by {record.runtime}, which is not installed; run scripts/setup.sh (with "
-                       "--gpu for TensorRT), or build it again")
-    here = replace(record, **describe(record.backend, record.package))
+    if record.backend_sha256 and sha256(record.backend) != record.backend_sha256:
+        raise KitError(f"{path}: was built with another version of {record.backend}; build it again")
+    targets = [target for target in list_targets(record.backend) if target.package == record.package]
+    if not targets:
+        raise KitError(f"{path}: was built by {record.runtime}, which {_NOT_INSTALLED}, or build it again")
+    here = next((target for target in targets if target.device == record.device), None)
+    if here is None:
+        raise KitError(f"{path}: was built for the device {record.device}, but {targets[0].runtime} has "
+                       f"{_join_devices(targets)} here; build it again")
     if record.version != here.version:
         raise KitError(f"{path}: was built by {record.runtime}, but {here.version} is installed; build it again")
-    if record.device and here.device and record.hardware != here.hardware:
+    if record.device_name and here.device_name and record.hardware != here.hardware:
         raise KitError(f"{path}: was built for {record.hardware}, but this machine has {here.hardware}; build it again")
     with explained(f"{path}: {record.runtime} can't load it", "build it again"):
-        return BACKENDS[record.backend].load(content, path, record)
+        return find_backend(record.backend).load(content, path, record)
 
 
 def monitor(engine: Engine) -> Monitor:
     """A monitor of what an engine runs on."""
-    return Monitor(None if engine.record.backend in CPU_BACKENDS else find_gpu())
+    record = engine.record
+    return Monitor(find_gpu() if record.compute_capability else None, on_cpu=record.device == "cpu")
 
 
 def headline_timer(engine: Engine, crops: np.ndarray) -> Callable[[], float]:

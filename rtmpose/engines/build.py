@@ -1,27 +1,31 @@
 """ONNX file -> engine file, with its record beside it."""
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 from onnx import ModelProto
 
 from rtmpose.data import preprocess
 from rtmpose.data.coco import DataSet
-from rtmpose.engines import BACKENDS, choose_backends, describe, headline_timer, installed_packages, open_engine
-from rtmpose.engines.record import Facts, Record, read_record, record_path, write_record
+from rtmpose.engines import BACKENDS, choose_targets, find_backend, headline_timer, open_engine
+from rtmpose.engines.record import Facts, Record, Target, read_record, record_path, write_record
 from rtmpose.errors import KitError, explained
 from rtmpose.files import atomic_write, check_output, sha256
 from rtmpose.machine.versions import command_line, now
 from rtmpose.model import graph
 from rtmpose.model.int8 import calibrate, quantize
 from rtmpose.model.int8.calibrate import Calibration, CalibrationSet
+from rtmpose.model.int8.quantize import Int8Scheme
 from rtmpose.model.mixed_precision import HALVES, to_mixed_precision
 
 PRECISIONS = ("fp32", *HALVES, "int8")
+HINTS = ("latency", "throughput")  # of OpenVINO
 
 
 @dataclass(frozen=True)
@@ -50,12 +54,14 @@ class Built:
 
 def plan_build(model_path: str | Path, engine_path: str | Path, batch: int | None, precision: str,
                backend: str = "auto", calibration: DataSet | str | Path | None = None,
-               declared: tuple[str, tuple[int, int, int, int]] | None = None) -> Plan:
+               declared: tuple[str, tuple[int, int, int, int]] | None = None, device: str | None = None,
+               hint: str = "latency") -> Plan:
     """Check all inputs of a build; raises KitError if a file is missing or broken, or the inputs contradict each other.
 
     ``precision`` is one of :data:`PRECISIONS`; INT8 needs a data set for its ``calibration``.
-    ``backend`` is ``auto`` or one of :data:`rtmpose.engines.BACKENDS`. ``declared`` is the input's name and shape, if
-    the user says them; without it, ``batch`` is needed.
+    ``backend`` is ``auto``, one of :data:`rtmpose.engines.BACKENDS` or the path of a Python file, and ``device`` one of
+    the devices that it lists, or None. ``declared`` is the input's name and shape, if the user says them; without it,
+    ``batch`` is needed. ``hint`` is one of :data:`HINTS`.
     """
     model = graph.load_model(model_path)
     input_name, shape = graph.find_input(model, model_path, batch, declared)
@@ -65,25 +71,43 @@ def plan_build(model_path: str | Path, engine_path: str | Path, batch: int | Non
             raise KitError(f"{model_path}: has a fixed batch size, and INT8 is calibrated with another one; use the "
                            "file that export.py wrote, whose batch size is dynamic")
         crops = calibrate.load_calibration_set(calibration, (shape[3], shape[2]))
-    backends, note = choose_backends(backend)
-    if precision == "bf16":
-        backends = keep_bf16(backends)
+    if hint != HINTS[0] and backend != "openvino":
+        raise KitError(f"--hint {hint}: only OpenVINO has hints; give --backend openvino, or leave it out")
+    if backend.endswith(".py"):
+        backend = os.path.abspath(backend)
+    targets, note = choose_targets(backend, device)
+    targets = keep_able(targets, precision)
     digest = sha256(model_path)
     candidates = [Facts(onnx_sha256=digest, recipe=graph.RECIPE, requested_precision=precision,
-                        calibration=calibrate.facts(BACKENDS[name].INT8_SCHEME, crops) if crops else {},
+                        calibration=calibrate.facts(int8_scheme(name), crops) if crops else {},
                         requested_backend=backend, input_name=input_name, batch=shape[0],
-                        input_size=(shape[3], shape[2]), **describe(name, installed_packages(name)[0]))
-                  for name in backends]
+                        input_size=(shape[3], shape[2]), backend=name, hint=hint,
+                        backend_sha256=None if name in BACKENDS else sha256(name), **asdict(target))
+                  for name, target in targets.items()]
     return Plan(model, Path(model_path), shape, Path(engine_path), candidates, crops, note)
 
 
-def keep_bf16(backends: Sequence[str]) -> list[str]:
-    """The backends that can compute in BF16 here; raises KitError if none can."""
-    obstacles = {name: BACKENDS[name].find_bf16_obstacle() for name in backends}
-    able = [name for name, obstacle in obstacles.items() if obstacle is None]
-    if not able:
-        raise KitError(f"--precision bf16: {'; '.join(filter(None, obstacles.values()))}; use --precision fp32")
-    return able
+def keep_able(targets: Mapping[str, Target], precision: str) -> dict[str, Target]:
+    """The backends that can compute in a precision on their device; raises KitError if none can."""
+    obstacles = {name: _find_obstacle(name, target, precision) for name, target in targets.items()}
+    if all(obstacles.values()):
+        raise KitError(f"--precision {precision}: {'; '.join(filter(None, obstacles.values()))}; use --precision fp32")
+    return {name: target for name, target in targets.items() if obstacles[name] is None}
+
+
+def _find_obstacle(name: str, target: Target, precision: str) -> str | None:
+    backend: Any = find_backend(name)
+    if precision == "int8" and not hasattr(backend, "INT8_SCHEME"):
+        return f"{name} takes no INT8 graphs"
+    if precision == "bf16" and hasattr(backend, "find_bf16_obstacle"):
+        return backend.find_bf16_obstacle(target.device)
+    return None
+
+
+def int8_scheme(name: str) -> Int8Scheme:
+    """How a backend that takes INT8 graphs wants them to be quantized."""
+    backend: Any = find_backend(name)
+    return backend.INT8_SCHEME
 
 
 def is_built(plan: Plan) -> bool:
@@ -122,15 +146,16 @@ def build_candidate(plan: Plan, facts: Facts, fixed: ModelProto) -> list[Built]:
         typed, kept, calibration = set_precision(plan, facts, fixed)
     with explained(f"{plan.engine_path}: {facts.runtime} can't build it",
                    "check the graph, and the space left in the engine's folder"):
-        compiled = BACKENDS[facts.backend].build(typed, plan.engine_path)
+        compiled = find_backend(facts.backend).build(typed, plan.engine_path, facts)
     common = {**asdict(facts), "num_keypoints": spec.num_keypoints, "skeleton": spec.skeleton.name,
               "keypoints": spec.skeleton.keypoints, "bins": spec.bins, "measured_fps": {}, "onnx": plan.model_path.name,
               "source": spec.source, "built_at": now(), "command": command_line(),
               "build_seconds": round(perf_counter() - start, 3)}
     return [Built(Record(**common, precision=name_precision(arithmetic), arithmetic=arithmetic, layers=layers,
-                         engine_bytes=len(content), engine_sha256=hashlib.sha256(content).hexdigest()),
+                         executors=executors, engine_bytes=len(content),
+                         engine_sha256=hashlib.sha256(content).hexdigest()),
                   content, macs, kept, calibration)
-            for content, arithmetic, layers in compiled]
+            for content, arithmetic, layers, executors in compiled]
 
 
 def name_precision(arithmetic: Mapping[str, int]) -> str:
@@ -146,8 +171,8 @@ def set_precision(plan: Plan, facts: Facts, fixed: ModelProto
         return *to_mixed_precision(fixed, facts.requested_precision), None
     if plan.crops is None:
         return fixed, {}, None
-    scheme = BACKENDS[facts.backend].INT8_SCHEME
-    cache = plan.engine_path.parent / f"rtmpose_{facts.onnx_sha256[:8]}_{facts.backend}.calibration.json"
+    scheme = int8_scheme(facts.backend)
+    cache = plan.engine_path.parent / f"rtmpose_{facts.onnx_sha256[:8]}_{Path(facts.backend).stem}.calibration.json"
     calibrated = calibrate.calibrate(plan.model, facts.onnx_sha256, scheme, plan.crops, cache)
     quantized = quantize.quantize(fixed, calibrated.factors, calibrated.ranges, scheme)
     mixed, kept = to_mixed_precision(quantized, "fp16") if scheme.rest_fp16 else (quantized, {})

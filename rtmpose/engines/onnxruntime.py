@@ -6,22 +6,28 @@ from pathlib import Path
 
 import onnx
 
-from rtmpose.engines.record import Record
-from rtmpose.engines.runtime import Compiled, CpuEngine
+from rtmpose.engines.record import Facts, Record, Target
+from rtmpose.engines.runtime import Compiled, RuntimeEngine, is_installed, package_version
+from rtmpose.machine.cpu import cpu_name
 from rtmpose.model.graph import OUTPUTS, count_types, open_session
 from rtmpose.model.int8.quantize import Int8Scheme
 
-PACKAGES = ["onnxruntime"]
 # Its INT8 convolution has INT8 inputs and outputs; on x86 it is fast with unsigned activations only. Equalized channels
 # cost a fifth of the speed, because it doesn't fuse their multiplications, and bring no AP.
 INT8_SCHEME = Int8Scheme(signed=False, outputs=True, equalized=False, rest_fp16=False)
 
 
-def find_bf16_obstacle() -> str:
+def describe() -> list[Target]:
+    if not is_installed("onnxruntime"):
+        return []
+    return [Target("onnxruntime", package_version("onnxruntime"), "cpu", cpu_name())]
+
+
+def find_bf16_obstacle(device: str) -> str:
     return "ONNX Runtime has no BF16 on CPUs"
 
 
-def build(model: onnx.ModelProto, path: Path) -> list[Compiled]:
+def build(model: onnx.ModelProto, path: Path, facts: Facts) -> list[Compiled]:
     """Optimize a graph. Types are counted in the result: FP16 becomes FP32, for which alone the CPU has kernels."""
     import onnxruntime
     options = onnxruntime.SessionOptions()
@@ -35,6 +41,6 @@ def build(model: onnx.ModelProto, path: Path) -> list[Compiled]:
     return [Compiled(content, *count_types(optimized))]
 
 
-def load(content: bytes, path: str | Path, record: Record) -> CpuEngine:
+def load(content: bytes, path: str | Path, record: Record) -> RuntimeEngine:
     session = open_session(content)
-    return CpuEngine("ONNX Runtime", path, record, lambda crops: session.run(OUTPUTS, {record.input_name: crops}))
+    return RuntimeEngine("ONNX Runtime", path, record, lambda crops: session.run(OUTPUTS, {record.input_name: crops}))

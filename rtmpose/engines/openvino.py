@@ -6,20 +6,23 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from rtmpose.engines.record import Record
-from rtmpose.engines.runtime import Compiled, CpuEngine
+from rtmpose.engines.record import Facts, Record, Target
+from rtmpose.engines.runtime import Compiled, RuntimeEngine, is_installed, package_version
 from rtmpose.machine.cpu import cpu_flags, cpu_name
 from rtmpose.model.graph import OUTPUTS
 from rtmpose.model.int8.quantize import Int8Scheme
 
-PACKAGES = ["openvino"]
 # Unsigned, because OpenVINO computes signed activations wrong: the keypoints are far off those of the graph.
 INT8_SCHEME = Int8Scheme(signed=False, outputs=False, equalized=True, rest_fp16=False)
 
 _TYPES = {"f32": "fp32", "f16": "fp16", "i8": "int8", "u8": "int8", "i32": "int32", "i64": "int64"}
 
 
-def find_bf16_obstacle() -> str | None:
+def describe() -> list[Target]:
+    return [Target("openvino", package_version("openvino"), "cpu", cpu_name())] if is_installed("openvino") else []
+
+
+def find_bf16_obstacle(device: str) -> str | None:
     """BF16 without AVX512-BF16 or AMX would be emulated, or be FP32."""
     flags = cpu_flags()
     if {"avx512_bf16", "amx_bf16"}.intersection(flags):
@@ -28,10 +31,10 @@ def find_bf16_obstacle() -> str | None:
     return f"OpenVINO needs AVX512-BF16 or AMX for it, and {cpu_name()} has {found}"
 
 
-def build(model: onnx.ModelProto, path: Path) -> list[Compiled]:
+def build(model: onnx.ModelProto, path: Path, facts: Facts) -> list[Compiled]:
     """Compile a graph; beside INT8, what is FP32 is compiled in BF16 as well where the processor can."""
     compiled = [_compile(model, bf16=False)]
-    if "int8" in compiled[0].arithmetic and find_bf16_obstacle() is None:
+    if "int8" in compiled[0].arithmetic and find_bf16_obstacle(facts.device) is None:
         compiled.append(_compile(model, bf16=True))
     return compiled
 
@@ -55,7 +58,7 @@ def _config(bf16: bool) -> dict[str, str]:
     return {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32"}
 
 
-def load(content: bytes, path: str | Path, record: Record) -> CpuEngine:
+def load(content: bytes, path: str | Path, record: Record) -> RuntimeEngine:
     import openvino
     beside_int8 = record.requested_precision == "int8" and "bf16" in record.arithmetic
     request = openvino.Core().import_model(content, "CPU", _config(beside_int8)).create_infer_request()
@@ -64,4 +67,4 @@ def load(content: bytes, path: str | Path, record: Record) -> CpuEngine:
         request.infer({record.input_name: crops}, share_inputs=True)
         return [request.get_tensor(name).data.copy() for name in OUTPUTS]
 
-    return CpuEngine("OpenVINO", path, record, run)
+    return RuntimeEngine("OpenVINO", path, record, run)

@@ -9,22 +9,15 @@ from rtmpose.files import read_sealed, sha256, write_sealed
 
 
 @dataclass(frozen=True)
-class Facts:
-    """The inputs of a build; the same facts give the same engine."""
+class Target:
+    """A runtime and a device, on which engines run."""
 
-    onnx_sha256: str
-    recipe: int  # rtmpose.model.graph.RECIPE
-    requested_precision: str  # fp32, fp16, bf16 or int8
-    calibration: dict[str, Any]  # rtmpose.model.int8.calibrate.facts; empty unless int8 is requested
-    requested_backend: str  # auto or a backend
-    input_name: str
-    batch: int
-    input_size: tuple[int, int]  # width, height in pixels
-    backend: str  # e.g. tensorrt
     package: str  # e.g. tensorrt_rtx
     version: str  # of the package
-    device: str | None  # name of the GPU, or of the processor for a CPU backend; None if built without a GPU
-    compute_capability: str | None  # of the GPU
+    device: str  # as --device names it, e.g. cpu or gpu.1
+    device_name: str | None  # the device's own, e.g. of the processor; None if engines are built without it
+    driver: str | None = None  # of the device
+    compute_capability: str | None = None  # of an NVIDIA GPU
 
     @property
     def runtime(self) -> str:
@@ -35,16 +28,34 @@ class Facts:
     def hardware(self) -> str:
         """The device, for messages."""
         capability = f" (compute capability {self.compute_capability})" if self.compute_capability else ""
-        return f"{self.device}{capability}"
+        return f"{self.device_name}{capability}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class Facts(Target):
+    """The inputs of a build; the same facts give the same engine."""
+
+    onnx_sha256: str
+    recipe: int  # rtmpose.model.graph.RECIPE
+    requested_precision: str  # fp32, fp16, bf16 or int8
+    calibration: dict[str, Any]  # rtmpose.model.int8.calibrate.facts; empty unless int8 is requested
+    requested_backend: str  # auto or a backend
+    input_name: str
+    batch: int
+    input_size: tuple[int, int]  # width, height in pixels
+    backend: str  # e.g. tensorrt, or the path of a Python file
+    backend_sha256: str | None  # of that file
+    hint: str  # what OpenVINO compiles for: latency or throughput
+
+
+@dataclass(frozen=True, kw_only=True)
 class Record(Facts):
     """The facts of an engine, and what was built of them."""
 
     precision: str  # of most convolutions and matrix products in the built graph; int8+bf16 if the rest is BF16
     arithmetic: dict[str, int]  # number of convolutions and matrix products by type
     layers: dict[str, int]  # number of all layers by the type of their output
+    executors: dict[str, int]  # number of nodes by what runs them, e.g. CUDAExecutionProvider; empty if it isn't told
     num_keypoints: int
     skeleton: str  # mmpose's name of the keypoints' data set, e.g. coco
     keypoints: tuple[str, ...]  # their names; none if the ONNX file doesn't say

@@ -1,4 +1,4 @@
-"""What the runtimes share: their packages, and the engine of those that run on the CPU."""
+"""What the runtimes share: their packages, and the engine of those that take crops from memory."""
 
 import importlib
 import importlib.util
@@ -20,6 +20,7 @@ class Compiled(NamedTuple):
     content: bytes  # of the engine file
     arithmetic: dict[str, int]  # number of convolutions and matrix products by the type that they compute in
     layers: dict[str, int]  # number of all layers by type
+    executors: dict[str, int] = {}  # number of nodes by what runs them, where that is told
 
 
 def is_installed(package: str) -> bool:
@@ -39,8 +40,13 @@ def import_package(package: str) -> Any:
                        ) from error
 
 
-class CpuEngine:
-    """An :class:`rtmpose.engines.Engine` on the CPU; ``run`` returns the logits of a batch of crops."""
+def package_version(package: str) -> str:
+    """Version of an installed package; raises KitError if it is broken."""
+    return import_package(package).__version__.split("-")[0]
+
+
+class RuntimeEngine:
+    """An :class:`rtmpose.engines.Engine` whose ``run`` takes a batch of crops from memory and returns its logits."""
 
     def __init__(self, runtime: str, path: str | Path, record: Record,
                  run: Callable[[np.ndarray], Sequence[np.ndarray]]) -> None:
@@ -56,4 +62,5 @@ class CpuEngine:
         del self._run
 
     def timers(self, crops: np.ndarray) -> dict[str, Callable[[], float]]:
-        return {f"wall clock of {self._runtime} on the CPU, crops in memory": wall_clock(partial(self.infer, crops))}
+        return {f"wall clock of {self._runtime} on the {self.record.device.upper()}, crops in memory":
+                wall_clock(partial(self.infer, crops))}

@@ -26,7 +26,7 @@ _LEAST_SECONDS = 1.0
 _OTHERS_SHARE, _OTHERS_CORES = 0.05, 0.3
 # /proc/stat counts all time of a core, except where a container or a virtual machine makes it up.
 _COUNTED_SHARE = 0.5
-# An engine on the GPU needs the CPU only to enqueue: others disturb it where they leave few cores idle.
+# An engine on another device needs the CPU only to enqueue: others disturb it where they leave few cores idle.
 _IDLE_SHARE = 0.25
 # A process that uses exactly its quota is now and then stopped for a moment.
 _STOPPED_SHARE = 0.01
@@ -45,17 +45,19 @@ Finding = tuple[str, str]  # a verdict, and its reason with figures
 class Monitor:
     """Watch the machine while the block runs, in a thread of its own; then ``conditions`` is for ``summary.json``.
 
-    ``gpu`` is the GPU that the work runs on, if any; ``sys`` is the root of that file system. Where something can't be
-    read, the verdict is ``unknown``; no error leaves the monitor.
+    ``gpu`` is the NVIDIA GPU that the work runs on, if any; ``on_cpu`` is whether it runs on the processor, if not;
+    ``sys`` is the root of that file system. Where something can't be read, the verdict is ``unknown``; no error leaves
+    the monitor.
     """
 
-    def __init__(self, gpu: Gpu | None = None, sys: Path = Path("/sys"), interval: float = INTERVAL) -> None:
+    def __init__(self, gpu: Gpu | None = None, sys: Path = Path("/sys"), interval: float = INTERVAL,
+                 on_cpu: bool = True) -> None:
         self.conditions: dict[str, Any] = {}
         self._interval = interval
         self._errors: dict[str, str] = {}
         self._sensors: dict[str, Any] = {}
         self._samples: dict[str, list[Any]] = {"cpu": [], "gpu": []}
-        self._on_gpu = gpu is not None
+        self._on_gpu, self._on_cpu = gpu is not None, gpu is None and on_cpu
         with self._guard("cpu"):
             self._sensors["cpu"] = CpuSensor(sys)
         if gpu:
@@ -120,7 +122,7 @@ class Monitor:
         cpu = gpu = None
         if not {"cpu", "thread"} & set(self._errors):
             cpu = _describe_cpu(self._sensors["cpu"], self._samples["cpu"])
-            findings += judge_cpu(cpu, self._on_gpu)
+            findings += judge_cpu(cpu, self._on_cpu)
         if self._on_gpu and not {"gpu", "thread"} & set(self._errors):
             gpu = _describe_gpu(self._sensors["gpu"].settings, self._samples["gpu"])
             findings += judge_gpu(gpu)
@@ -141,6 +143,8 @@ class Monitor:
             if None in counters or self.conditions["gpu"]["mig"]:
                 return None
             return (counters[-1] - counters[0]) / 1e3
+        if not self._on_cpu:
+            return None
         packages = np.array([sample["microjoules"] for sample in self._samples["cpu"]], dtype=np.int64)
         # The counters start again at 0, after a minute at the earliest.
         steps = np.diff(packages, axis=0) % np.array(self._sensors["cpu"].energy_ranges, dtype=np.int64)
@@ -175,7 +179,7 @@ def _describe_cpu(sensor: CpuSensor, samples: Sequence[dict[str, Any]]) -> dict[
     }
 
 
-def judge_cpu(cpu: dict[str, Any], on_gpu: bool) -> Iterator[Finding]:
+def judge_cpu(cpu: dict[str, Any], on_cpu: bool) -> Iterator[Finding]:
     """What is wrong with a measurement's figures of the processor, as ``conditions`` of ``summary.json`` has them."""
     cores, seconds = cpu["cores"], cpu["seconds"]
     if seconds < _LEAST_SECONDS:
@@ -184,7 +188,7 @@ def judge_cpu(cpu: dict[str, Any], on_gpu: bool) -> Iterator[Finding]:
     if cpu["counted_share"] < _COUNTED_SHARE:
         yield "unknown", f"/proc/stat counted {100 * cpu['counted_share']:.0f} % of the time of {cores} cores"
     limit = min(_OTHERS_SHARE, _OTHERS_CORES / cores)
-    if not on_gpu or cpu["idle_share"] < _IDLE_SHARE:
+    if on_cpu or cpu["idle_share"] < _IDLE_SHARE:
         if cpu["others_share"] > limit:
             yield "busy", f"others took {100 * cpu['others_share']:.0f} % of the cores"
         if cpu["steal_share"] > limit:

@@ -13,7 +13,7 @@ from rtmpose.engines.record import Record
 from rtmpose.files import sha256
 from rtmpose.machine.versions import command_line, describe_machine, describe_versions, now, peak_memory_mib
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of summary.schema.json; it counts up when a key is renamed, removed or means something else."""
 
 HEADER = ("BatchSize", "Precision", "Backend", "Measured", "FPS", "Ratio", "AP@0.5", "AP@0.5:0.95", "Conditions")
@@ -37,11 +37,12 @@ def summarize(record: Record, engine: str | Path, measured: dict[str, Any], inpu
     return {
         "schema": SCHEMA,
         **measured,
-        **{name: getattr(record, name) for name in ("batch", "precision", "requested_precision", "backend")},
+        **{name: getattr(record, name) for name in ("batch", "precision", "requested_precision")},
+        "backend": Path(record.backend).name,
         "engine": {"path": str(engine), "sha256": record.engine_sha256, "bytes": record.engine_bytes, **{
             name: getattr(record, name) for name in (
-                "runtime", "device", "input_size", "bins", "onnx", "onnx_sha256", "source", "built_at", "command",
-                "calibration", "measured_fps")}},
+                "runtime", "device", "device_name", "driver", "hint", "executors", "input_size", "bins", "onnx",
+                "onnx_sha256", "source", "built_at", "command", "calibration", "measured_fps")}},
         "command": command_line(),
         "measured_at": now(),
         "inputs": {str(path): sha256(path) for path in inputs},

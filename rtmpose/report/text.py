@@ -27,7 +27,7 @@ _WHY_OTHER_PRECISION = {
 def build_start_lines(plan: Plan) -> str:
     """The engines that are about to be built."""
     lines = [f"Note: {plan.note}"] if plan.note else []
-    lines += [f"Building {plan.engine_path}: {facts.runtime} for {facts.device or 'any GPU it supports'}, "
+    lines += [f"Building {plan.engine_path}: {facts.runtime} for {facts.device_name or 'any GPU it supports'}, "
               f"{facts.requested_precision}, batch {facts.batch}" for facts in plan.candidates]
     return "\n".join(lines)
 

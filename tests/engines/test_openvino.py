@@ -8,11 +8,11 @@ import emulation
 import numpy as np
 import onnx
 import pytest
-from helpers import ROOT, build_engine
+from helpers import ROOT, build_engine, build_facts
 
 from rtmpose.data import postprocess
 from rtmpose.data.agreement import describe_agreement
-from rtmpose.engines import installed_packages, load_engine, openvino
+from rtmpose.engines import load_engine, openvino
 from rtmpose.engines.build import build_engine as build_planned
 from rtmpose.engines.build import name_precision, plan_build
 from rtmpose.engines.record import read_record
@@ -23,8 +23,8 @@ from rtmpose.model.checkpoint import load_network
 from rtmpose.model.int8 import calibrate, quantize
 from rtmpose.report.text import build_lines
 
-needs_bf16 = pytest.mark.skipif(openvino.find_bf16_obstacle() is not None, reason="needs AVX512-BF16 or AMX")
-pytestmark = pytest.mark.skipif(not installed_packages("openvino"), reason="needs OpenVINO")
+needs_bf16 = pytest.mark.skipif(openvino.find_bf16_obstacle("cpu") is not None, reason="needs AVX512-BF16 or AMX")
+pytestmark = pytest.mark.skipif(not openvino.describe(), reason="needs OpenVINO")
 
 BATCH = 4
 
@@ -78,7 +78,7 @@ def test_a_graph_that_openvino_does_not_know_is_refused_in_one_line(tmp_path: Pa
     with (pytest.raises(KitError, match=r"a.engine: can't build it \(No conversion rule found for operations: "
                                          r"NoSuchOperator-\d+\); check the graph$"),
           explained("a.engine: can't build it", "check the graph")):
-        openvino.build(unknown, tmp_path)
+        openvino.build(unknown, tmp_path, build_facts("openvino"))
 
 
 def run_all(run: Callable[[np.ndarray], Sequence[np.ndarray]], crops: Sequence[np.ndarray]) -> np.ndarray:
@@ -110,9 +110,10 @@ def test_int8_gives_the_keypoints_that_the_graph_says(demo_onnx: Path, calibrati
     quantized = quantize.insert_quantization(fixed, ranges, openvino.INT8_SCHEME)
     expected, scores = emulation.keypoints(quantized, crops)
     exact, _ = emulation.keypoints(fixed, crops)
-    rests = ["fp32"] if openvino.find_bf16_obstacle() else ["fp32", "bf16"]
+    rests = ["fp32"] if openvino.find_bf16_obstacle("cpu") else ["fp32", "bf16"]
     shares = []
-    for rest, (content, arithmetic, _) in zip(rests, openvino.build(quantized, tmp_path), strict=True):
+    built = openvino.build(quantized, tmp_path, build_facts("openvino"))
+    for rest, (content, arithmetic, *_) in zip(rests, built, strict=True):
         assert arithmetic == {"int8": 38, rest: 7}
         engine = openvino.load(content, tmp_path, replace(read_record(engine_path), batch=8, arithmetic=arithmetic,
                                                           requested_precision="int8"))
@@ -121,7 +122,8 @@ def test_int8_gives_the_keypoints_that_the_graph_says(demo_onnx: Path, calibrati
         assert within_bin(found, exact, scores) >= within_bin(expected, exact, scores) - 0.03
         shares.append(within_bin(found, exact, scores))
     assert len(set(shares)) == len(rests), "loaded with the same precision of the rest"
-    assert len(openvino.build(fixed, tmp_path)) == 1, "the rest in BF16 is only tried beside INT8"
+    built = openvino.build(fixed, tmp_path, build_facts("openvino"))
+    assert len(built) == 1, "the rest in BF16 is only tried beside INT8"
 
 
 @needs_bf16

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers import refusal
 
-from rtmpose.engines import CPU_BACKENDS, installed_packages, load_engine, open_engine
+from rtmpose.engines import BACKENDS, CPU_BACKENDS, load_engine, open_engine
 from rtmpose.engines.build import build_engine, is_built, plan_build
 from rtmpose.engines.record import Record, read_record, record_path
 
@@ -66,7 +66,7 @@ def test_the_skeleton_of_the_config_is_in_the_record(engine: Path) -> None:
     assert len(record.keypoints) == 17 and "keypoints" not in record.source
 
 
-@pytest.mark.parametrize("name", [name for name in CPU_BACKENDS if installed_packages(name)])
+@pytest.mark.parametrize("name", [name for name in CPU_BACKENDS if BACKENDS[name].describe()])
 def test_an_engine_file_that_the_runtime_cant_load_or_run(engine: Path, name: str, tmp_path: Path,
                                                           model_files: dict[str, Path]) -> None:
     """Past the check of its digest, as if it had been damaged before the record was written."""

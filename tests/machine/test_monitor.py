@@ -56,23 +56,23 @@ def test_own_threads_and_children_are_not_others() -> None:
     assert monitor.conditions["cpu"]["own_seconds"] >= 0.5
 
 
-@pytest.mark.parametrize(("figures", "on_gpu", "finding"), [  # on both sides of each threshold
-    ({}, False, ""),
-    ({"seconds": 0.99}, False, "unknown: 0.99 s are too short to tell, at least 1 s are needed"),
-    ({"seconds": 1.0}, False, ""),
-    ({"counted_share": 0.49}, False, "unknown: /proc/stat counted 49 % of the time of 2 cores"),
-    ({"counted_share": 0.5}, False, ""),
-    ({"others_share": 0.051}, False, "busy: others took 5 % of the cores"),
-    ({"steal_share": 0.051}, False, "busy: the hypervisor took 5 % of the cores (steal)"),
-    ({"cores": 10, "steal_share": 0, "others_share": 0.031}, False, "busy: others took 3 % of the cores"),
-    ({"cores": 10, "steal_share": 0, "others_share": 0.03}, False, ""),
-    ({"others_share": 0.5, "idle_share": 0.24}, True, "busy: others took 50 % of the cores"),
-    ({"others_share": 0.5, "idle_share": 0.25}, True, ""),
-    ({"quota_stopped": 2}, False, "throttled: the CPU quota of 1.5 cores stopped this process in 2 of 100 periods"),
-    ({"slowdowns": 1}, False, "throttled: the processor slowed down because of heat, 1 times"),
+@pytest.mark.parametrize(("figures", "on_cpu", "finding"), [  # on both sides of each threshold
+    ({}, True, ""),
+    ({"seconds": 0.99}, True, "unknown: 0.99 s are too short to tell, at least 1 s are needed"),
+    ({"seconds": 1.0}, True, ""),
+    ({"counted_share": 0.49}, True, "unknown: /proc/stat counted 49 % of the time of 2 cores"),
+    ({"counted_share": 0.5}, True, ""),
+    ({"others_share": 0.051}, True, "busy: others took 5 % of the cores"),
+    ({"steal_share": 0.051}, True, "busy: the hypervisor took 5 % of the cores (steal)"),
+    ({"cores": 10, "steal_share": 0, "others_share": 0.031}, True, "busy: others took 3 % of the cores"),
+    ({"cores": 10, "steal_share": 0, "others_share": 0.03}, True, ""),
+    ({"others_share": 0.5, "idle_share": 0.24}, False, "busy: others took 50 % of the cores"),
+    ({"others_share": 0.5, "idle_share": 0.25}, False, ""),
+    ({"quota_stopped": 2}, True, "throttled: the CPU quota of 1.5 cores stopped this process in 2 of 100 periods"),
+    ({"slowdowns": 1}, True, "throttled: the processor slowed down because of heat, 1 times"),
 ])
-def test_thresholds_of_the_cpu(figures: dict, on_gpu: bool, finding: str) -> None:
-    assert [": ".join(found) for found in judge_cpu(CPU_FIGURES | figures, on_gpu)] == [finding] * bool(finding)
+def test_thresholds_of_the_cpu(figures: dict, on_cpu: bool, finding: str) -> None:
+    assert [": ".join(found) for found in judge_cpu(CPU_FIGURES | figures, on_cpu)] == [finding] * bool(finding)
 
 
 @pytest.mark.parametrize(("figures", "finding"), [

@@ -96,7 +96,7 @@ def repeated(values: list[float], conditions: str = "clean") -> Callable[[dict[s
 
 @pytest.mark.parametrize(("mode", "change", "message"), [
     ("accuracy", lambda s: s.pop("schema"), "'schema' is a required property"),
-    ("accuracy", lambda s: s.update(schema=2), "schema: 1 was expected"),
+    ("accuracy", lambda s: s.update(schema=1), "schema: 2 was expected"),
     ("accuracy", lambda s: s.pop("AP"), "'AP' is a required property"),
     ("accuracy", lambda s: s.pop("fps"), "'fps' is a required property"),
     ("throughput", lambda s: s.pop("percentiles_ms"), "'percentiles_ms' is a required property"),

@@ -7,16 +7,24 @@ from typing import Any
 
 import onnx
 
-from rtmpose.engines.runtime import Compiled, import_package, is_installed
+from rtmpose.engines.record import Facts, Target
+from rtmpose.engines.runtime import Compiled, import_package, is_installed, package_version
 from rtmpose.errors import KitError, first_line
 from rtmpose.machine.gpu import RTX_CAPABILITIES, Gpu, find_gpu
 from rtmpose.model.int8.quantize import Int8Scheme
 
-PACKAGES = ["tensorrt", "tensorrt_rtx"]
+PACKAGES = ["tensorrt", "tensorrt_rtx"]  # engines are built with the first that is installed
 # TensorRT takes signed, symmetric INT8 only. The input of a convolution is quantized where it is made, after the SiLU.
 INT8_SCHEME = Int8Scheme(signed=True, outputs=False, equalized=True, rest_fp16=True)
 
 _TYPES = {"FLOAT": "fp32", "HALF": "fp16"}  # the others are named as here
+
+
+def describe() -> list[Target]:
+    gpu = find_gpu()
+    return [Target(package, package_version(package), "cuda", gpu.name if gpu else None,
+                   f"for CUDA {gpu.cuda_version}" if gpu else None, gpu.compute_capability if gpu else None)
+            for package in PACKAGES if is_installed(package)]
 
 
 def _first_installed() -> str:
@@ -39,7 +47,7 @@ def find_obstacle(gpu: Gpu, package: str | None = None) -> str | None:
     return None
 
 
-def find_bf16_obstacle() -> str | None:
+def find_bf16_obstacle(device: str) -> str | None:
     gpu = find_gpu()
     if gpu and float(gpu.compute_capability) < 8:
         return f"{gpu.name} has compute capability {gpu.compute_capability}, and BF16 needs 8.0"
@@ -60,9 +68,9 @@ def make_logger(trt: Any) -> Any:
     return Logger()
 
 
-def build(model: onnx.ModelProto, path: Path) -> list[Compiled]:
+def build(model: onnx.ModelProto, path: Path, facts: Facts) -> list[Compiled]:
     """Build an engine. Raises RuntimeError with TensorRT's reason if it refuses the graph."""
-    package, gpu = _first_installed(), find_gpu()
+    package, gpu = facts.package, find_gpu()
     trt = import_package(package)
     if package == "tensorrt" and gpu is None:
         raise KitError("--backend tensorrt: TensorRT builds on the GPU that will run the engine, and no NVIDIA GPU "

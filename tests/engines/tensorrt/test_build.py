@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import build_engine, ran, refused
+from helpers import build_engine, build_facts, ran, refused
 from onnx import ModelProto
 
 from rtmpose.data import preprocess
 from rtmpose.data.coco import load_persons
-from rtmpose.engines import installed_packages, load_engine, tensorrt
+from rtmpose.engines import load_engine, tensorrt
 from rtmpose.engines.record import read_record
 from rtmpose.evaluate.predict import predict_persons
 from rtmpose.evaluate.predict_gpu import predict_persons_on_gpu
@@ -25,7 +25,7 @@ from rtmpose.model.config import build_estimator, read_config
 from rtmpose.model.int8 import calibrate, quantize
 from rtmpose.model.mixed_precision import scale_final_convolutions, to_mixed_precision
 
-INSTALLED = installed_packages("tensorrt")
+INSTALLED = [target.package for target in tensorrt.describe()]
 BUILD = importlib.import_module("rtmpose.engines.tensorrt.build")
 pytestmark = pytest.mark.skipif(
     "tensorrt_rtx" not in INSTALLED and not (INSTALLED and find_gpu()),
@@ -74,7 +74,7 @@ def test_every_published_size_exports_and_builds_in_fp32_and_fp16(name: str, tmp
     products = sum(node.op_type in ("Conv", "MatMul") for node in fixed.graph.node)
     half, _ = to_mixed_precision(fixed, "fp16")
     for typed, expected, size in ((fixed, {"fp32": products}, 4), (half, {"fp16": products - 4, "fp32": 4}, 2)):
-        (compiled,) = tensorrt.build(typed, tmp_path / "rtmpose.engine")
+        (compiled,) = tensorrt.build(typed, tmp_path / "rtmpose.engine", build_facts("tensorrt"))
         assert compiled.arithmetic == expected
         assert sum(compiled.layers.values()) > products
         assert len(compiled.content) > size * 3_000_000
@@ -88,7 +88,8 @@ def test_int8_builds_strongly_typed(name: str, tmp_path: Path) -> None:
     crops = np.random.default_rng(0).standard_normal((2, 3, 256, 192), dtype=np.float32)
     ranges = calibrate.find_ranges(fixed, tensorrt.INT8_SCHEME, [crops])
     quantized = quantize.insert_quantization(scale_final_convolutions(fixed), ranges, tensorrt.INT8_SCHEME)
-    (compiled,) = tensorrt.build(to_mixed_precision(quantized, "fp16")[0], tmp_path / "rtmpose.engine")
+    typed, _ = to_mixed_precision(quantized, "fp16")
+    (compiled,) = tensorrt.build(typed, tmp_path / "rtmpose.engine", build_facts("tensorrt"))
     convolutions = sum(node.op_type == "Conv" for node in fixed.graph.node)
     assert convolutions > 30 and compiled.arithmetic == {"int8": convolutions, "fp16": 3, "fp32": 4}
     assert sum(compiled.layers.values()) > sum(compiled.arithmetic.values()) and len(compiled.content) > 3_000_000
@@ -140,7 +141,7 @@ def test_rtx_on_a_gpu_that_it_does_not_list(monkeypatch: pytest.MonkeyPatch, pac
     ("7.5", "NVIDIA has compute capability 7.5, and BF16 needs 8.0"), ("8.0", None), ("12.0", None)])
 def test_gpus_without_bf16_are_named(monkeypatch: pytest.MonkeyPatch, capability: str, obstacle: str | None) -> None:
     monkeypatch.setattr(BUILD, "find_gpu", lambda: Gpu("NVIDIA", capability, "13.0", 0, ""))
-    assert tensorrt.find_bf16_obstacle() == obstacle
+    assert tensorrt.find_bf16_obstacle("cuda") == obstacle
 
 
 @needs_gpu

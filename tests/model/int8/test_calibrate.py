@@ -13,14 +13,14 @@ from helpers import BASELINE, draw_dataset, ran, refused
 from onnx import TensorProto, helper, numpy_helper
 
 from rtmpose.data.coco import DataSet, find_data_set
-from rtmpose.engines import BACKENDS, CPU_BACKENDS, installed_packages
+from rtmpose.engines import BACKENDS, CPU_BACKENDS, openvino, tensorrt
 from rtmpose.engines.record import read_record
 from rtmpose.files import read_sealed, write_sealed
 from rtmpose.machine.gpu import find_gpu
 from rtmpose.model import graph
 from rtmpose.model.int8 import calibrate
 
-pytestmark = pytest.mark.skipif(not installed_packages("openvino"), reason="needs OpenVINO")
+pytestmark = pytest.mark.skipif(not openvino.describe(), reason="needs OpenVINO")
 
 
 def building(onnx: Path, engine: Path, calibrating: Path | DataSet | None, name: str, batch: int = 16,
@@ -55,7 +55,7 @@ def test_all_convolutions_but_the_final_one_compute_in_int8(built: tuple[str, Pa
     rest = "bf16" if record.precision == "int8+bf16" else "fp32"
     assert record.precision == {"fp32": "int8", "bf16": "int8+bf16"}[rest]
     assert record.arithmetic == {"int8": 37, rest: 8}
-    if BACKENDS[name].find_bf16_obstacle() is None:  # both were built, and the faster one is kept
+    if BACKENDS[name].find_bf16_obstacle("cpu") is None:  # both were built, and the faster one is kept
         assert set(record.measured_fps) == {f"{name} int8", f"{name} int8+bf16"}
         assert record.measured_fps[f"{name} {record.precision}"] == max(record.measured_fps.values())
         assert f"chosen: {name} {record.precision}, because it is the fastest here: {name} int8 " in message
@@ -196,7 +196,7 @@ def test_sets_of_other_names(model_files: dict[str, Path], tmp_path: Path, optio
 
 @pytest.mark.slow
 def test_auto_keeps_the_faster_runtime_and_does_it_once(model_files: dict[str, Path], tmp_path: Path) -> None:
-    if installed_packages("tensorrt") and find_gpu():
+    if tensorrt.describe() and find_gpu():
         pytest.skip("auto is TensorRT here")
     engine = tmp_path / "auto.engine"
     first = ran(*building(model_files["onnx"], engine, None, "auto", 1, "fp32"))

@@ -1,0 +1,78 @@
+"""A backend in a user's file: the example of docs/, built and measured as any other; broken ones are one line."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers import ROOT, ran, refusal, refused
+
+from rtmpose.engines import find_backend, load_engine
+from rtmpose.engines.record import read_record
+
+EXAMPLE = (ROOT / "docs/examples/opencv_backend.py").read_text()
+
+
+@pytest.fixture
+def backend(tmp_path: Path) -> Path:
+    path = tmp_path / "my_backend.py"
+    path.write_text(EXAMPLE)
+    return path
+
+
+def build(backend: Path, onnx: Path, *options: object) -> tuple[object, ...]:
+    return ("build_engine.py", "--model_path", onnx, "--batch", 4, "--backend", backend, "--engine_path",
+            backend.with_name("own.engine"), *options)
+
+
+def test_documented_backend_gives_the_keypoints_of_onnxruntime(backend: Path, model_files: dict[str, Path],
+                                                               dataset: Callable, engine_file: Path) -> None:
+    ran(*build(backend, model_files["onnx"], "--precision", "fp32"))
+    engine, output = backend.with_name("own.engine"), backend.with_name("output")
+    ran("inference.py", "--engine", engine, "--datasets", dataset()[0], "--reference", engine_file, "--output", output)
+    summary = json.loads((output / "summary.json").read_text())
+    assert summary["backend"] == "my_backend.py" and summary["agreement"]["within_bin"] == 1
+    assert summary["engine"]["device"] == "cpu"
+    printed = ran("inference.py", "--engine", engine, "--perf_only", "--duration", 0.1, "--iterations", 2)
+    assert "persons a second" in printed
+    assert "nothing to do" in ran(*build(backend, model_files["onnx"], "--precision", "fp32"))
+
+
+def test_engine_of_a_backend_that_changed(backend: Path, model_files: dict[str, Path]) -> None:
+    """It isn't run: another file could do anything."""
+    ran(*build(backend, model_files["onnx"]))
+    engine, marker = backend.with_name("own.engine"), backend.with_name("it ran")
+    assert read_record(engine).backend == str(backend)
+    backend.write_text(f"open({str(marker)!r}, 'w')\n{EXAMPLE}")
+    assert f"was built with another version of {backend}; build it again" in refusal(load_engine, engine)
+    assert not marker.exists()
+    backend.unlink()
+    assert f"{backend}: can't be read" in refusal(load_engine, engine)
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("import no_such_runtime", "my_backend.py: can't be imported (ModuleNotFoundError: No module named 'no_such_run"),
+    ("def load(): pass", "my_backend.py: is no backend, it lacks describe, build; docs/development.md shows one"),
+    (EXAMPLE.replace("return [Target(", "raise OSError('no driver')\n    return [Target("),
+     "my_backend.py: can't list its devices (OSError: no driver); check its installation"),
+    (EXAMPLE.replace("content = model", "raise ValueError('Conv')\n    content = model"),
+     " can't build it (ValueError: Conv); "),
+    ("def describe(): return []\ndef build(): pass\ndef load(): pass", "my_backend.py: is not installed; "),
+])
+def test_broken_backends(backend: Path, model_files: dict[str, Path], text: str, message: str) -> None:
+    backend.write_text(text)
+    assert message in refused(*build(backend, model_files["onnx"], "--precision", "fp32"))
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (("--device", "npu"), "--device npu: opencv "),
+    (("--hint", "throughput"), "--hint throughput: only OpenVINO has hints"),
+    (("--precision", "int8"), "--precision int8 and --calibration DIR"),
+])
+def test_options_of_an_own_backend(backend: Path, model_files: dict[str, Path], options: tuple, message: str) -> None:
+    assert message in refused(*build(backend, model_files["onnx"], *options))
+
+
+@pytest.mark.parametrize("name", ["tensort", "./missing.py", "README.md"])
+def test_a_name_of_no_backend(name: str) -> None:
+    assert f"--backend {name}: is neither a Python file nor one of auto, tensorrt, " in refusal(find_backend, name)
