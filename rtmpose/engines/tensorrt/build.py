@@ -1,5 +1,6 @@
 """Graph -> engine of TensorRT or TensorRT-RTX."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,6 +55,22 @@ def find_bf16_obstacle(device: str) -> str | None:
     return None
 
 
+def open_context(gpu: Gpu, path: str | Path) -> tuple[Any, Any]:
+    """pycuda's driver module, and the primary context of the GPU, which is current now and which TensorRT shares.
+
+    A process uses one GPU: TensorRT 10.14 to 10.16 fail where a second one builds. Raises KitError if it can't be used.
+    """
+    os.environ["CUDA_DEVICE"] = str(gpu.ordinal)  # pycuda takes this GPU, and no other one if that fails
+    try:
+        import pycuda.driver as cuda
+        import pycuda.autoprimaryctx as primary  # isort: skip
+    except ImportError as error:  # a library of theirs is missing, or the driver is too old for it
+        raise KitError(f"{path}: pycuda can't be imported ({error}); run scripts/setup.sh --gpu") from error
+    except (RuntimeError, cuda.Error) as error:
+        raise KitError(f"{path}: the GPU can't be used ({error}); check the driver, and its free memory") from error
+    return cuda, primary.context
+
+
 def make_logger(trt: Any) -> Any:
     """A TensorRT logger that keeps the last error for a message instead of printing it."""
     base: Any = trt.ILogger
@@ -75,8 +92,10 @@ def build(model: onnx.ModelProto, path: Path, facts: Facts) -> list[Compiled]:
     if package == "tensorrt" and gpu is None:
         raise KitError("--backend tensorrt: TensorRT builds on the GPU that will run the engine, and no NVIDIA GPU "
                        "is here; use --backend onnxruntime, or install tensorrt-rtx-cu13, which builds without one")
-    if gpu and (obstacle := find_obstacle(gpu)):
-        raise KitError(f"--backend tensorrt: {obstacle}")
+    if gpu:
+        if obstacle := find_obstacle(gpu):
+            raise KitError(f"--backend tensorrt: {obstacle}")
+        open_context(gpu, path)  # TensorRT builds on the GPU that is current
     logger = make_logger(trt)
     try:
         builder = trt.Builder(logger)

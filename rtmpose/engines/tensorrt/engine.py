@@ -3,7 +3,6 @@
 import atexit
 import contextlib
 import math
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ import numpy as np
 
 from rtmpose.engines.record import Record
 from rtmpose.engines.runtime import import_package
-from rtmpose.engines.tensorrt.build import find_obstacle, make_logger
+from rtmpose.engines.tensorrt.build import find_obstacle, make_logger, open_context
 from rtmpose.engines.tensorrt.graph import Graph
 from rtmpose.errors import KitError
 from rtmpose.files import write_bytes
@@ -55,15 +54,8 @@ class TensorRTEngine:
             raise KitError(f"{path}: needs a GPU, and no NVIDIA GPU is here; build it with --backend onnxruntime")
         if obstacle := find_obstacle(gpu, record.package):
             raise KitError(f"{path}: can't run: {obstacle}")
-        os.environ["CUDA_DEVICE"] = str(gpu.ordinal)  # pycuda takes this GPU, and no other one if that fails
-        try:
-            import pycuda.driver as cuda
-            import pycuda.autoprimaryctx  # makes the context that TensorRT shares  # isort: skip
-        except ImportError as error:  # a library of theirs is missing, or the driver is too old for it
-            raise KitError(f"{path}: pycuda can't be imported ({error}); run scripts/setup.sh --gpu") from error
-        except (RuntimeError, cuda.Error) as error:
-            raise KitError(f"{path}: the GPU can't be used ({error}); check the driver, and its free memory") from error
-        self.path, self.record, self.cuda, self._cuda_context = str(path), record, cuda, pycuda.autoprimaryctx.context
+        self.path, self.record = str(path), record
+        self.cuda, self._cuda_context = open_context(gpu, path)
         width, height = record.input_size
         self.shapes = {INPUT: (record.batch, 3, height, width),
                        **{name: (record.batch, record.num_keypoints, number)
@@ -77,7 +69,7 @@ class TensorRTEngine:
         self._context = self._create_context()
         if self._context is None:
             raise KitError(f"{path}: no GPU memory left to run it ({self._logger.last_error}); use a smaller batch")
-        self.uploads, self.runs, self.downloads = (cuda.Stream(_NON_BLOCKING) for _ in range(3))
+        self.uploads, self.runs, self.downloads = (self.cuda.Stream(_NON_BLOCKING) for _ in range(3))
         self._slots = [self.make_network_slot() for _ in range(IN_FLIGHT)]
         self._crops = [self.pinned(self.shapes[INPUT], np.float32) for _ in self._slots]
         self.add_graphs(self._slots)

@@ -11,8 +11,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 from helpers import ROOT, run_script
+
+from rtmpose.engines.record import read_record
 
 pytestmark = pytest.mark.slow
 
@@ -153,6 +156,15 @@ def test_gpu_that_is_described_is_the_one_that_runs(run: Run, tmp_path: Path, va
     script.write_text("from rtmpose.machine.versions import find_gpu; import pycuda.autoprimaryctx as context; "
                       "print(find_gpu().name, context.device.name(), sep='\\n')")
     assert run(str(script), SOFTGPU_DEVICES=2, root=Path("/"), **variables).splitlines() == [device, device]
+
+
+def test_engine_is_built_on_the_gpu_that_its_record_names(run: Run, model_files: dict[str, Path], tmp_path: Path
+                                                          ) -> None:
+    """TensorRT builds on the GPU that is current, which is the first unless someone chooses another."""
+    engine = tmp_path / "second.engine"
+    run(*build_arguments(model_files["onnx"], engine), SOFTGPU_DEVICES=2, CUDA_DEVICE=1)
+    (built_on,) = [entry.value for entry in onnx.load(engine, "protobuf").metadata_props if "device" in entry.key]
+    assert (read_record(engine).device_name, built_on) == ("Software GPU 1", "1")
 
 
 @pytest.mark.parametrize(("gpus", "reason"), [

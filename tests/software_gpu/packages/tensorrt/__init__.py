@@ -131,7 +131,10 @@ class Builder:
     def build_serialized_network(self, network: _Network, config: Any) -> bytes | None:
         if _fails("build", self._log):
             return None
-        return network.content
+        device, model = ctypes.c_int(), onnx.load_from_string(network.content)
+        _cuda.cuCtxGetDevice(ctypes.byref(device))  # the first where none is current
+        onnx.helper.set_model_props(model, {"built on device": str(device.value)})
+        return model.SerializeToString()
 
 
 class Runtime:
