@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import math
+import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,6 +27,8 @@ from rtmpose.timing import wall_clock
 
 IN_FLIGHT = 2  # batches at a time: while one is computed, the next is uploaded and the one before is downloaded
 KEYPOINTS = "keypoints"
+_SLOWER = 1.02  # ratio up to which a CUDA graph is taken: it frees the host
+_COMPARISON = 0.4  # seconds
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING of cuda.h, for which pycuda has no name
 
 Device = Mapping[str, SupportsInt]  # GPU memory, by the name of what is in it
@@ -152,17 +155,25 @@ class TensorRTEngine:
             raise KitError(f"{self.path}: {self.record.runtime} failed to run the engine ({self._logger.last_error})")
 
     def add_graphs(self, slots: Sequence[Slot]) -> None:
-        """Let slots launch their computation as a CUDA graph, that is at once, if that works and is faster."""
+        """Let slots launch their computation as a CUDA graph, that is at once, if that works and is not slower."""
         self._seconds(slots[0].launch, runs=2)  # TensorRT loads its kernels
         try:
             graphs = [Graph(self.runs, slot.launch) for slot in slots]
         except (RuntimeError, KitError, self.cuda.Error):  # a run that allocates or waits can't be recorded
             return
-        if self._seconds(graphs[0].launch) < self._seconds(slots[0].launch):
+        if self._ratio(graphs[0].launch, slots[0].launch) <= _SLOWER:
             for slot, graph in zip(slots, graphs, strict=True):
                 slot.launch, slot.how = graph.launch, "as CUDA graphs"
 
-    def _seconds(self, work: Callable[[], None], runs: int = 10) -> float:
+    def _ratio(self, first: Callable[[], None], second: Callable[[], None]) -> float:
+        """Median ratio of the times of two kinds of work, which take turns."""
+        ratios: list[float] = []
+        end = time.perf_counter() + _COMPARISON
+        while not ratios or time.perf_counter() < end:
+            ratios.append(self._seconds(first) / self._seconds(second))
+        return statistics.median(ratios[len(ratios) // 2:])  # an idle GPU has low clocks, and a new graph is uploaded
+
+    def _seconds(self, work: Callable[[], None], runs: int = 5) -> float:
         start = time.perf_counter()
         try:
             for _ in range(runs):
