@@ -5,7 +5,9 @@ from common import Parser, add_annotations, choose_data_set, input_shape, positi
 import argparse
 
 from rtmpose.engines import BACKENDS
-from rtmpose.engines.build import HINTS, PRECISIONS, build_engine, is_built, plan_build
+from rtmpose.engines.build import HINTS, PRECISIONS, build_engine, is_built, plan_build, save_onnx
+from rtmpose.engines.record import read_record
+from rtmpose.files import check_output
 from rtmpose.model.int8.calibrate import PERSONS
 from rtmpose.report import text
 
@@ -36,6 +38,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--hint", choices=HINTS, default=HINTS[0],
                         help="for --backend openvino: one batch at a time, or as many as its streams take; default: "
                              "%(default)s")
+    parser.add_argument("--skeleton", choices=("coco",),
+                        help="the keypoints of an ONNX file that doesn't name them, e.g. of mmdeploy or rtmlib")
+    parser.add_argument("--save_onnx", metavar="FILE.onnx",
+                        help="write the engine's graph, with its types and batch size, for trtexec --stronglyTyped, "
+                             "ONNX Runtime and others")
     args = parser.parse_args()
     if args.batch is None and args.input is None:
         parser.error("--batch N or --input NAME:N,3,H,W is needed")
@@ -48,14 +55,19 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> int:
     """Build an engine, unless it is up to date, and print a report."""
     args = parse_arguments()
+    if args.save_onnx:
+        check_output(args.save_onnx, args.model_path, args.engine_path)
     plan = plan_build(args.model_path, args.engine_path, args.batch, args.precision, args.backend, args.calibration,
-                      args.input, args.device, args.hint)
+                      args.input, args.device, args.hint, args.skeleton)
     if is_built(plan):
         print(f"{args.engine_path}: already built from the same ONNX file, for the same batch, precision, runtime "
               "and device; nothing to do")
-        return 0
-    print(text.build_start_lines(plan), flush=True)
-    print(text.build_lines(plan, build_engine(plan)))
+    else:
+        print(text.build_start_lines(plan), flush=True)
+        print(text.build_lines(plan, build_engine(plan)))
+    if args.save_onnx:
+        save_onnx(plan, read_record(args.engine_path), args.save_onnx)
+        print(f"Wrote {args.save_onnx}: the engine's graph, for other runtimes")
     return 0
 
 

@@ -300,9 +300,12 @@ def check_skeleton(engine: Engine) -> None:
     record = engine.record
     if record.keypoints != COCO_KEYPOINTS or record.num_keypoints != len(COCO_KEYPOINTS):
         names = ", ".join(record.keypoints[:3]) + ", ..." if record.keypoints else "not named in its ONNX file"
+        unnamed = not record.keypoints and record.num_keypoints == len(COCO_KEYPOINTS)
+        advice = ("if they are the same, build it again with --skeleton coco" if unnamed else
+                  "only --perf_only works with it")
         raise KitError(f"{engine.path}: gives {record.num_keypoints} keypoints of {first_line(record.skeleton, 60)} "
                        f"({first_line(names)}), COCO val2017 has {len(COCO_KEYPOINTS)} (nose, left_eye, right_eye, "
-                       "...); only --perf_only works with it")
+                       f"...); {advice}")
 
 
 def print_persons(engine: Engine, persons: PersonSet, mode: str, flip_test: bool = False) -> None:

@@ -9,6 +9,7 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+import onnx
 from onnx import ModelProto
 
 from rtmpose.data import preprocess
@@ -55,16 +56,20 @@ class Built:
 def plan_build(model_path: str | Path, engine_path: str | Path, batch: int | None, precision: str,
                backend: str = "auto", calibration: DataSet | str | Path | None = None,
                declared: tuple[str, tuple[int, int, int, int]] | None = None, device: str | None = None,
-               hint: str = "latency") -> Plan:
+               hint: str = "latency", skeleton: str | None = None) -> Plan:
     """Check all inputs of a build; raises KitError if a file is missing or broken, or the inputs contradict each other.
 
     ``precision`` is one of :data:`PRECISIONS`; INT8 needs a data set for its ``calibration``.
     ``backend`` is ``auto``, one of :data:`rtmpose.engines.BACKENDS` or the path of a Python file, and ``device`` one of
     the devices that it lists, or None. ``declared`` is the input's name and shape, if the user says them; without it,
-    ``batch`` is needed. ``hint`` is one of :data:`HINTS`.
+    ``batch`` is needed. ``hint`` is one of :data:`HINTS`. ``skeleton`` is None, or "coco" for an ONNX file that doesn't
+    name its keypoints.
     """
     model = graph.load_model(model_path)
     input_name, shape = graph.find_input(model, model_path, batch, declared)
+    graph.name_outputs(model, shape)
+    if skeleton:
+        graph.name_keypoints(model, model_path)
     crops = None
     if calibration is not None:
         if graph.read_input(model)[1][0]:
@@ -116,7 +121,8 @@ def is_built(plan: Plan) -> bool:
         record = read_record(plan.engine_path)
     except KitError:
         return False
-    return any(asdict(facts).items() <= asdict(record).items() for facts in plan.candidates)
+    return record.keypoints == graph.read_metadata(plan.model)[0].keypoints and any(
+        asdict(facts).items() <= asdict(record).items() for facts in plan.candidates)
 
 
 def build_engine(plan: Plan) -> Built:
@@ -177,6 +183,19 @@ def set_precision(plan: Plan, facts: Facts, fixed: ModelProto
     quantized = quantize.quantize(fixed, calibrated.factors, calibrated.ranges, scheme)
     mixed, kept = to_mixed_precision(quantized, "fp16") if scheme.rest_fp16 else (quantized, {})
     return mixed, kept, calibrated
+
+
+def save_onnx(plan: Plan, facts: Facts, path: str | Path) -> None:
+    """Write the graph of an engine, with its types and batch size, as an ONNX file with the source's metadata.
+
+    It is made again, so that the engine may be an old one. Raises KitError if the file can't be written.
+    """
+    fixed = graph.simplify(plan.model, plan.shape)
+    typed, *_ = set_precision(plan, facts, fixed)
+    graph.write_metadata(typed, *graph.read_metadata(fixed))
+    onnx.checker.check_model(typed, full_check=True)
+    with atomic_write(path) as file:
+        onnx.save(typed, file)
 
 
 def choose_fastest(engine_path: Path, built: Sequence[Built]) -> Built:

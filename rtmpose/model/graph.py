@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 
+from rtmpose.data.postprocess import COCO_KEYPOINTS
 from rtmpose.errors import KitError, explained, first_line
 from rtmpose.machine.cpu import count_cores
 
 if TYPE_CHECKING:
     import onnxruntime
 
-_SKELETON, _KEYPOINTS = "skeleton", "keypoints"  # keys of the metadata
+_SKELETON, _KEYPOINTS, WEIGHTS = "skeleton", "keypoints", "weights"  # keys of the metadata
 INPUT = "input"
 OUTPUTS = ("simcc_x", "simcc_y")
 PRODUCTS = ("Conv", "MatMul", "Gemm")  # the operators that multiply
@@ -91,7 +92,10 @@ def check_runs(model: onnx.ModelProto, path: str | Path, input_shape: Sequence[i
 
 
 def load_model(path: str | Path) -> onnx.ModelProto:
-    """Read and check an ONNX file. Raises KitError if it is missing, cut off or not valid, or no FP32 network."""
+    """Read and check an ONNX file, and make FP32 of FP16 in it.
+
+    Raises KitError if it is missing, cut off or not valid, or is quantized already.
+    """
     if not Path(path).is_file():
         raise KitError(f"{path}: no such ONNX file; export.py --simplify makes it")
     with explained(f"{path}: is no valid ONNX file or was cut off", "export it again"):
@@ -101,11 +105,12 @@ def load_model(path: str | Path) -> onnx.ModelProto:
         onnx.checker.check_model(model)
         if any(isinstance(text, bytes) for entry in model.metadata_props for text in (entry.key, entry.value)):
             raise ValueError("its metadata is not UTF-8")
+        _widen(model)
     return model
 
 
 def _find_obstacle(model: onnx.ModelProto) -> str | None:
-    """Why a file is no FP32 network that the kit can read, and what to do, or None. The graph may be broken."""
+    """Why a file is no network that the kit can read, and what to do, or None. The graph may be broken."""
     opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
     for name, found, newest in (("IR version", model.ir_version, onnx.IR_VERSION),
                                 ("opset", opset, onnx.defs.onnx_opset_version())):
@@ -119,14 +124,63 @@ def _find_obstacle(model: onnx.ModelProto) -> str | None:
         found = ", ".join(f"{number} {operator}" for operator, number in quantized.most_common(3))
         return (f"is quantized already (operators: {first_line(found)}), expected the FP32 file that export.py writes; "
                 "give that one, with --precision int8 to quantize it")
-    types = Counter([*(tensor.data_type for tensor in model.graph.initializer), *(
-        attribute.t.data_type or attribute.i for node in nodes for attribute in node.attribute
-        if attribute.name in ("to", "value"))])
-    for half in (TensorProto.FLOAT16, TensorProto.BFLOAT16):
-        if types[half]:
-            return (f"is {_TYPES[half]} already ({types[half]} constants and casts), expected the FP32 file that "
-                    f"export.py writes; give that one, with --precision {_TYPES[half]} to convert it")
     return None
+
+
+def _widen(model: onnx.ModelProto) -> None:
+    """Make FP32 of all FP16 and BF16 in a graph, in place: exactly, because FP32 holds all of their numbers.
+
+    The metadata say which type the weights had. Raises an error of ONNX Runtime's if types contradict each other.
+    """
+    halves = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+    attributes = [attribute for node in model.graph.node for attribute in node.attribute]
+    casts = [attribute for attribute in attributes if attribute.name in ("to", "dtype") and attribute.i in halves]
+    tensors = [tensor for tensor in (*model.graph.initializer, *(attribute.t for attribute in attributes))
+               if tensor.data_type in halves]
+    ends = [value.type.tensor_type for value in (*model.graph.input, *model.graph.output)
+            if value.type.tensor_type.elem_type in halves]
+    if not (casts or tensors or ends):
+        return
+    open_session(model)
+    if tensors:
+        model.metadata_props.add(key=WEIGHTS, value=_TYPES[tensors[0].data_type])
+    for tensor in tensors:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
+    for cast in casts:
+        cast.i = TensorProto.FLOAT
+    for end in ends:
+        end.elem_type = TensorProto.FLOAT
+    model.graph.ClearField("value_info")  # types of tensors, which may be others now
+
+
+def name_outputs(model: onnx.ModelProto, shape: tuple[int, int, int, int]) -> None:
+    """Name the outputs of a graph as in :data:`OUTPUTS`, in place, if it is certain which one is which.
+
+    That is where their shapes, (N, K, Wx) and (N, K, Wy), have as many bins a pixel of an input of ``shape``, N, 3, H,
+    W; for a square input, where their names end in x and y. Others stay as they are; :func:`read_spec` refuses them.
+    """
+    found, (height, width) = {value.name: _shape(value) for value in model.graph.output}, shape[2:]
+    if {*OUTPUTS} & {*found} or [len(size) for size in found.values()] != [3, 3]:
+        return
+    axes = {name: name[-1:].lower() if height == width else found[name][2] for name in found}
+    x, y = sorted(found, key=axes.__getitem__, reverse=width > height)
+    expected = ("x", "y") if height == width else (found[y][2] * width / height, found[x][2] * height / width)
+    if (axes[x], axes[y]) != expected or 0 in axes.values():
+        return
+    renamed = {x: OUTPUTS[0], y: OUTPUTS[1]}
+    for names in (names for node in model.graph.node for names in (node.input, node.output)):
+        names[:] = [renamed.get(name, name) for name in names]
+    for value in model.graph.output:
+        value.name = renamed[value.name]
+
+
+def name_keypoints(model: onnx.ModelProto, path: str | Path) -> None:
+    """Write COCO's keypoints into the metadata of a graph, in place. Raises KitError if it names others."""
+    skeleton, source = read_metadata(model)
+    if skeleton.keypoints not in ((), COCO_KEYPOINTS):
+        raise KitError(f"{path}: names other keypoints than COCO's ({first_line(', '.join(skeleton.keypoints), 60)}); "
+                       "leave out --skeleton")
+    write_metadata(model, Skeleton("coco", COCO_KEYPOINTS), source)
 
 
 def find_input(model: onnx.ModelProto, path: str | Path, batch: int | None,
@@ -174,13 +228,19 @@ def read_spec(model: onnx.ModelProto, path: str | Path) -> ModelSpec:
             and x[:2] == y[:2] and x[2] * height == y[2] * width):
         raise KitError(f"{path}: has the outputs {_describe(outputs)}, expected simcc_x[{batch},K,Wx] and "
                        f"simcc_y[{batch},K,Wy] with as many bins a pixel over {width} pixels as over {height}")
+    skeleton, source = read_metadata(model)
+    if len(skeleton.keypoints) not in (0, x[1]):
+        raise KitError(f"{path}: gives {x[1]} keypoints, {len(skeleton.keypoints)} are named; export it again, or "
+                       "leave out --skeleton")
+    return ModelSpec(x[1], (x[2], y[2]), skeleton, source)
+
+
+def read_metadata(model: onnx.ModelProto) -> tuple[Skeleton, dict[str, str]]:
+    """The keypoints that a graph names, and its source."""
     # onnxsim adds pages about itself.
     metadata = {entry.key: entry.value for entry in model.metadata_props if not entry.key.startswith("onnxsim.")}
     name, names = metadata.pop(_SKELETON, "unknown"), metadata.pop(_KEYPOINTS, "")
-    skeleton = Skeleton(name, tuple(names.split(",")) if names else ())
-    if len(skeleton.keypoints) not in (0, x[1]):
-        raise KitError(f"{path}: names {len(skeleton.keypoints)} keypoints and gives {x[1]}; export it again")
-    return ModelSpec(x[1], (x[2], y[2]), skeleton, metadata)
+    return Skeleton(name, tuple(names.split(",")) if names else ()), metadata
 
 
 def write_metadata(model: onnx.ModelProto, skeleton: Skeleton, source: dict[str, str]) -> None:

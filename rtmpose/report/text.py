@@ -13,6 +13,7 @@ from rtmpose.errors import first_line
 from rtmpose.evaluate import loadgen
 from rtmpose.evaluate.loadgen_logs import SUMMARY
 from rtmpose.evaluate.predictions import Predictions
+from rtmpose.model import graph
 from rtmpose.model.int8 import calibrate
 from rtmpose.report.summary import NOT_A_RESULT, markdown
 
@@ -36,6 +37,8 @@ def build_lines(plan: Plan, built: Built) -> str:
     """The engine that was built, and what stays in a higher precision."""
     record = built.record
     lines = []
+    if weights := record.source.get(graph.WEIGHTS):
+        lines.append(f"Note: the weights of {record.onnx} are rounded to {weights} already")
     if (found := built.calibration) and plan.crops:
         lines.append(f"Calibration: taken from {found.cache}" if found.reused else
                      f"Calibration: {plan.crops.persons} crops of {plan.crops.source}, seed {calibrate.SEED}; kept in "
