@@ -103,9 +103,7 @@ def build(model: onnx.ModelProto, path: Path, facts: Facts) -> list[Compiled]:
         raise KitError(f"{path}: {package} {trt.__version__} does not start ({logger.last_error}); the driver speaks "
                        f"CUDA {gpu.cuda_version if gpu else 'of no version'}: install a newer driver, or the package "
                        "for that CUDA") from error
-    # TensorRT 11 has no flag, because all of its networks are strongly typed.
-    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-    network = builder.create_network(0 if flag is None else 1 << int(flag))
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(model.SerializeToString()):
         reason = parser.get_error(0).desc() if parser.num_errors else logger.last_error

@@ -79,9 +79,8 @@ class _Layer:
 
 
 class _Network:
-    content = b""
-
     def __init__(self) -> None:
+        self.content = b""
         self.layers: list[_Layer] = []
 
     @property
@@ -98,14 +97,14 @@ class OnnxParser:
     def __init__(self, network: _Network, log: ILogger) -> None:
         self._network, self._log = network, log
 
-    def parse(self, content: bytes) -> bool:
+    def parse(self, model: bytes) -> bool:
         if _fails("parse", self._log):
             return False
-        graph = onnx.shape_inference.infer_shapes(onnx.load_from_string(content)).graph
+        graph = onnx.shape_inference.infer_shapes(onnx.load_from_string(model)).graph
         types = {value.name: value.type.tensor_type.elem_type
                  for value in (*graph.input, *graph.value_info, *graph.output)}
         types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
-        self._network.content, self._network.layers = content, [_Layer(node, types) for node in graph.node]
+        self._network.content, self._network.layers = model, [_Layer(node, types) for node in graph.node]
         return True
 
 
@@ -141,7 +140,7 @@ class Runtime:
     def __init__(self, log: ILogger) -> None:
         self._log = log
 
-    def deserialize_cuda_engine(self, content: bytes) -> "_Engine | None":
+    def deserialize_cuda_engine(self, serialized_engine: bytes) -> "_Engine | None":
         context = ctypes.c_void_p()
         _cuda.cuCtxGetCurrent(ctypes.byref(context))
         if not context.value:
@@ -152,25 +151,26 @@ class Runtime:
         device = ctypes.c_int()
         _cuda.cuCtxGetDevice(ctypes.byref(device))
         _cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), device)  # the CUDA runtime in TensorRT keeps it
-        return _Engine(content, self._log)
+        return _Engine(serialized_engine, self._log)
 
 
 class _RuntimeCache:
     """TensorRT-RTX's; its content is a mark for each process that has used it."""
 
-    content = b""
+    _content = b""
 
-    def deserialize(self, content: bytes) -> None:
-        self.content = content
+    def deserialize(self, blob: bytes) -> None:
+        self._content = blob
 
     def serialize(self) -> bytes:
-        return self.content + b"+"
+        return self._content + b"+"
 
 
 class _RuntimeConfig:
     """TensorRT-RTX's."""
 
-    create_runtime_cache = _RuntimeCache
+    def create_runtime_cache(self) -> _RuntimeCache:
+        return _RuntimeCache()
 
     def set_runtime_cache(self, cache: _RuntimeCache) -> None:
         self.cache = cache
@@ -261,10 +261,10 @@ class _Context:
     def __del__(self) -> None:
         _cuda.cuMemFree_v2(ctypes.c_ulong(self._scratch))
 
-    def set_tensor_address(self, name: str, address: int) -> bool:
-        if not isinstance(address, int):
-            raise TypeError(f"set_tensor_address: {address!r}")
-        self._addresses[name] = address
+    def set_tensor_address(self, name: str, memory: int) -> bool:
+        if not isinstance(memory, int):
+            raise TypeError(f"set_tensor_address: {memory!r}")
+        self._addresses[name] = memory
         return True
 
     def execute_async_v3(self, stream_handle: int) -> bool:
