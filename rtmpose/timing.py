@@ -80,6 +80,15 @@ def wall_clock(work: Callable[[], object]) -> Callable[[], float]:
     return run
 
 
+def finish(timer: Callable[[], float]) -> list[float]:
+    """Wait for the batches that a timer has left in flight, by its method ``finish`` if it has one.
+
+    Returns each batch's latency in milliseconds where that isn't what the timer returns.
+    """
+    wait: Callable[[], list[float]] = getattr(timer, "finish", list)
+    return wait()
+
+
 def describe_latency(samples: Sequence[float] | np.ndarray) -> dict[str, float]:
     """Mean, median, 90th and 99th percentile, in the unit of the samples."""
     median, p90, p99 = np.percentile(samples, [50, 90, 99])

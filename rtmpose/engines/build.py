@@ -24,6 +24,7 @@ from rtmpose.model.int8 import calibrate, quantize
 from rtmpose.model.int8.calibrate import Calibration, CalibrationSet
 from rtmpose.model.int8.quantize import Int8Scheme
 from rtmpose.model.mixed_precision import HALVES, to_mixed_precision
+from rtmpose.timing import finish
 
 PRECISIONS = ("fp32", *HALVES, "int8")
 HINTS = ("latency", "throughput")  # of OpenVINO
@@ -208,8 +209,9 @@ def choose_fastest(engine_path: Path, built: Sequence[Built]) -> Built:
     crops = preprocess.random_input(batch, built[0].record.input_size)
     timers = [headline_timer(open_engine(one.content, engine_path, one.record), crops) for one in built]
     milliseconds = np.empty((turns, len(built), 3))
-    for turn, i, repeat in np.ndindex(milliseconds.shape):
-        milliseconds[turn, i, repeat] = timers[i]()
+    for turn, i in np.ndindex(milliseconds.shape[:2]):
+        milliseconds[turn, i] = [timers[i]() for _ in milliseconds[turn, i]]
+        finish(timers[i])
     medians = np.median(milliseconds[1:, :, 1:], axis=(0, 2))
     measured = {f"{one.record.backend} {one.record.precision}": batch / float(median) * 1e3
                 for one, median in zip(built, medians, strict=True)}

@@ -34,11 +34,16 @@ def measure_throughput(engine: Engine, data_set: DataSet | str | None, warmup: i
 def time_batches(engine: Engine, timer: Callable[[], float], warmup: int, iterations: int, duration: float
                  ) -> dict[str, Any]:
     """Warm up with at least ``warmup`` batches; then time at least ``iterations`` and ``duration`` seconds, under a
-    monitor."""
+    monitor.
+
+    Of a timer that has several batches in flight, ``request_latency_ms`` describes the latency of each.
+    """
     warmed = timing.warm_up(timer, warmup, duration)
     with monitor(engine) as watched:
         samples = timing.measure(timer, 0, iterations, duration, "Timing")
+    latencies = timing.finish(timer)[-len(samples):]
     return {**timing.describe_samples(samples), "fps": engine.record.batch / float(samples.mean()) * 1e3, **warmed,
+            **({"request_latency_ms": timing.describe_latency(latencies)} if latencies else {}),
             "conditions": watched.conditions, **watched.costs(len(samples) * engine.record.batch)}
 
 

@@ -162,7 +162,7 @@ def settings(summary: dict[str, Any]) -> list[str]:
     """The options without which speed or AP would mean something else."""
     limit, number = summary.get("limit"), count_devices(summary)
     return [name for name, holds in (
-        (f"{number} devices", number > 1),
+        (f"{number} devices", number > 1), ("throughput hint", summary["engine"].get("hint") == "throughput"),
         ("random input", summary.get("input") == "random pixels"), ("flip test", summary.get("flip_test")),
         ("detector's boxes", summary.get("boxes", GROUND_TRUTH) != GROUND_TRUTH),
         (f"first {limit} image{'s' * (limit != 1)}", limit)) if holds]

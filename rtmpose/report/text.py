@@ -22,6 +22,7 @@ _WHY_OTHER_PRECISION = {
     "fp16": "weights are rounded to fp16, results are not those of fp16 hardware and no faster",
     "bf16": "it has no faster kernels in bf16 for this processor",
     "int8": "it has no int8 kernels for most of this graph",
+    "fp32": "it is not told, or the device has no fp32",
 }
 
 
@@ -48,6 +49,8 @@ def build_lines(plan: Plan, built: Built) -> str:
               f"record in {record_path(plan.engine_path).name}",
               f"  convolutions and matrix products: {_counts(record.arithmetic)}",
               f"  all layers: {_counts(record.layers)}"]
+    if record.executors:
+        lines.append(f"  nodes: {_counts(record.executors)}")
     if record.measured_fps:
         speeds = ", ".join(f"{name} {fps:.1f} persons a second" for name, fps in record.measured_fps.items())
         lines.append(f"  chosen: {record.backend} {record.precision}, because it is the fastest here: {speeds}")
@@ -111,6 +114,8 @@ def throughput_lines(measured: dict[str, Any], batch: int) -> str:
     lines = [f"* Mean inference time: {headline['mean']:.3f} ms, Mean fps: {headline['fps']:.2f}"]
     for name, timed in ({measured["fps_of"]: headline} | measured["other_timings"]).items():
         lines.append(f"  {name}: {_latency(timed)}, spread {timed['spread']:.1%}, {timed['fps']:.2f} persons a second")
+    if "request_latency_ms" in measured:
+        lines.append(f"    each batch: {_latency(measured['request_latency_ms'])}")
     steady = "speed steady" if measured["steady"] else "speed not yet steady"
     lines.append(f"  timed: {measured['iterations']} batches of {batch} after a warm-up of {measured['warmup']} "
                  f"({measured['warmup_s']:.1f} s, {steady}); input: {measured['input']}; reading, cropping and "

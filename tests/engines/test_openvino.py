@@ -1,15 +1,21 @@
 """OpenVINO: the same numbers as ONNX Runtime in FP32, the graph's in BF16 and INT8, and only where it was built."""
 
+import json
+import re
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import emulation
 import numpy as np
 import onnx
+import psutil
 import pytest
-from helpers import ROOT, build_engine, build_facts
+from helpers import ROOT, build_engine, build_facts, ran, refused
 
+from rtmpose import timing
 from rtmpose.data import postprocess
 from rtmpose.data.agreement import describe_agreement
 from rtmpose.engines import load_engine, openvino
@@ -79,6 +85,77 @@ def test_a_graph_that_openvino_does_not_know_is_refused_in_one_line(tmp_path: Pa
                                          r"NoSuchOperator-\d+\); check the graph$"),
           explained("a.engine: can't build it", "check the graph")):
         openvino.build(unknown, tmp_path, build_facts("openvino"))
+
+
+def test_devices_are_those_that_openvino_lists(engine_path: Path, model_files: dict[str, Path]) -> None:
+    from openvino import Core
+    targets = openvino.describe()
+    assert sorted(target.device for target in targets) == sorted(map(str.lower, Core().available_devices))
+    assert targets[0].device == "cpu" and targets[0].device_name == cpu.cpu_name()
+    assert "has cpu" in refused(
+        "build_engine.py", "--model_path", model_files["onnx"], "--batch", 4, "--backend", "openvino", "--device",
+        "gpu.7", "--engine_path", engine_path.with_name("gpu.engine"))
+
+
+@pytest.mark.parametrize(("device", "precision", "hint"), [
+    ("cpu", "fp32", "f32"), ("cpu", "fp16", "f32"), ("gpu", "fp32", "f32"), ("gpu.1", "fp16", "f16"),
+    ("npu", "fp32", None)])
+def test_precision_is_set_wherever_a_device_has_several(device: str, precision: str, hint: str | None) -> None:
+    assert openvino.make_config(device, precision).get("INFERENCE_PRECISION_HINT") == hint
+
+
+@pytest.mark.parametrize("hides", ["layers", "types", "both"])
+def test_types_of_a_device_that_does_not_tell_its_kernels(model_files: dict[str, Path], hides: str) -> None:
+    """Then they are the one that it says it computes in."""
+    from openvino import Core
+    model = graph.simplify(graph.load_model(model_files["onnx"]), (1, 3, 256, 192))
+    network, config = Core().read_model(model.SerializeToString()), openvino.make_config("cpu", "fp32")
+    compiled = Core().compile_model(network, "CPU", config)
+    operations = compiled.get_runtime_model().get_ops()
+    for operation in operations:
+        del operation.get_rt_info()["layerType" if hides == "layers" else "runtimePrecision"]
+
+    def get_runtime_model() -> SimpleNamespace:
+        if hides == "both":
+            raise RuntimeError("not implemented")
+        return SimpleNamespace(get_ops=lambda: operations)
+
+    arithmetic, layers = openvino.count_types(
+        SimpleNamespace(get_runtime_model=get_runtime_model, get_property=compiled.get_property), model)
+    assert arithmetic == {"fp32": 45} and layers == {"fp32": len(model.graph.node)}
+    silent = SimpleNamespace(get_runtime_model=get_runtime_model, get_property=lambda name: [])
+    assert openvino.count_types(silent, model)[0] == {"not told": 45}
+
+
+def test_throughput_hint_keeps_several_batches_in_flight(engine_path: Path, model_files: dict[str, Path],
+                                                         crops: list[np.ndarray], tmp_path: Path) -> None:
+    """Persons a second are by the intervals between batches, which are shorter than a batch takes."""
+    engine = tmp_path / "throughput.engine"
+    ran("build_engine.py", "--model_path", model_files["onnx"], "--batch", BATCH, "--precision", "fp32", "--backend",
+        "openvino", "--hint", "throughput", "--engine_path", engine)
+    printed = ran("inference.py", "--engine", engine, "--perf_only", "--duration", 0.5, "--output", tmp_path)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    depth = int(re.search(r"throughput hint, (\d+) batches in flight", summary["fps_of"])[1])
+    assert "| engine alone, throughput hint, random input |" in printed and "    each batch: mean " in printed
+    assert summary["fps"] == pytest.approx(BATCH / summary["latency_ms"]["mean"] * 1e3)
+    ratio = summary["request_latency_ms"]["median"] / summary["latency_ms"]["median"]
+    assert 0.7 * depth < ratio < 1.4 * depth
+    for one, other in zip(load_engine(engine).infer(crops[0]), load_engine(engine_path).infer(crops[0]), strict=True):
+        assert np.abs(one - other).max() <= 1e-4 * np.abs(other).max()
+
+
+def test_batches_in_flight_are_waited_for(engine_path: Path, crops: list[np.ndarray]) -> None:
+    from openvino import Core
+    content, config = engine_path.read_bytes(), openvino.make_config("cpu", "fp32", "throughput")
+    streams = openvino.Streams(Core().import_model(content, "CPU", config), crops[0])
+    for calls in (1, 4):  # it can be taken up again
+        assert all(0 < streams() < 60_000 for _ in range(calls))
+        latencies = timing.finish(streams)
+        assert len(latencies) == streams.depth + calls - 1 and min(latencies) > 0
+        busy = psutil.Process().cpu_times().user
+        time.sleep(0.2)
+        assert psutil.Process().cpu_times().user - busy < 0.1
+    assert timing.finish(lambda: 1.0) == []
 
 
 def run_all(run: Callable[[np.ndarray], Sequence[np.ndarray]], crops: Sequence[np.ndarray]) -> np.ndarray:
