@@ -76,7 +76,7 @@ def test_throughput_needs_no_data_set(engine_file: Path, tmp_path: Path) -> None
                                           "input: random pixels"))
     summary = read(tmp_path)
     assert summary["fps"] == pytest.approx(summary["batch"] / summary["latency_ms"]["mean"] * 1e3)
-    assert summary["iterations"] == 3 and "ONNX Runtime on the CPU" in summary["fps_of"]
+    assert summary["iterations"] == 3 and "ONNX Runtime on cpu" in summary["fps_of"]
     assert not set(METRICS) & set(summary)
     conditions = summary["conditions"]
     assert conditions["cpu"]["seconds"] >= 1 or conditions["verdict"] == "unknown" and "too short" in shown
