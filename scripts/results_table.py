@@ -1,6 +1,9 @@
-"""Print the table of results/, or write it into docs/results.md with --write.
+"""Print the tables of results/, or write them into docs/results.md with --write.
 
     python3 scripts/results_table.py [--write]
+
+The first is of results that were handed in, the second of results/published.json: what others published, and nobody
+verified with this kit.
 """
 
 import sys
@@ -11,7 +14,7 @@ sys.path.insert(1, str(Path(__file__).resolve().parents[1]))  # outside the envi
 from common import Parser, run
 
 from rtmpose.errors import KitError
-from rtmpose.files import write_text
+from rtmpose.files import read_json, write_text
 from rtmpose.report.results import read_cells
 from rtmpose.report.summary import describe_speed, figure, format_row, joules, markdown
 
@@ -21,19 +24,28 @@ BEGIN, END = "<!-- results: begin, written by scripts/results_table.py -->", "<!
 HEADER = ("Machine", "Model", "Batch", "Precision", "Runtime", "FPS", "AP@0.5", "AP@0.5:0.95", "J a person", "Measured",
           "Kit")
 EMPTY = "No result has been handed in yet."
+PUBLISHED = {"machine": "Machine", "model": "Model", "batch": "Batch", "precision": "Precision", "runtime": "Runtime",
+             "figure": "Published", "accuracy": "Accuracy", "timed": "What was timed", "source": "Source"}
+NOT_VERIFIED = """Published by others, not verified here: other timers, other inputs, mostly one crop a batch. None can
+be compared with a row above, and hardly with each other."""
 
 
 def main() -> int:
     """Print the table or write the page."""
-    parser = Parser(description="Print the table of results/, or write it into docs/results.md.",
+    parser = Parser(description="Print the tables of results/, or write them into docs/results.md.",
                     example="python3 scripts/results_table.py --write")
-    parser.add_argument("--write", action="store_true", help="write it into docs/results.md, between its markers")
-    table = results_table(ROOT / "results")
+    parser.add_argument("--write", action="store_true", help="write them into docs/results.md, between its markers")
+    tables = both_tables(ROOT / "results")
     if parser.parse_args().write:
-        write_text(PAGE, put_between(PAGE.read_text(encoding="utf-8"), table))
+        write_text(PAGE, put_between(PAGE.read_text(encoding="utf-8"), tables))
     else:
-        print(table)
+        print(tables)
     return 0
+
+
+def both_tables(folder: Path) -> str:
+    """The measured results, and below them those that others published."""
+    return f"{results_table(folder)}\n\n{NOT_VERIFIED}\n\n{published_table(folder / 'published.json')}"
 
 
 def results_table(folder: Path) -> str:
@@ -47,6 +59,18 @@ def results_table(folder: Path) -> str:
                 "J a person": figure(joules(cell.timed), ".3g"),
                 "Measured": cell.summary["measured_at"][:10], "Kit": cell.summary["versions"]["kit"]})
     return markdown([{name: line[name] for name in HEADER} for line in lines]) if lines else EMPTY
+
+
+def published_table(path: Path) -> str:
+    """A Markdown table of figures that others published, with their sources. Raises KitError if one lacks a source or
+    anything else."""
+    rows = read_json(path, "the published figures")
+    for number, row in enumerate(rows, 1):
+        if {*row} != {*PUBLISHED} or not all(row.values()):
+            raise KitError(f"{path}: entry {number} has {', '.join(row)}, expected a text for each of "
+                           f"{', '.join(PUBLISHED)}; complete it")
+    return markdown([{title: row[name] for name, title in PUBLISHED.items()} for row in [
+        {**row, "source": f"[link]({row['source']})"} for row in rows]])
 
 
 def put_between(page: str, table: str) -> str:

@@ -21,6 +21,7 @@ import check_result
 import compare as script
 import inference
 import results_table
+from rtmpose.errors import KitError
 from rtmpose.files import read_sealed, write_sealed
 from rtmpose.report import compare
 from rtmpose.report.results import read_results
@@ -379,10 +380,19 @@ def test_table_has_a_row_a_cell(measured: dict[str, Path], tmp_path: Path) -> No
 
 def test_page_holds_the_table_of_results() -> None:
     page = (ROOT / "docs/results.md").read_text()
-    table = results_table.results_table(ROOT / "results")
+    table = results_table.both_tables(ROOT / "results")
     assert results_table.put_between(page, table) == page
+    assert table.count("[link](https://") == len(json.loads((ROOT / "results/published.json").read_text())) > 10
     assert results_table.put_between(results_table.put_between(page, "other"), table) == page
     assert "other" in results_table.put_between(page, "other")
+
+
+def test_a_published_figure_without_a_source_is_refused(tmp_path: Path) -> None:
+    figures = json.loads((ROOT / "results/published.json").read_text())
+    for changed in ({**figures[1], "source": ""}, {key: text for key, text in figures[1].items() if key != "timed"}):
+        (tmp_path / "published.json").write_text(json.dumps([figures[0], changed]))
+        with pytest.raises(KitError, match=r"published.json: entry 2 has .*, expected a text for each of machine, "):
+            results_table.both_tables(tmp_path)
 
 
 def test_results_in_the_repository_were_measured_under_clean_conditions() -> None:
