@@ -12,6 +12,7 @@
 #   --batches LIST      (default: "1 8 32")
 #   --backend NAME      see build_engine.py --help (default: auto)
 #   --device NAME       see build_engine.py --help (default: the runtime's first)
+#   --skeleton coco     for ONNX files of mmdeploy and rtmlib, see build_engine.py --help
 #   --repeats N         fresh processes of each throughput run (default: 3, with several devices 1)
 #   --devices N         measure on N devices at once, by torchrun (default: 1)
 #   --output DIR        output folder (default: benchmark)
@@ -21,8 +22,8 @@ set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 model=${MODEL:-rtmpose_opt.onnx} datasets=${DATASETS_DIR:-} calibration='' precisions='' batches='1 8 32'
-backend=auto device='' repeats='' devices=1 output=benchmark extra=()
-parse_options "model datasets calibration precisions batches backend device repeats devices output" "$@"
+backend=auto device='' skeleton='' repeats='' devices=1 output=benchmark extra=()
+parse_options "model datasets calibration precisions batches backend device skeleton repeats devices output" "$@"
 read -ra precisions <<<"${precisions:-fp32 fp16${calibration:+ int8}}"
 read -ra batches <<<"$batches"
 check_model
@@ -30,4 +31,5 @@ check_datasets
 
 exec "$python" "$root/scripts/sweep.py" --model "$model" --datasets "$datasets" \
   ${calibration:+--calibration "$calibration"} --precisions "${precisions[@]}" --batches "${batches[@]}" \
-  --backend "$backend" ${device:+--device "$device"} ${repeats:+--repeats "$repeats"} --devices "$devices" --output "$output" ${extra:+-- "${extra[@]}"}
+  --backend "$backend" ${device:+--device "$device"} ${skeleton:+--skeleton "$skeleton"} \
+  ${repeats:+--repeats "$repeats"} --devices "$devices" --output "$output" ${extra:+-- "${extra[@]}"}

@@ -50,6 +50,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batches", required=True, nargs="+", type=positive, metavar="N")
     parser.add_argument("--backend", default="auto", metavar="NAME", help="see build_engine.py")
     parser.add_argument("--device", metavar="NAME", help="see build_engine.py")
+    parser.add_argument("--skeleton", metavar="NAME", choices=("coco",), help="see build_engine.py")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to write")
     parser.add_argument("--repeats", type=positive, metavar="N",
                         help=f"fresh processes of each throughput run; default: {REPEATS}, with several --devices 1")
@@ -98,7 +99,8 @@ def main() -> int:
         try:
             print(f"{progress}: build", flush=True)
             plan = plan_build(args.model, engine, cell.batch, cell.precision, args.backend,
-                              args.calibration if cell.precision == "int8" else None, device=args.device)
+                              args.calibration if cell.precision == "int8" else None, device=args.device,
+                              skeleton=args.skeleton)
             if not is_built(plan):
                 write_text(cell.folder.with_name("build.txt"), f"{text.build_lines(plan, build_engine(plan))}\n")
             cell.accuracy = run_inference(cell.folder, progress, args.devices, [

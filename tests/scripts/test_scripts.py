@@ -160,9 +160,9 @@ SWEEP = "scripts/sweep.py --model rtmpose_opt.onnx --datasets coco"
     ("benchmark.sh", "--calibration other --batches 4 --backend tensorrt --devices 8 --output out -- --limit 2", [
         f"{SWEEP} --calibration other --precisions fp32 fp16 int8 --batches 4 --backend tensorrt --devices 8 "
         "--output out -- --limit 2"]),
-    ("benchmark.sh", "--datasets coco --precisions int8 --calibration other --repeats 5", [
-        f"{SWEEP} --calibration other --precisions int8 --batches 1 8 32 --backend auto --repeats 5 --devices 1 "
-        "--output benchmark"]),
+    ("benchmark.sh", "--datasets coco --precisions int8 --calibration other --skeleton coco --repeats 5", [
+        f"{SWEEP} --calibration other --precisions int8 --batches 1 8 32 --backend auto --skeleton coco --repeats 5 "
+        "--devices 1 --output benchmark"]),
     ("check_gpu.sh", "--output checked.json", ["scripts/check_gpu.py --output checked.json"]),
     ("compare.sh", "a b --output c", ["scripts/compare.py a b --output c"]),
 ])
