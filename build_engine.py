@@ -3,13 +3,19 @@
 from common import Parser, add_annotations, choose_data_set, input_shape, positive, run
 
 import argparse
+import os
+from pathlib import Path
+from typing import Any
 
-from rtmpose.engines import BACKENDS
+from rtmpose.engines import BACKENDS, files
 from rtmpose.engines.build import HINTS, PRECISIONS, build_engine, is_built, plan_build, save_onnx
-from rtmpose.engines.record import read_record
+from rtmpose.engines.record import INDEX, read_record
+from rtmpose.errors import KitError
 from rtmpose.files import check_output
 from rtmpose.model.int8.calibrate import PERSONS
 from rtmpose.report import text
+
+FILES_OPTIONS = ("datasets", "detections", "limit", "layout", "raw")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -22,12 +28,13 @@ def parse_arguments() -> argparse.Namespace:
                         help="crops in a batch; the input's name, height and width are those of the graph")
     parser.add_argument("--input", type=input_shape, metavar="NAME:N,3,H,W",
                         help="instead of --batch: the input's name and shape, e.g. input:32,3,256,192")
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp16", help="default: %(default)s")
+    parser.add_argument("--precision", choices=PRECISIONS, help="default: fp16")
     parser.add_argument("--calibration", metavar="DIR",
                         help=f"for int8: a data set in COCO's layout, of which {PERSONS} persons are used; don't take "
                              "the one that accuracy is measured on")
-    add_annotations(parser, "--calibration")
-    parser.add_argument("--engine_path", required=True, metavar="FILE", help="the engine to write")
+    add_annotations(parser, "--calibration or --datasets")
+    parser.add_argument("--engine_path", required=True, metavar="FILE",
+                        help="the engine to write; for --backend files, a folder")
     parser.add_argument("--backend", metavar="NAME", default="auto",
                         help=f"{', '.join(BACKENDS)}, or a Python file with a backend of your own, which is run; "
                              "default: auto, which is TensorRT on a machine with an NVIDIA GPU and TensorRT, else the "
@@ -43,13 +50,42 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--save_onnx", metavar="FILE.onnx",
                         help="write the engine's graph, with its types and batch size, for trtexec --stronglyTyped, "
                              "ONNX Runtime and others")
+    add_files_options(parser.add_argument_group("--backend files, for a device that only takes files"))
     args = parser.parse_args()
     if args.batch is None and args.input is None:
         parser.error("--batch N or --input NAME:N,3,H,W is needed")
+    if args.backend == files.NAME:
+        return args
+    for option in FILES_OPTIONS:
+        if getattr(args, option) != parser.get_default(option):
+            parser.error(f"--{option}: is for --backend files alone; leave it out")
     args.calibration = choose_data_set("--calibration", args.calibration, args.annotations, args.images)
     if (args.precision == "int8") != (args.calibration is not None):
         parser.error("--precision int8 and --calibration DIR (or --annotations FILE and --images DIR) belong together")
     return args
+
+
+def add_files_options(group: argparse._ArgumentGroup) -> None:
+    """Options of --backend files, which mean what they mean to inference.py."""
+    group.add_argument("--datasets", nargs="?", const="", metavar="DIR",
+                       help="write the crops of this data set; default: $DATASETS_DIR")
+    group.add_argument("--detections", metavar="FILE",
+                       help="a detector's boxes in COCO result format; default: ground-truth boxes")
+    group.add_argument("--limit", type=positive, metavar="N", help="only the first N images with persons")
+    group.add_argument("--layout", choices=files.LAYOUTS, default=files.LAYOUTS[0],
+                       help="normalised as engines take it, or pixels for a toolchain that normalises; default: "
+                            "%(default)s")
+    group.add_argument("--raw", action="store_true", help="bare bytes, in .bin files; default: NumPy's .npy")
+
+
+def describe_inputs(args: argparse.Namespace) -> dict[str, Any]:
+    """What --backend files writes. Raises KitError for options that only other backends have."""
+    if args.calibration:
+        raise KitError("--calibration: the vendor's tool calibrates by itself; leave it out")
+    data_set = choose_data_set("--datasets", args.datasets, args.annotations, args.images)
+    if data_set is None:
+        data_set = os.environ.get("DATASETS_DIR")
+    return files.describe_inputs(data_set, args.detections, args.limit, args.layout, args.raw, args.precision)
 
 
 def main() -> int:
@@ -57,16 +93,19 @@ def main() -> int:
     args = parse_arguments()
     if args.save_onnx:
         check_output(args.save_onnx, args.model_path, args.engine_path)
-    plan = plan_build(args.model_path, args.engine_path, args.batch, args.precision, args.backend, args.calibration,
-                      args.input, args.device, args.hint, args.skeleton)
+    engine_path, inputs = args.engine_path, None
+    if args.backend == files.NAME:
+        engine_path, inputs = Path(engine_path, INDEX), describe_inputs(args)
+    plan = plan_build(args.model_path, engine_path, args.batch, args.precision or "fp16", args.backend,
+                      args.calibration, args.input, args.device, args.hint, args.skeleton, inputs)
     if is_built(plan):
-        print(f"{args.engine_path}: already built from the same ONNX file, for the same batch, precision, runtime "
+        print(f"{engine_path}: already built from the same ONNX file, for the same batch, precision, runtime "
               "and device; nothing to do")
     else:
         print(text.build_start_lines(plan), flush=True)
         print(text.build_lines(plan, build_engine(plan)))
     if args.save_onnx:
-        save_onnx(plan, read_record(args.engine_path), args.save_onnx)
+        save_onnx(plan, read_record(engine_path), args.save_onnx)
         print(f"Wrote {args.save_onnx}: the engine's graph, for other runtimes")
     return 0
 

@@ -14,8 +14,8 @@ from rtmpose.data.annotations import expect
 from rtmpose.data.coco import DataSet, PersonSet, find_data_set, is_inside, load_persons, to_corners
 from rtmpose.data.images import read_photograph
 from rtmpose.data.postprocess import COCO_KEYPOINTS
-from rtmpose.engines import Engine, load_engine
-from rtmpose.engines.record import read_record
+from rtmpose.engines import Engine, files, load_engine
+from rtmpose.engines.record import find_engine, read_record
 from rtmpose.errors import EXIT_ACCURACY_MISSED, EXIT_INVALID, EXIT_OK, EXIT_THROUGHPUT_MISSED, KitError, first_line
 from rtmpose.evaluate import devices, loadgen, ranks, repeats
 from rtmpose.evaluate.accuracy import check_comparable, compare_accuracy, measure_accuracy, summarize_accuracy
@@ -31,7 +31,8 @@ from rtmpose.report.summary import clear_output, summarize, table
 # The options that only some modes take: a mode refuses those that it would ignore.
 MEASURING = {"datasets", "annotations", "images", "perf_only", "scenario"}
 MODES = {
-    "accuracy": MEASURING | {"detections", "flip_test", "limit", "reference", "visualize", "acc_target", "fps_target"},
+    "accuracy": MEASURING | {"detections", "flip_test", "limit", "reference", "visualize", "acc_target", "fps_target",
+                             "reported_fps"},
     "throughput": MEASURING | {"warmup", "iterations", "duration", "repeats", "fps_target"},
     "accuracy with --scenario": MEASURING | {"detections", "limit", "acc_target", "target_qps", "target_latency"},
     "throughput with --scenario": MEASURING | {"detections", "limit", "fps_target", "min_duration", "target_qps",
@@ -48,7 +49,8 @@ def parse_arguments() -> argparse.Namespace:
                            f"missed, {EXIT_THROUGHPUT_MISSED} --fps_target missed, {EXIT_INVALID} LoadGen calls the "
                            "run INVALID, 129, 130 and 143 interrupted.",
                     example="python3 inference.py --engine rtmpose_bs_32_fp16.engine --datasets coco --output results")
-    parser.add_argument("--engine", required=True, metavar="FILE", help="engine that build_engine.py wrote")
+    parser.add_argument("--engine", type=find_engine, required=True, metavar="FILE",
+                        help="engine that build_engine.py wrote; of --backend files, its folder")
     parser.add_argument("--batchsize", type=positive, metavar="N", help="must match the engine; default: the engine's")
     parser.add_argument("--input_name", metavar="NAME", help="must match the engine; default: the engine's")
     parser.add_argument("--datasets", nargs="?", const="", metavar="DIR",
@@ -74,10 +76,13 @@ def add_accuracy_options(group: argparse._ArgumentGroup) -> None:
                        help="a detector's boxes in COCO result format; default: ground-truth boxes")
     group.add_argument("--flip_test", action="store_true", help="average with the mirrored crop")
     group.add_argument("--limit", type=positive, metavar="N", help="only the first N images with persons")
-    group.add_argument("--reference", metavar="FILE", help="another engine to compare keypoints with, e.g. FP32")
+    group.add_argument("--reference", type=find_engine, metavar="FILE",
+                       help="another engine to compare keypoints with, e.g. FP32")
     group.add_argument("--visualize", type=positive, metavar="N",
                        help="draw the N persons of lowest and N of highest OKS, with ground truth, into --output")
     group.add_argument("--acc_target", type=between(0, 1), metavar="AP", help="AP@0.5:0.95 to reach, e.g. 0.773")
+    group.add_argument("--reported_fps", type=amount, metavar="N",
+                       help="of --backend files: the persons a second that the vendor's tool reports")
 
 
 def add_throughput_options(group: argparse._ArgumentGroup) -> None:
@@ -131,14 +136,17 @@ def measure(group: ranks.Ranks | None) -> int:
     if args.output:
         check_output(Path(args.output) / "summary.json", parents=True)
     output = Path(args.output) if args.output else None
-    if args.picture is not None:
-        draw_photograph(args.engine, args.batchsize, args.input_name, args.picture, args.bbox, Path(args.output))
-        return EXIT_OK
     data_set = choose_data_set("--datasets", args.datasets, args.annotations, args.images)
     if data_set is None:
         data_set = os.environ.get("DATASETS_DIR")
     if args.reference:
         read_record(args.reference)  # before a long run
+    check_files(args.engine, args.reported_fps, {
+        "--perf_only": args.perf_only, "--scenario": args.scenario, "--picture": args.picture,
+        "--flip_test": args.flip_test, "--fps_target": args.fps_target, "torchrun": group})
+    if args.picture is not None:
+        draw_photograph(args.engine, args.batchsize, args.input_name, args.picture, args.bbox, Path(args.output))
+        return EXIT_OK
     if args.repeats > 1:
         summary = time_repeatedly(args.repeats, output)
     else:
@@ -151,7 +159,7 @@ def measure(group: ranks.Ranks | None) -> int:
             measured = time_engine(engine, data_set, args.warmup, args.iterations, args.duration, output, group)
         else:
             measured = predict_and_score(engine, args.reference, data_set, args.detections, args.limit, args.flip_test,
-                                         args.visualize, output, group)
+                                         args.visualize, args.reported_fps, output, group)
         if group:
             group.finish()
         if group and group.rank:
@@ -173,7 +181,7 @@ def measure(group: ranks.Ranks | None) -> int:
 
 def predict_and_score(engine: Engine, reference_path: str | None, data_set: DataSet | str | None,
                       detections: str | None, limit: int | None, flip_test: bool, visualize: int | None,
-                      output: Path | None, group: ranks.Ranks | None) -> dict[str, Any]:
+                      reported_fps: float | None, output: Path | None, group: ranks.Ranks | None) -> dict[str, Any]:
     """Accuracy: predict everybody's keypoints, score them, compare them with the reference engine's; print, write and
     draw. Returns the result for ``summary.json``, on ranks other than 0, which only predict, an empty one."""
     reference = load_reference(reference_path, engine) if reference_path else None
@@ -193,7 +201,7 @@ def predict_and_score(engine: Engine, reference_path: str | None, data_set: Data
         write_keypoints(make_folder(output) / "keypoints.json", accuracy.results)
     if output and visualize:
         print(f"Pictures: {write_pictures(output / 'pictures', visualize, accuracy.predictions, persons)}")
-    measured = summarize_accuracy(accuracy, persons, flip_test)
+    measured = summarize_accuracy(accuracy, persons, flip_test, engine.record, reported_fps)
     if group:
         print(text.ranks_lines(measured["ranks"]))
     if reference:
@@ -331,6 +339,17 @@ def check_options(mode: str, given: set[str], scenario: str | None, output: str 
                        "leave it out")
     if "target_latency" in given and scenario != "server":
         raise KitError(f"--target_latency: has no effect on {scenario}, only on server; leave it out")
+
+
+def check_files(engine: str, reported_fps: float | None, given: dict[str, Any]) -> None:
+    """Raise KitError for what an engine of --backend files can't do, of ``given``, or what only that can do."""
+    if read_record(engine).backend != files.NAME:
+        if reported_fps:
+            raise KitError(f"--reported_fps: {engine} runs here and is timed; leave it out")
+        return
+    for option in filter(given.get, given):
+        raise KitError(f"{option}: {engine} runs nothing, it has the outputs that the vendor's tool wrote for its "
+                       "inputs; leave it out, and give that tool's speed with --reported_fps")
 
 
 def check_ranks(given: dict[str, Any]) -> None:

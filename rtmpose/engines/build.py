@@ -14,8 +14,8 @@ from onnx import ModelProto
 
 from rtmpose.data import preprocess
 from rtmpose.data.coco import DataSet
-from rtmpose.engines import BACKENDS, choose_targets, find_backend, headline_timer, open_engine
-from rtmpose.engines.record import Facts, Record, Target, read_record, record_path, write_record
+from rtmpose.engines import BACKENDS, choose_targets, files, find_backend, headline_timer, open_engine
+from rtmpose.engines.record import INDEX, Facts, Record, Target, read_record, record_path, write_record
 from rtmpose.errors import KitError, explained
 from rtmpose.files import atomic_write, check_output, sha256
 from rtmpose.machine.versions import command_line, now
@@ -57,14 +57,14 @@ class Built:
 def plan_build(model_path: str | Path, engine_path: str | Path, batch: int | None, precision: str,
                backend: str = "auto", calibration: DataSet | str | Path | None = None,
                declared: tuple[str, tuple[int, int, int, int]] | None = None, device: str | None = None,
-               hint: str = "latency", skeleton: str | None = None) -> Plan:
+               hint: str = "latency", skeleton: str | None = None, inputs: dict[str, Any] | None = None) -> Plan:
     """Check all inputs of a build; raises KitError if a file is missing or broken, or the inputs contradict each other.
 
     ``precision`` is one of :data:`PRECISIONS`; INT8 needs a data set for its ``calibration``.
     ``backend`` is ``auto``, one of :data:`rtmpose.engines.BACKENDS` or the path of a Python file, and ``device`` one of
     the devices that it lists, or None. ``declared`` is the input's name and shape, if the user says them; without it,
     ``batch`` is needed. ``hint`` is one of :data:`HINTS`. ``skeleton`` is None, or "coco" for an ONNX file that doesn't
-    name its keypoints.
+    name its keypoints. ``inputs`` are those of :func:`rtmpose.engines.files.describe_inputs`, for that backend alone.
     """
     model = graph.load_model(model_path)
     input_name, shape = graph.find_input(model, model_path, batch, declared)
@@ -79,15 +79,18 @@ def plan_build(model_path: str | Path, engine_path: str | Path, batch: int | Non
         crops = calibrate.load_calibration_set(calibration, (shape[3], shape[2]))
     if hint != HINTS[0] and backend != "openvino":
         raise KitError(f"--hint {hint}: only OpenVINO has hints; give --backend openvino, or leave it out")
+    if (backend == files.NAME) != (inputs is not None):
+        raise KitError("--backend files: needs crops, and has no speed here; give it to build_engine.py")
     if backend.endswith(".py"):
         backend = os.path.abspath(backend)
     targets, note = choose_targets(backend, device)
-    targets = keep_able(targets, precision)
+    if inputs is None:  # else the vendor's tool makes what it likes of the FP32 graph
+        targets = keep_able(targets, precision)
     digest = sha256(model_path)
     candidates = [Facts(onnx_sha256=digest, recipe=graph.RECIPE, requested_precision=precision,
                         calibration=calibrate.facts(int8_scheme(name), crops) if crops else {},
                         requested_backend=backend, input_name=input_name, batch=shape[0],
-                        input_size=(shape[3], shape[2]), backend=name, hint=hint,
+                        input_size=(shape[3], shape[2]), backend=name, hint=hint, inputs=inputs or {},
                         backend_sha256=None if name in BACKENDS else sha256(name), **asdict(target))
                   for name, target in targets.items()]
     return Plan(model, Path(model_path), shape, Path(engine_path), candidates, crops, note)
@@ -129,7 +132,7 @@ def is_built(plan: Plan) -> bool:
 def build_engine(plan: Plan) -> Built:
     """Build all candidates, and keep the one that is fastest here; raises KitError if a step of it fails."""
     for path in (plan.engine_path, record_path(plan.engine_path)):
-        check_output(path, plan.model_path)
+        check_output(path, plan.model_path, parents=path.name.startswith(INDEX))
     graph.check_runs(plan.model, plan.model_path, plan.shape)
     fixed = graph.simplify(plan.model, plan.shape)
     built = [one for facts in plan.candidates for one in build_candidate(plan, facts, fixed)]
@@ -174,7 +177,7 @@ def name_precision(arithmetic: Mapping[str, int]) -> str:
 def set_precision(plan: Plan, facts: Facts, fixed: ModelProto
                   ) -> tuple[ModelProto, dict[str, list[str]], Calibration | None]:
     """The graph in the requested precision, the operators that stay in FP32 beside 16-bit ones, INT8's calibration."""
-    if facts.requested_precision in HALVES:
+    if facts.requested_precision in HALVES and facts.backend != files.NAME:
         return *to_mixed_precision(fixed, facts.requested_precision), None
     if plan.crops is None:
         return fixed, {}, None

@@ -1,11 +1,14 @@
 """The record beside an engine: it makes results traceable, and shows if the engine is up to date and can run here."""
 
+import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from rtmpose.errors import KitError
 from rtmpose.files import read_sealed, sha256, write_sealed
+
+INDEX = "files.engine"  # in a folder of --backend files
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Facts(Target):
     backend: str  # e.g. tensorrt, or the path of a Python file
     backend_sha256: str | None  # of that file
     hint: str  # what OpenVINO compiles for: latency or throughput
+    inputs: dict[str, Any]  # what --backend files writes (rtmpose.engines.files.describe_inputs); empty for others
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +72,11 @@ class Record(Facts):
     build_seconds: float
     engine_bytes: int
     engine_sha256: str
+
+
+def find_engine(path: str) -> str:
+    """The file of an engine: ``path``, or the index in it if it is a folder of ``--backend files``."""
+    return os.path.join(path, INDEX) if os.path.isdir(path) else path
 
 
 def record_path(engine: str | Path) -> Path:

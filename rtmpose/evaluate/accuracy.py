@@ -6,7 +6,8 @@ from typing import Any
 from rtmpose import timing
 from rtmpose.data.agreement import crop_distances, describe_agreement, worst_crops
 from rtmpose.data.coco import PersonSet
-from rtmpose.engines import Engine, monitor
+from rtmpose.engines import Engine, files, monitor
+from rtmpose.engines.record import Record
 from rtmpose.engines.tensorrt.engine import TensorRTEngine
 from rtmpose.errors import KitError
 from rtmpose.evaluate import coco_eval
@@ -52,20 +53,23 @@ def add_score(result: AccuracyResult, persons: PersonSet) -> AccuracyResult:
     return replace(result, results=results, metrics=metrics, coco_lines=coco_lines)
 
 
-def summarize_accuracy(result: AccuracyResult, persons: PersonSet, flip_test: bool) -> dict[str, Any]:
-    """The result as ``summary.json`` has it."""
-    return {
-        "mode": "accuracy",
-        **result.metrics,
-        **describe_persons(persons, flip_test),
+def summarize_accuracy(result: AccuracyResult, persons: PersonSet, flip_test: bool, record: Record,
+                       reported_fps: float | None) -> dict[str, Any]:
+    """The result as ``summary.json`` has it. An engine of files has no speed but what its user reports, in persons a
+    second."""
+    speed = {
         "fps": len(persons) / result.seconds,
         "fps_of": "persons a second from image files to keypoints, scoring not included",
         "latency_ms": timing.describe_latency(result.batch_ms),
         "latency_of": "one run of the engine on one batch, host to host",
         "conditions": result.conditions,
         **result.costs,
-        **({"ranks": result.ranks} if result.ranks else {}),
-    }
+    } if record.backend != files.NAME else {
+        "fps": reported_fps, "fps_of": "reported by the vendor's tool",
+        "conditions": {"verdict": "not measured", "reasons": ["the speed is the vendor's tool's"]},
+    } if reported_fps else {}
+    return {"mode": "accuracy", **result.metrics, **describe_persons(persons, flip_test), **speed,
+            **({"ranks": result.ranks} if result.ranks else {})}
 
 
 def describe_persons(persons: PersonSet, flip_test: bool) -> dict[str, Any]:

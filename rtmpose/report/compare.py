@@ -85,8 +85,9 @@ def compare(results: Sequence[list[Cell]], annotations: str | None = None, price
 
 
 def pair_runs(base: Cell, other: Cell) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """The runs of two cells that measure the same."""
-    return [(one, two) for one in base.runs for two in other.runs if rows.run_name(one) == rows.run_name(two)]
+    """The runs of two cells that measure the same, except perhaps their speed."""
+    return [(one, two) for one in base.runs for two in other.runs
+            if (one["mode"], one.get("scenario")) == (two["mode"], two.get("scenario"))]
 
 
 def _compare_cells(base: Cell, other: Cell, report: Report, annotations: str | None) -> Row:
@@ -101,7 +102,7 @@ def _compare_cells(base: Cell, other: Cell, report: Report, annotations: str | N
         if reason := incomparable(one, two):
             refused.append(reason)
             continue
-        if "fps" in two:  # that of a throughput run counts, which comes last
+        if "fps" in two and rows.run_name(one) == rows.run_name(two):  # that of a throughput run, the last, counts
             row.timed, row.ratio = two, two["fps"] / one["fps"]
             row.ratio_interval = ratio_interval(
                 *(run.get("repeats", {}).get("values", [run["fps"]]) for run in (one, two)))

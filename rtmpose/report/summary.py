@@ -21,7 +21,7 @@ WRITTEN = ("summary.json", "keypoints.json", "pictures/worst_*.jpg", "pictures/b
            "agreement/overview.jpg", "loadgen/mlperf_log_*", "skeleton.jpg")
 """Files that inference.py writes into ``--output``."""
 
-NOT_A_RESULT = ("busy", "throttled")
+NOT_A_RESULT = ("busy", "throttled", "not measured")
 """Conditions under which a speed says nothing about the machine."""
 
 
@@ -140,6 +140,8 @@ def model_name(summary: dict[str, Any]) -> str:
 def machine_name(summary: dict[str, Any]) -> str:
     """What a summary's speed belongs to: the GPU, or cores and instruction sets of the processor."""
     machine = summary["machine"]
+    if summary["backend"] == "files":
+        return f"the device that wrote {Path(summary['engine']['path']).with_name('outputs')}"
     if summary["backend"] == "tensorrt":
         return str(machine["gpu"])
     sets, cores = machine.get("instruction_sets"), machine["cores"]
@@ -148,6 +150,8 @@ def machine_name(summary: dict[str, Any]) -> str:
 
 def run_name(summary: dict[str, Any]) -> str:
     """What a summary's speed is the speed of; only runs of one name can be compared."""
+    if summary["backend"] == "files":
+        return "AP; FPS reported by the vendor's tool" if "fps" in summary else "AP"
     if "scenario" in summary:
         return f"LoadGen {summary['scenario']}, {summary['mode']}"
     return {"throughput": "engine alone", "accuracy": "files to keypoints"}[summary["mode"]]
@@ -192,7 +196,8 @@ def describe_speed(summary: dict[str, Any]) -> str:
 def precision(summary: dict[str, Any]) -> str:
     """The precision that the engine computes in, and the requested one if it differs."""
     computed, requested = summary["precision"], summary["requested_precision"]
-    return computed if computed in (requested, "int8+bf16") else f"{computed} (asked: {requested})"
+    alike = (requested, f"{requested} (reported)", "int8+bf16", "unknown")
+    return computed if computed in alike else f"{computed} (asked: {requested})"
 
 
 def notes(summary: dict[str, Any]) -> list[str]:

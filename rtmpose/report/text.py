@@ -7,6 +7,7 @@ from typing import Any
 
 from rtmpose.data.coco import PersonSet
 from rtmpose.data.postprocess import KEYPOINT_SCORE_THRESHOLD
+from rtmpose.engines import files
 from rtmpose.engines.build import Built, Plan
 from rtmpose.engines.record import Record, record_path
 from rtmpose.errors import first_line
@@ -29,6 +30,10 @@ _WHY_OTHER_PRECISION = {
 def build_start_lines(plan: Plan) -> str:
     """The engines that are about to be built."""
     lines = [f"Note: {plan.note}"] if plan.note else []
+    if inputs := plan.candidates[0].inputs:
+        number, shape, kind, size = files.describe_batches(plan.candidates[0])
+        return (f"Writing {plan.engine_path.parent}: {inputs['persons']} crops in {number} batches of {kind} {shape}, "
+                f"{size / 1e6:,.0f} MB")
     lines += [f"Building {plan.engine_path}: {facts.runtime} for {facts.device_name or 'any GPU it supports'}, "
               f"{facts.requested_precision}, batch {facts.batch}" for facts in plan.candidates]
     return "\n".join(lines)
@@ -46,8 +51,11 @@ def build_lines(plan: Plan, built: Built) -> str:
                      f"{found.cache}")
     lines += [_kept_table(built)] if built.kept else []
     lines += [f"Built {plan.engine_path} in {record.build_seconds:.1f} s: {record.engine_bytes / 2**20:.1f} MiB, "
-              f"record in {record_path(plan.engine_path).name}",
-              f"  convolutions and matrix products: {_counts(record.arithmetic)}",
+              f"record in {record_path(plan.engine_path).name}"]
+    if record.inputs:
+        return "\n".join([*lines, f"  precision of the vendor's tool: {record.precision}; tell it with --precision",
+                          f"  next: {plan.engine_path.with_name('README.md')} says what that tool has to write"])
+    lines += [f"  convolutions and matrix products: {_counts(record.arithmetic)}",
               f"  all layers: {_counts(record.layers)}"]
     if record.executors:
         lines.append(f"  nodes: {_counts(record.executors)}")
