@@ -66,7 +66,7 @@ def summarize_accuracy(result: AccuracyResult, persons: PersonSet, flip_test: bo
         **result.costs,
     } if record.backend != files.NAME else {
         "fps": reported_fps, "fps_of": "reported by the vendor's tool",
-        "conditions": {"verdict": "not measured", "reasons": ["the speed is the vendor's tool's"]},
+        "conditions": {"verdict": "not measured", "reasons": ["the vendor's tool reported the speed"]},
     } if reported_fps else {}
     return {"mode": "accuracy", **result.metrics, **describe_persons(persons, flip_test), **speed,
             **({"ranks": result.ranks} if result.ranks else {})}

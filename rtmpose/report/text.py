@@ -53,7 +53,7 @@ def build_lines(plan: Plan, built: Built) -> str:
     lines += [f"Built {plan.engine_path} in {record.build_seconds:.1f} s: {record.engine_bytes / 2**20:.1f} MiB, "
               f"record in {record_path(plan.engine_path).name}"]
     if record.inputs:
-        return "\n".join([*lines, f"  precision of the vendor's tool: {record.precision}; tell it with --precision",
+        return "\n".join([*lines, f"  precision of the vendor's tool, as --precision says: {record.precision}",
                           f"  next: {plan.engine_path.with_name('README.md')} says what that tool has to write"])
     lines += [f"  convolutions and matrix products: {_counts(record.arithmetic)}",
               f"  all layers: {_counts(record.layers)}"]

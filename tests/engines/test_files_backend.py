@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ROOT, build_engine, draw_people, ran, refused
+from helpers import ROOT, build_engine, draw_people, page_text, ran, refused
 
 from rtmpose.data.preprocess import MEAN, NORMALIZED, STD
 from rtmpose.engines.files import encode
@@ -149,9 +149,15 @@ def test_reported_speed_is_never_taken_for_a_measured_one(finished: Path, people
     assert (summary["fps"], summary["fps_of"]) == (1000, "reported by the vendor's tool")
     assert summary["conditions"]["verdict"] == "not measured" and "energy" not in summary
     ran("inference.py", "--engine", onnxruntime_engine, "--datasets", people, "--output", tmp_path / "cpu")
-    for first, second in (("cpu", "hailo"), ("hailo", "cpu")):
-        compared = ran("scripts/compare.py", tmp_path / first, tmp_path / second)
-        assert "+0.0000" in compared and "Ratio" not in compared and "1000.00 (AP; FPS reported" in compared
+    ran("inference.py", "--engine", finished, "--datasets", people, "--output", tmp_path / "silent")
+    for first, second in (("cpu", "hailo"), ("hailo", "cpu"), ("cpu", "silent"), ("silent", "cpu"),
+                          ("silent", "hailo")):
+        compared = ran("scripts/compare.py", tmp_path / first, tmp_path / second, "--output", tmp_path / "compared")
+        assert "+0.0000" in compared and "Ratio" not in compared
+        page = page_text((tmp_path / "compared/compare.html").read_text())
+        for text in (compared, page):
+            assert ("1000.00 (AP; FPS reported by the vendor's tool)" in text) == ("hailo" in (first, second))
+            assert "fastest" not in text or "cpu" in (first, second)
 
 
 def test_engine_of_files_as_reference(finished: Path, people: Path, onnxruntime_engine: Path) -> None:
