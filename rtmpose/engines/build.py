@@ -197,7 +197,8 @@ def save_onnx(plan: Plan, facts: Facts, path: str | Path) -> None:
     fixed = graph.simplify(plan.model, plan.shape)
     typed, *_ = set_precision(plan, facts, fixed)
     graph.write_metadata(typed, *graph.read_metadata(fixed))
-    onnx.checker.check_model(typed, full_check=True)
+    with explained(f"{path}: not written, ONNX's checker refuses the graph", "leave out --save_onnx"):
+        onnx.checker.check_model(typed, full_check=True)
     with atomic_write(path) as file:
         onnx.save(typed, file)
 
