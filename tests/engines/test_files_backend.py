@@ -10,17 +10,18 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from helpers import ROOT, build_engine, draw_people, page_text, ran, refused
 
 from rtmpose.data.preprocess import MEAN, NORMALIZED, STD
 from rtmpose.engines.files import encode
 from rtmpose.engines.record import read_record
-from rtmpose.model.graph import OUTPUTS, open_session
+from rtmpose.model.graph import OUTPUTS, count_types, open_session
 
 
-def build(onnx: Path, data_set: Path, folder: Path, *options: object) -> tuple[object, ...]:
-    return ("build_engine.py", "--model_path", onnx, "--batch", 8, "--backend", "files", "--datasets", data_set,
+def build(network: Path, data_set: Path, folder: Path, *options: object) -> tuple[object, ...]:
+    return ("build_engine.py", "--model_path", network, "--batch", 8, "--backend", "files", "--datasets", data_set,
             "--engine_path", folder, *options)
 
 
@@ -83,6 +84,7 @@ def test_keypoints_are_those_of_the_outputs(options: tuple, people: Path, demo_o
     printed = ran(*build(demo_onnx, people, folder, *options))
     assert "Writing " in printed and "README.md says what that tool has to write" in printed
     assert subprocess.run(["sha256sum", "--check", "--status", "SHA256SUMS"], cwd=folder, check=False).returncode == 0
+    assert count_types(onnx.load(folder / "model.onnx"))[0] == {"fp32": 45}  # whatever the precision
     run_vendors_tool(folder, onnxruntime_engine.read_bytes())
     shutil.rmtree(folder / "inputs")
     shown = ran("inference.py", "--engine", folder, "--datasets", people, "--reference", onnxruntime_engine,
