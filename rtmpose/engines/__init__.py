@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from onnx import ModelProto
 
-from rtmpose.engines import files, onnxruntime, openvino, tensorrt
+from rtmpose.engines import files, onnxruntime, openvino, pytorch, tensorrt
 from rtmpose.engines.record import Facts, Record, Target, read_record
 from rtmpose.engines.runtime import Compiled
 from rtmpose.errors import KitError, explained
@@ -63,7 +63,7 @@ class Backend(Protocol):
 
 CPU_BACKENDS = ("onnxruntime", "openvino")  # of which ``auto`` chooses where there is no GPU
 BACKENDS: dict[str, Backend] = {"tensorrt": tensorrt, "onnxruntime": onnxruntime, "openvino": openvino,
-                                files.NAME: files}
+                                "pytorch": pytorch, files.NAME: files}
 _NOT_INSTALLED = "is not installed; run scripts/setup.sh (with --gpu for TensorRT)"
 
 

@@ -52,6 +52,7 @@ class Built:
     macs: dict[str, int]  # multiplications of each convolution and matrix product, by the name in the FP32 graph
     kept: dict[str, list[str]]  # names of operators that stay in FP32 beside FP16 or BF16, by the reason for it
     calibration: Calibration | None  # only for int8
+    note: str  # of the backend; may be empty
 
 
 def plan_build(model_path: str | Path, engine_path: str | Path, batch: int | None, precision: str,
@@ -164,8 +165,8 @@ def build_candidate(plan: Plan, facts: Facts, fixed: ModelProto) -> list[Built]:
     return [Built(Record(**common, precision=name_precision(arithmetic), arithmetic=arithmetic, layers=layers,
                          executors=executors, engine_bytes=len(content),
                          engine_sha256=hashlib.sha256(content).hexdigest()),
-                  content, macs, kept, calibration)
-            for content, arithmetic, layers, executors in compiled]
+                  content, macs, kept, calibration, note)
+            for content, arithmetic, layers, executors, note in compiled]
 
 
 def name_precision(arithmetic: Mapping[str, int]) -> str:

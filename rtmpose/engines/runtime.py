@@ -21,6 +21,7 @@ class Compiled(NamedTuple):
     arithmetic: dict[str, int]  # number of convolutions and matrix products by the type that they compute in
     layers: dict[str, int]  # number of all layers by type
     executors: dict[str, int] = {}  # number of nodes by what runs them, where that is told
+    note: str = ""  # for the user, on how it was built
 
 
 def is_installed(package: str) -> bool:

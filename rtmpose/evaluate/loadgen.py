@@ -25,7 +25,8 @@ from rtmpose.data import preprocess
 from rtmpose.data.batches import Crop, cut_image
 from rtmpose.data.coco import PersonSet
 from rtmpose.engines import Engine, monitor
-from rtmpose.engines.tensorrt.engine import IN_FLIGHT, TensorRTEngine
+from rtmpose.engines.in_flight import IN_FLIGHT
+from rtmpose.engines.tensorrt.engine import TensorRTEngine
 from rtmpose.engines.tensorrt.stream import KeypointRunner
 from rtmpose.errors import KitError
 from rtmpose.evaluate import loadgen_logs

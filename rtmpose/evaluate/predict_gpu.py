@@ -15,8 +15,9 @@ from tqdm import tqdm
 from rtmpose.data import postprocess, preprocess
 from rtmpose.data.coco import Image, PersonSet, regroup
 from rtmpose.data.images import read_image
+from rtmpose.engines.in_flight import IN_FLIGHT
 from rtmpose.engines.tensorrt import kernels
-from rtmpose.engines.tensorrt.engine import IN_FLIGHT, TensorRTEngine
+from rtmpose.engines.tensorrt.engine import TensorRTEngine
 from rtmpose.engines.tensorrt.stream import KeypointRunner
 from rtmpose.evaluate.predictions import Predictions, check_finite
 from rtmpose.machine.cpu import count_cores

@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
-from rtmpose.errors import KitError
 from rtmpose.model.graph import OUTPUTS
 from rtmpose.model.mixed_precision import constants_to_initializers
 
-_TYPES = {TensorProto.FLOAT: torch.float32, TensorProto.FLOAT16: torch.float16, TensorProto.BFLOAT16: torch.bfloat16}
+_TYPES: dict[int, torch.dtype] = {TensorProto.FLOAT: torch.float32, TensorProto.FLOAT16: torch.float16,
+                                  TensorProto.BFLOAT16: torch.bfloat16}
 
 
 class OnnxModule(torch.nn.Module):
@@ -29,7 +29,7 @@ class OnnxModule(torch.nn.Module):
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        """Raises KitError if PyTorch can't run an operator as the kit knows it."""
+        """Raises NotImplementedError for an operator that is none of :data:`OPERATORS`."""
         super().__init__()
         graph = onnx.GraphProto()
         graph.CopyFrom(model.graph)
@@ -62,8 +62,7 @@ def _to_tensor(constant: TensorProto) -> Tensor:
 def _bind(node: onnx.NodeProto) -> Callable[..., Any]:
     """The function of a node, with the node's attributes."""
     if node.op_type not in OPERATORS or node.domain not in ("", "ai.onnx"):
-        raise KitError(f"the operator {node.op_type} of {node.name or 'the graph'} is not one that PyTorch runs here "
-                       f"({', '.join(OPERATORS)}); use --backend onnxruntime")
+        raise NotImplementedError(f"the kit has no {node.op_type} for PyTorch, only {', '.join(OPERATORS)}")
     attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     return partial(OPERATORS[node.op_type], **attributes)
 
@@ -91,10 +90,6 @@ def _hard_sigmoid(x: Tensor, *, alpha: float = 0.2, beta: float = 0.5) -> Tensor
     return torch.clamp(x * alpha + beta, 0, 1)
 
 
-def _clip(x: Tensor, min: Tensor | float | None = None, max: Tensor | float | None = None) -> Tensor:
-    return torch.clamp(x, min, max)
-
-
 def _reduce_l2(x: Tensor, axes: Sequence[int], *, keepdims: int = 1) -> Tensor:
     return torch.linalg.vector_norm(x, 2, tuple(axes), bool(keepdims))
 
@@ -120,7 +115,7 @@ def _unsqueeze(x: Tensor, axes: Sequence[int]) -> Tensor:
 
 OPERATORS: dict[str, Callable[..., Any]] = {
     "Add": torch.add, "Sub": torch.sub, "Mul": torch.mul, "Div": torch.div, "Pow": torch.pow,
-    "Relu": torch.relu, "Sigmoid": torch.sigmoid, "HardSigmoid": _hard_sigmoid, "Clip": _clip,
+    "Relu": torch.relu, "Sigmoid": torch.sigmoid, "HardSigmoid": _hard_sigmoid, "Clip": torch.clamp,
     "Conv": _conv, "MatMul": torch.matmul, "MaxPool": _max_pool,
     "GlobalAveragePool": lambda x: x.mean((2, 3), keepdim=True), "ReduceL2": _reduce_l2, "ReduceMean": _reduce_mean,
     "Concat": lambda *tensors, axis: torch.cat(tensors, axis), "Split": _split, "Reshape": _reshape,

@@ -59,6 +59,7 @@ def build_lines(plan: Plan, built: Built) -> str:
               f"  all layers: {_counts(record.layers)}"]
     if record.executors:
         lines.append(f"  nodes: {_counts(record.executors)}")
+    lines += [f"  Note: {built.note}"] if built.note else []
     if record.measured_fps:
         speeds = ", ".join(f"{name} {fps:.1f} persons a second" for name, fps in record.measured_fps.items())
         lines.append(f"  chosen: {record.backend} {record.precision}, because it is the fastest here: {speeds}")

@@ -3,18 +3,15 @@
 import atexit
 import contextlib
 import math
-import statistics
-import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import Any, SupportsInt
 
 import numpy as np
 
+from rtmpose.engines.in_flight import IN_FLIGHT, device_timers, graph_pays, intervals, run_times
 from rtmpose.engines.record import Record
 from rtmpose.engines.runtime import import_package
 from rtmpose.engines.tensorrt.build import find_obstacle, make_logger, open_context
@@ -23,12 +20,8 @@ from rtmpose.errors import KitError
 from rtmpose.files import write_bytes
 from rtmpose.machine.gpu import find_gpu
 from rtmpose.model.graph import INPUT, OUTPUTS
-from rtmpose.timing import wall_clock
 
-IN_FLIGHT = 2  # batches at a time: while one is computed, the next is uploaded and the one before is downloaded
 KEYPOINTS = "keypoints"
-_SLOWER = 1.02  # ratio up to which a CUDA graph is taken: it frees the host
-_COMPARISON = 0.4  # seconds
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING of cuda.h, for which pycuda has no name
 
 Device = Mapping[str, SupportsInt]  # GPU memory, by the name of what is in it
@@ -156,31 +149,14 @@ class TensorRTEngine:
 
     def add_graphs(self, slots: Sequence[Slot]) -> None:
         """Let slots launch their computation as a CUDA graph, that is at once, if that works and is not slower."""
-        self._seconds(slots[0].launch, runs=2)  # TensorRT loads its kernels
+        run_times(slots[0].launch, self.runs.synchronize, runs=2)  # TensorRT loads its kernels
         try:
             graphs = [Graph(self.runs, slot.launch) for slot in slots]
         except (RuntimeError, KitError, self.cuda.Error):  # a run that allocates or waits can't be recorded
             return
-        if self._ratio(graphs[0].launch, slots[0].launch) <= _SLOWER:
+        if graph_pays(graphs[0].launch, slots[0].launch, self.runs.synchronize):
             for slot, graph in zip(slots, graphs, strict=True):
                 slot.launch, slot.how = graph.launch, "as CUDA graphs"
-
-    def _ratio(self, first: Callable[[], None], second: Callable[[], None]) -> float:
-        """Median ratio of the times of two kinds of work, which take turns."""
-        ratios: list[float] = []
-        end = time.perf_counter() + _COMPARISON
-        while not ratios or time.perf_counter() < end:
-            ratios.append(self._seconds(first) / self._seconds(second))
-        return statistics.median(ratios[len(ratios) // 2:])  # an idle GPU has low clocks, and a new graph is uploaded
-
-    def _seconds(self, work: Callable[[], None], runs: int = 5) -> float:
-        start = time.perf_counter()
-        try:
-            for _ in range(runs):
-                work()
-        finally:  # after an error, too, memory is freed that the runs before it use
-            self.runs.synchronize()
-        return time.perf_counter() - start
 
     def enqueue_batch(self, slot: Slot, uploads: Iterable[tuple[str, int, np.ndarray]]) -> None:
         """Enqueue uploads, the computation, and the download of all outputs.
@@ -217,29 +193,15 @@ class TensorRTEngine:
             pinned[...] = crops
         on_gpu = self._intervals(self.runs, lambda i: self._slots[0].launch())
         with_copies = self._intervals(self.downloads, self._enqueue_crops)
-        return {
-            f"device time by CUDA events, crops on the GPU, batches back to back {self._slots[0].how}": on_gpu.__next__,
-            f"the same with host-device copies from and to pinned memory, {IN_FLIGHT} batches in flight":
-                with_copies.__next__,
-            "end to end by the wall clock, crops and logits in ordinary memory, one batch at a time":
-                wall_clock(partial(self.infer, crops)),
-        }
+        return device_timers("CUDA", self._slots[0].how, on_gpu, with_copies, partial(self.infer, crops))
 
     def _intervals(self, stream: Any, enqueue: Callable[[int], None]) -> Iterator[float]:
-        """Milliseconds from the end of each batch to the end of the next; batches end on ``stream``.
-
-        Batch ``i`` starts when batch ``i - IN_FLIGHT`` has ended, so they can share a slot. The batches in flight keep
-        the GPU busy meanwhile, so the mean is that of a loop that only enqueues.
-        """
-        self.wait()  # the timer before this one has left batches in flight
-        ends: deque[Any] = deque()  # events
-        for i in count():
+        """Milliseconds between the ends of batches, which end on ``stream``."""
+        def enqueue_with_event(i: int) -> Any:
             enqueue(i)
-            ends.append(self.cuda.Event().record(stream))
-            if len(ends) >= IN_FLIGHT:
-                ends[-IN_FLIGHT].synchronize()
-            if len(ends) > IN_FLIGHT:
-                yield ends.popleft().time_till(ends[0])
+            return self.cuda.Event().record(stream)
+
+        return intervals(self.wait, enqueue_with_event, lambda start, end: start.time_till(end))
 
 
 load = TensorRTEngine

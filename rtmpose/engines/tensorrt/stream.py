@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from rtmpose.data import postprocess, preprocess
+from rtmpose.engines.in_flight import IN_FLIGHT
 from rtmpose.engines.tensorrt import kernels
-from rtmpose.engines.tensorrt.engine import IN_FLIGHT, KEYPOINTS, Device, TensorRTEngine
+from rtmpose.engines.tensorrt.engine import KEYPOINTS, Device, TensorRTEngine
 from rtmpose.errors import KitError
 from rtmpose.model.graph import INPUT, OUTPUTS
 
