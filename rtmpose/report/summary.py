@@ -74,7 +74,7 @@ def flatten(summary: dict[str, Any]) -> dict[str, Any]:
     latency = summary.get("latency_ms", {})
     low, high = summary.get("repeats", {}).get("interval", (None, None))
     return {"Model": model_name(summary), "BatchSize": summary["batch"], "Precision": precision(summary),
-            "Backend": summary["backend"], "Measured": ", ".join([run_name(summary), *settings(summary)]),
+            "Backend": backend(summary), "Measured": ", ".join([run_name(summary), *settings(summary)]),
             "FPS": summary.get("fps"), "AP@0.5": summary.get("AP50"), "AP@0.5:0.95": summary.get("AP"),
             "Conditions": summary.get("conditions", {}).get("verdict"),
             **{f"{name} ms": latency.get(name) for name in ("mean", "median", "p90", "p99")},
@@ -138,12 +138,13 @@ def model_name(summary: dict[str, Any]) -> str:
 
 
 def machine_name(summary: dict[str, Any]) -> str:
-    """What a summary's speed belongs to: the GPU, or cores and instruction sets of the processor."""
+    """What a summary's speed belongs to: a device, or cores and instruction sets of the processor."""
     machine = summary["machine"]
     if summary["backend"] == "files":
         return f"the device that wrote {Path(summary['engine']['path']).with_name('outputs')}"
-    if summary["backend"] == "tensorrt":
-        return str(machine["gpu"])
+    name = summary["engine"]["device_name"] or machine["gpu"]
+    if summary["engine"]["device"] != "cpu" and name not in (None, machine["cpu"]):
+        return str(name)
     sets, cores = machine.get("instruction_sets"), machine["cores"]
     return f"{cores} core{'s' * (cores != 1)} of {machine['cpu']}" + (f" ({sets})" if sets else "")
 
@@ -198,6 +199,11 @@ def precision(summary: dict[str, Any]) -> str:
     computed, requested = summary["precision"], summary["requested_precision"]
     alike = (requested, f"{requested} (reported)", "int8+bf16", "unknown")
     return computed if computed in alike else f"{computed} (asked: {requested})"
+
+
+def backend(summary: dict[str, Any]) -> str:
+    """The backend, and whether it runs a graph that it could not compile."""
+    return summary["backend"] + " (eager)" * ("eager" in summary["engine"]["executors"])
 
 
 def notes(summary: dict[str, Any]) -> list[str]:
