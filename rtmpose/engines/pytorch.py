@@ -76,12 +76,16 @@ def build(model: onnx.ModelProto, path: Path, facts: Facts) -> list[Compiled]:
 
     PyTorch computes in the types that it is given, so types are counted in the graph.
     """
+    import torch
+
     from rtmpose.model.torch_module import OnnxModule
     device = _find_device(facts)
     network, executor, note = OnnxModule(model).to(device), COMPILED, ""
+    crops = torch.zeros(read_input(model)[1], device=device)
     try:
-        content = _compile(network, read_input(model)[1], device, path)
+        content = _compile(network, crops, path)
     except Exception as error:  # Inductor doesn't know the device, a compiler is missing, and much else
+        network(crops)  # raises what compiling isn't needed for
         content, executor = model.SerializeToString(), EAGER
         note = (f"PyTorch runs this engine eagerly, which is slower: AOTInductor can't compile it for {facts.device} "
                 f"({type(error).__name__}: {first_line(error)})")
@@ -89,13 +93,13 @@ def build(model: onnx.ModelProto, path: Path, facts: Facts) -> list[Compiled]:
     return [Compiled(content, arithmetic, layers, {executor: sum(layers.values())}, note)]
 
 
-def _compile(network: "torch.nn.Module", shape: Sequence[int], device: "torch.device", path: Path) -> bytes:
+def _compile(network: "torch.nn.Module", crops: "torch.Tensor", path: Path) -> bytes:
     """The package of AOTInductor, which holds machine code and weights."""
     import torch
     import torch._inductor as inductor
     with (tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent) as folder,
           torch.no_grad(), warnings.catch_warnings(action="ignore")):
-        exported = torch.export.export(network, (torch.zeros(*shape, device=device),))
+        exported = torch.export.export(network, (crops,))
         # The number of threads is that of the process that runs it, not of this one.
         return Path(inductor.aoti_compile_and_package(exported, package_path=f"{folder}/engine.pt2", inductor_configs={
             "cpp.dynamic_threads": True})).read_bytes()

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
+from rtmpose.errors import first_line
 from rtmpose.model.graph import OUTPUTS
 from rtmpose.model.mixed_precision import constants_to_initializers
 
@@ -61,10 +62,10 @@ def _to_tensor(constant: TensorProto) -> Tensor:
 
 def _bind(node: onnx.NodeProto) -> Callable[..., Any]:
     """The function of a node, with the node's attributes."""
-    if node.op_type not in OPERATORS or node.domain not in ("", "ai.onnx"):
-        raise NotImplementedError(f"the kit has no {node.op_type} for PyTorch, only {', '.join(OPERATORS)}")
-    attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-    return partial(OPERATORS[node.op_type], **attributes)
+    operator = f"{node.domain}.{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
+    if operator not in OPERATORS:
+        raise NotImplementedError(f"the kit has no {first_line(operator, 60)} for PyTorch, only {', '.join(OPERATORS)}")
+    return partial(OPERATORS[operator], **{one.name: helper.get_attribute_value(one) for one in node.attribute})
 
 
 def _padding(pads: Sequence[int]) -> tuple[int, int]:
