@@ -11,7 +11,7 @@ from typing import Any, SupportsInt
 
 import numpy as np
 
-from rtmpose.engines.in_flight import IN_FLIGHT, device_timers, graph_pays, intervals, run_times
+from rtmpose.engines.in_flight import IN_FLIGHT, graph_pays, intervals, name_timers, seconds
 from rtmpose.engines.record import Record
 from rtmpose.engines.runtime import import_package
 from rtmpose.engines.tensorrt.build import find_obstacle, make_logger, open_context
@@ -20,6 +20,7 @@ from rtmpose.errors import KitError
 from rtmpose.files import write_bytes
 from rtmpose.machine.gpu import find_gpu
 from rtmpose.model.graph import INPUT, OUTPUTS
+from rtmpose.timing import wall_clock
 
 KEYPOINTS = "keypoints"
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING of cuda.h, for which pycuda has no name
@@ -149,7 +150,7 @@ class TensorRTEngine:
 
     def add_graphs(self, slots: Sequence[Slot]) -> None:
         """Let slots launch their computation as a CUDA graph, that is at once, if that works and is not slower."""
-        run_times(slots[0].launch, self.runs.synchronize, runs=2)  # TensorRT loads its kernels
+        seconds(slots[0].launch, self.runs.synchronize, runs=2)  # TensorRT loads its kernels
         try:
             graphs = [Graph(self.runs, slot.launch) for slot in slots]
         except (RuntimeError, KitError, self.cuda.Error):  # a run that allocates or waits can't be recorded
@@ -193,7 +194,9 @@ class TensorRTEngine:
             pinned[...] = crops
         on_gpu = self._intervals(self.runs, lambda i: self._slots[0].launch())
         with_copies = self._intervals(self.downloads, self._enqueue_crops)
-        return device_timers("CUDA", self._slots[0].how, on_gpu, with_copies, partial(self.infer, crops))
+        return {**name_timers("CUDA", self._slots[0].how, on_gpu, with_copies),
+                "end to end by the wall clock, crops and logits in ordinary memory, one batch at a time":
+                    wall_clock(partial(self.infer, crops))}
 
     def _intervals(self, stream: Any, enqueue: Callable[[int], None]) -> Iterator[float]:
         """Milliseconds between the ends of batches, which end on ``stream``."""
