@@ -24,6 +24,7 @@ from rtmpose.engines import Engine, headline_timer, load_engine
 from rtmpose.evaluate.predict import predict_persons
 from rtmpose.evaluate.predictions import check_and_decode
 from rtmpose.evaluate.throughput import throughput_input
+from rtmpose.timing import finish
 
 
 def compare(engine: Engine, persons: PersonSet, crops: np.ndarray, rounds: int) -> None:
@@ -33,7 +34,9 @@ def compare(engine: Engine, persons: PersonSet, crops: np.ndarray, rounds: int) 
     batch_timer = headline_timer(engine, crops)
 
     def time_engine() -> float:
-        return batches * batch / sum(batch_timer() for _ in range(batches)) * 1e3
+        milliseconds = sum(batch_timer() for _ in range(batches))
+        finish(batch_timer)
+        return batches * batch / milliseconds * 1e3
 
     def time_pipeline() -> float:
         return len(persons) / predict_persons(engine, persons)[2]

@@ -15,6 +15,7 @@ from contest import take_turns
 
 from rtmpose.engines import Engine, headline_timer, load_engine
 from rtmpose.evaluate.throughput import throughput_input
+from rtmpose.timing import finish
 
 
 def batch_timer(engine: Engine, folder: str | None) -> Callable[[], float]:
@@ -24,7 +25,9 @@ def batch_timer(engine: Engine, folder: str | None) -> Callable[[], float]:
 
     def time_batch() -> float:
         timer()  # not counted: the previous engine's threads may still be busy waiting for work
-        return engine.record.batch / timer() * 1e3
+        milliseconds = timer()
+        finish(timer)
+        return engine.record.batch / milliseconds * 1e3
 
     return time_batch
 

@@ -29,7 +29,7 @@ class KitError(Exception):
 
 def first_line(error: object, length: int = 200) -> str:
     """The first line of an error of another library, or its type if it has no text, cut to ``length`` characters."""
-    text = re.sub(r"^.*/onnxruntime_src/.*\) (?=[A-Z])", "", str(error))  # ONNX Runtime's C++ signature
+    text = re.sub(r"^.*/onnxruntime_src/.*\) (?=[A-Z[])", "", str(error))  # ONNX Runtime's C++ signature
     lines = text.strip().splitlines() or [type(error).__name__]
     if lines[0].startswith("Exception from "):  # OpenVINO names its source files first, and where its manual is last
         lines = [line.removeprefix("-- ") for line in reversed(lines) if "https:" not in line]

@@ -8,6 +8,7 @@ import pkgutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -40,22 +41,27 @@ def describe() -> list[Target]:
         return []
     version = package_version("onnxruntime")
     targets = [Target("onnxruntime", version, "cpu", cpu_name())]
-    for device, (_, plugged) in _list_providers().items():
-        told = {**plugged.device.metadata, **plugged.ep_metadata} if plugged else {}
+    for device, (provider, plugged) in _list_providers().items():
         gpu = find_gpu() if device in ("cuda", "tensorrt", "nvtensorrtrtx") else None
-        name = gpu.name if gpu else told.get("FULL_DEVICE_NAME", "a device without a name")
+        told = plugged.ep_metadata if plugged else {}
+        name = gpu.name if gpu else told.get("FULL_DEVICE_NAME", f"what {provider} finds")
         targets.append(Target("onnxruntime", version, device, name, told.get("version"),
                               gpu.compute_capability if gpu else None))
     return targets
 
 
+@cache
 def _list_providers() -> dict[str, tuple[str, Any]]:
     """Execution providers but the CPU's: name, and onnxruntime's OrtEpDevice unless it is built in, by device.
 
-    A device is e.g. ``cuda``; another one of the same provider is ``cuda.1``.
+    A device is e.g. ``cuda``; another one of the same provider is ``cuda.1``. Providers that are packages of their own
+    are registered, with the two functions that all of these have.
     """
     import onnxruntime
-    _register_plugins()
+    for package in [module.name for module in pkgutil.iter_modules() if module.name.startswith("onnxruntime_")]:
+        with suppress(Exception):  # it is no provider, or has no driver here
+            plugin = importlib.import_module(package)
+            onnxruntime.register_execution_provider_library(plugin.get_ep_names()[0], plugin.get_library_path())
     plugged = [(device.ep_name, device) for device in onnxruntime.get_ep_devices()]
     built_in = [(name, None) for name in onnxruntime.get_available_providers() if name not in dict(plugged)]
     found: dict[str, tuple[str, Any]] = {}
@@ -67,27 +73,17 @@ def _list_providers() -> dict[str, tuple[str, Any]]:
     return found
 
 
-@cache
-def _register_plugins() -> None:
-    """Load the providers that are packages of their own, which all have two functions of these names."""
-    import onnxruntime
-    for package in [module.name for module in pkgutil.iter_modules() if module.name.startswith("onnxruntime_")]:
-        plugin = importlib.import_module(package)
-        if hasattr(plugin, "get_library_path") and hasattr(plugin, "get_ep_names"):
-            onnxruntime.register_execution_provider_library(package, plugin.get_library_path())
-
-
-def _openvino_device(device: str) -> str | None:
-    """OpenVINO's name of a device, e.g. ``npu``, if OpenVINO's plugin runs it."""
+def _openvino_device(device: str) -> str:
+    """OpenVINO's name of a device that its plugin runs, e.g. ``npu``; empty for another."""
     plugged = _list_providers()[device][1]
-    return plugged.ep_metadata["ov_device"].lower() if plugged and "ov_device" in plugged.ep_metadata else None
+    return plugged.ep_metadata.get("ov_device", "").lower() if plugged else ""
 
 
 def find_bf16_obstacle(device: str) -> str | None:
     if device == "cpu":
         return "ONNX Runtime has no BF16 on CPUs"
-    on_openvino = _openvino_device(device)
-    return openvino.find_bf16_obstacle(on_openvino) if on_openvino else None
+    name = _openvino_device(device)
+    return openvino.find_bf16_obstacle(name) if name else None
 
 
 def build(model: onnx.ModelProto, path: Path, facts: Facts) -> list[Compiled]:
@@ -121,7 +117,7 @@ def _compile(model: onnx.ModelProto, facts: Facts) -> Compiled:
         executors = _count_nodes(session, facts)
         content = compiled.read_bytes() if compiled.exists() else model.SerializeToString()
     # OpenVINO has no FP16 on processors, and nothing else on NPUs.
-    others = {"cpu": {"fp16": "fp32"}, "npu": {"fp32": "fp16"}}.get(_openvino_device(facts.device) or "", {})
+    others = {"cpu": {"fp16": "fp32"}, "npu": {"fp32": "fp16"}}.get(_openvino_device(facts.device), {})
     arithmetic, layers = (Counter(others.get(kind, kind) for kind in Counter(types).elements())
                           for types in count_types(model))
     return Compiled(content, dict(arithmetic), dict(layers), executors)
@@ -166,8 +162,8 @@ def _count_nodes(session: Any, facts: Facts) -> dict[str, int]:
                        "check its driver and libraries, or choose another device")
     nodes = Counter(event["provider"] for event in events)
     for part in session.get_provider_graph_assignment_info():
-        nodes[part.ep_name] += len(part.get_nodes()) - 1 if len(part.get_nodes()) > 1 else 0
-    return dict(nodes)
+        nodes[part.ep_name] += len(part.get_nodes()) - 1
+    return dict(+nodes)
 
 
 def load(content: bytes, path: str | Path, record: Record) -> RuntimeEngine:
