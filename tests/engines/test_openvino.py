@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,6 @@ from types import SimpleNamespace
 import emulation
 import numpy as np
 import onnx
-import psutil
 import pytest
 from helpers import ROOT, build_engine, build_facts, ran, refused
 
@@ -133,13 +131,15 @@ def test_throughput_hint_keeps_several_batches_in_flight(engine_path: Path, mode
     engine = tmp_path / "throughput.engine"
     ran("build_engine.py", "--model_path", model_files["onnx"], "--batch", BATCH, "--precision", "fp32", "--backend",
         "openvino", "--hint", "throughput", "--engine_path", engine)
-    printed = ran("inference.py", "--engine", engine, "--perf_only", "--duration", 0.5, "--output", tmp_path)
+    printed = ran("inference.py", "--engine", engine, "--perf_only", "--duration", 1, "--output", tmp_path)
     summary = json.loads((tmp_path / "summary.json").read_text())
     depth = int(re.search(r"throughput hint, (\d+) batches in flight", summary["fps_of"])[1])
     assert "| engine alone, throughput hint, random input |" in printed and "    each batch: mean " in printed
     assert summary["fps"] == pytest.approx(BATCH / summary["latency_ms"]["mean"] * 1e3)
-    ratio = summary["request_latency_ms"]["median"] / summary["latency_ms"]["median"]
-    assert 0.7 * depth < ratio < 1.4 * depth
+    assert depth > 1 or cpu.count_cores() == 1
+    persons = summary["iterations"] * BATCH
+    assert summary["fps"] == pytest.approx(persons / summary["conditions"]["seconds"], rel=0.3)
+    assert 0.5 * depth < summary["request_latency_ms"]["mean"] / summary["latency_ms"]["mean"] < 1.3 * depth
     for one, other in zip(load_engine(engine).infer(crops[0]), load_engine(engine_path).infer(crops[0]), strict=True):
         assert np.abs(one - other).max() <= 1e-4 * np.abs(other).max()
 
@@ -152,9 +152,7 @@ def test_batches_in_flight_are_waited_for(engine_path: Path, crops: list[np.ndar
         assert all(0 < streams() < 60_000 for _ in range(calls))
         latencies = timing.finish(streams)
         assert len(latencies) == streams.depth + calls - 1 and min(latencies) > 0
-        busy = psutil.Process().cpu_times().user
-        time.sleep(0.2)
-        assert psutil.Process().cpu_times().user - busy < 0.1
+        assert all(request.wait_for(0) for request in streams._queue)
     assert timing.finish(lambda: 1.0) == []
 
 
