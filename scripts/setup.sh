@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
 # Creates a virtual environment with the kit and everything it needs. A re-run installs only what has changed.
 #
-#   bash scripts/setup.sh [--gpu] [-v]
+#   bash scripts/setup.sh [--gpu] [--torch COMMAND|none] [-v]
 #
 #   --gpu    also install TensorRT and pycuda for this machine's NVIDIA driver: CUDA 12 or 13. Needs g++ and Python's
 #            headers to build pycuda, but no CUDA toolkit
+#   --torch  instead of PyTorch's CPU wheel: a command that installs another PyTorch, with the environment's pip and
+#            python first in PATH, or "none" to take the one that is in the environment or in PYTHON. A later run without
+#            --torch leaves that one alone; to get the CPU wheel again, remove .torch in the environment
 #   -v       show what uv and the compiler print; without it, only setup.log in the environment has it
 #   VENV     environment variable: its folder (default: .venv in the repository)
 #   PYTHON   environment variable: a Python 3.11 or later (default: the first one found, or else one that uv fetches)
@@ -16,15 +19,22 @@ set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-gpu=false
-for option in "$@"; do
-  case $option in
+gpu=false own_torch=''
+while [ $# -gt 0 ]; do
+  case $1 in
     --gpu) gpu=true ;;
+    --torch)
+      own_torch=${2:-}
+      [ -n "$own_torch" ] || die "--torch: expected a command that installs PyTorch, or none"
+      shift
+      ;;
     -v) export KIT_VERBOSE=1 ;;
     -h | --help) usage; exit ;;
-    *) die "$option: no such option, expected --gpu or -v" ;;
+    *) die "$1: no such option, expected --gpu, --torch or -v" ;;
   esac
+  shift
 done
+if [ -z "$own_torch" ] && [ -e "$venv/.torch" ]; then own_torch=none; fi
 
 oldest=3.11 newest=3.14  # of the Pythons that the tests ran with
 cpu_index=${TORCH_INDEX:-https://download.pytorch.org/whl/cpu}
@@ -50,7 +60,7 @@ make_venv() {
     found=$("$uv" python find --system --no-python-downloads ">=$oldest,<=$newest.99" 2>/dev/null ||
       "$uv" python find --system --no-python-downloads ">=$oldest" 2>/dev/null || echo 3.13)
   fi
-  if [ -e /etc/nv_tegra_release ]; then options+=(--system-site-packages); fi  # JetPack's TensorRT
+  if [ -e /etc/nv_tegra_release ] || [ "$own_torch" = none ]; then options+=(--system-site-packages); fi  # JetPack's TensorRT, a vendor's PyTorch
   step "$venv, by Python $found" "$uv" venv --allow-existing "${options[@]}" --python "$found" "$venv" ||
     failed "no Python $oldest or later could be found or fetched; $other_python"
 }
@@ -82,15 +92,37 @@ if $gpu; then
   read -ra choice < <(head -1 <<<"$answer")
 fi
 
-# PyTorch's own index has wheels without CUDA's libraries. The kit uses PyTorch on the CPU only.
-torch=$(grep '^torch==' "$root/requirements.txt")
-if ! UV_HTTP_RETRIES=1 UV_HTTP_TIMEOUT=10 install "$torch from $cpu_index" --default-index "$cpu_index" "$torch"; then
-  say "taking the default wheel of PyTorch instead; on Linux it may bring CUDA's libraries, several GB"
-  step "$torch" "$uv" pip install --python "$venv/bin/python" "$torch" ||
-    failed "$torch could not be installed; fix that and re-run"
+# install_torch: PyTorch's own index has wheels without CUDA's libraries.
+install_torch() {
+  local torch
+  torch=$(grep '^torch==' "$root/requirements.txt")
+  if ! UV_HTTP_RETRIES=1 UV_HTTP_TIMEOUT=10 install "$torch from $cpu_index" --default-index "$cpu_index" "$torch"; then
+    say "taking the default wheel of PyTorch instead; on Linux it may bring CUDA's libraries, several GB"
+    step "$torch" "$uv" pip install --python "$venv/bin/python" "$torch" ||
+      failed "$torch could not be installed; fix that and re-run"
+  fi
+}
+
+# install_own_torch: runs the command of --torch, and checks that there is a PyTorch.
+install_own_torch() {
+  touch "$venv/.torch"
+  if [ "$own_torch" != none ]; then
+    step "PyTorch, by: $own_torch" env "VIRTUAL_ENV=$venv" "PATH=$venv/bin:$PATH" bash -c "$own_torch" ||
+      failed "--torch: the command failed; correct it"
+  fi
+  step "PyTorch, left as it is" "$venv/bin/python" -I -c 'import torch; print(torch.__version__)' ||
+    failed "--torch $own_torch: PyTorch can't be imported from $venv; install it there, or give --torch the command that does"
+}
+
+if [ -z "$own_torch" ]; then install_torch; fi
+requirements=$root/requirements.txt
+if [ -n "$own_torch" ]; then
+  requirements=$venv/requirements.txt
+  grep -v '^torch==' "$root/requirements.txt" >"$requirements"
 fi
-install "packages of the kit" --only-binary :all: -r "$root/requirements.txt" -r "$root/requirements/mmpose.txt" ||
+install "packages of the kit" --only-binary :all: -r "$requirements" -r "$root/requirements/mmpose.txt" ||
   failed "requirements.txt could not be installed; fix that and re-run"
+if [ -n "$own_torch" ]; then install_own_torch; fi
 # The scripts in demo/ and benchmarks/ import the kit. The environment may have had that of another checkout.
 echo "$root" >"$("$venv/bin/python" -I -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/rtmpose-kit.pth"
 

@@ -122,7 +122,8 @@ def test_is_bash_and_has_help(run: Run, calls: Calls, script: Path) -> None:
         ("--datasets a\n\x1b[2Jb", {}, rf"{script}: $'a\n\E[2Jb"))),
     ("benchmark.sh", "--model other.onnx", {}, "other.onnx: no such file"),
     ("benchmark.sh", "--frobnicate 1", {}, "--frobnicate: no such option"),
-    ("setup.sh", "--cuda", {}, "--cuda: no such option, expected --gpu or -v"),
+    ("setup.sh", "--cuda", {}, "--cuda: no such option, expected --gpu, --torch or -v"),
+    ("setup.sh", "--torch", {}, "--torch: expected a command that installs PyTorch, or none"),
     ("setup.sh", "", {"FAIL": "version_info"}, "venv: has Python 3.11.0, expected 3.11 or later; remove it and re-run"),
     ("lock.sh", "--write", {}, "--write: no such option, expected --check"),
     *(("setup.sh", "", {"PYTHON": python},
@@ -302,6 +303,37 @@ def test_setup_where_the_index_of_pytorch_does_not_answer(run: Run, calls: Calls
     assert "taking the default wheel of PyTorch instead; on Linux it may bring CUDA's libraries" in result.stdout
     torch = [call for call in calls() if "pip install" in call][1]
     assert torch.endswith(TORCH) and "--no-deps" not in torch  # CUDA's libraries
+
+
+def test_setup_leaves_another_pytorch_alone(run: Run, venv: Path, calls: Calls) -> None:
+    """Also when it runs again, as quickstart.sh does."""
+    command = "python -m pip install torch --index-url http://a/rocm && echo $VIRTUAL_ENV"
+    assert run("setup.sh", "--torch", command).returncode == 0
+    first = calls()
+    installed = [call for call in first if "pip install" in call]
+    assert [str(TORCH) in call for call in installed] == [False, False] and len(installed) == 2
+    assert installed[1] == "-m pip install torch --index-url http://a/rocm"  # last: nothing replaces it
+    assert f"\n{venv}\n" in (venv / "setup.log").read_text()
+    kept = (venv / "requirements.txt").read_text().splitlines()
+    assert {*(ROOT / "requirements.txt").read_text().splitlines()} - {*kept} == {TORCH}
+    for options in ((), ("--torch", "none")):
+        assert run("setup.sh", *options).returncode == 0
+        made = calls()
+        assert names(made) == ["mmpose.txt"] and "-I -c import torch; print(torch.__version__)" in made
+
+
+@pytest.mark.parametrize(("command", "fails", "message"), [
+    ("none", "import torch", "--torch none: PyTorch can't be imported from "),
+    ("false", "", "--torch: the command failed; correct it (all output: ")])
+def test_setup_without_the_pytorch_that_it_shall_take(run: Run, command: str, fails: str, message: str) -> None:
+    result = run("setup.sh", "--torch", command, FAIL=fails)
+    assert result.returncode == 1 and message in result.stderr.splitlines()[-1]
+
+
+def test_setup_takes_the_packages_of_python_for_its_pytorch(run: Run, venv: Path, calls: Calls) -> None:
+    (venv / "bin/python").unlink()
+    run("setup.sh", "--torch", "none", FAIL="uv venv")
+    assert "--system-site-packages" in next(call for call in calls() if call.startswith("uv venv"))
 
 
 def test_setup_retries_after_a_failure(run: Run, calls: Calls) -> None:
