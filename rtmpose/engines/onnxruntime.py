@@ -87,12 +87,12 @@ def find_bf16_obstacle(device: str) -> str | None:
 
 
 def build(model: onnx.ModelProto, path: Path, facts: Facts) -> list[Compiled]:
-    """Optimize a graph for the CPU, or compile it for another device."""
-    return [_optimize(model, path) if facts.device == "cpu" else _compile(model, facts)]
+    """Optimize a graph for the CPU, or compile it for another device.
 
-
-def _optimize(model: onnx.ModelProto, path: Path) -> Compiled:
-    """Optimize a graph. Types are counted in the result: FP16 becomes FP32, for which alone the CPU has kernels."""
+    On the CPU types are counted in the result: FP16 becomes FP32, for which alone it has kernels.
+    """
+    if facts.device != "cpu":
+        return [_compile(model, facts)]
     import onnxruntime
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
@@ -102,7 +102,7 @@ def _optimize(model: onnx.ModelProto, path: Path) -> Compiled:
         content = Path(folder, "optimized").read_bytes()
     open_session(content)  # it refuses some graphs that it wrote itself
     optimized = onnx.load_from_string(content)
-    return Compiled(content, *count_types(optimized), {_CPU: len(optimized.graph.node)})
+    return [Compiled(content, *count_types(optimized), {_CPU: len(optimized.graph.node)})]
 
 
 def _compile(model: onnx.ModelProto, facts: Facts) -> Compiled:
