@@ -170,6 +170,7 @@ def test_config_that_mmpose_cannot_build(fails_with: Fails, tmp_path: Path) -> N
     ((), "--batch N or --input NAME:N,3,H,W is needed"),
     (("--batch", "0"), "argument --batch: 0 is not above zero"),
     (("--batch", "4", "--input", "input:2,3,256,192"), "--batch 4: --input says 2,3,256,192; they must agree"),
+    (("--batch", "4", "--device", "cpu"), "--device cpu: needs --backend NAME, because each runtime has names of its"),
     (("--batch", "4", "--precision", "int8"), "--precision int8 and --calibration DIR (or "),
 ])
 def test_options_of_a_build(fails: Fails, model_files: dict[str, Path], options: tuple, message: str) -> None:

@@ -96,7 +96,7 @@ def choose_targets(name: str, device: str | None) -> tuple[dict[str, Target], st
     """
     if name == "auto":
         if device:
-            raise KitError(f"--device {device}: is a name of a runtime's; say which with --backend")
+            raise KitError(f"--device {device}: needs --backend NAME, because each runtime has names of its own")
         return _choose_automatically()
     targets = list_targets(name)
     if not targets:

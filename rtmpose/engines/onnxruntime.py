@@ -158,8 +158,8 @@ def _count_nodes(session: Any, facts: Facts) -> dict[str, int]:
               if "provider" in event["args"]]
     if left := [event["op_name"] for event in events if event["provider"] == _CPU]:
         operators = ", ".join(f"{number} {operator}" for operator, number in Counter(left).most_common(3))
-        raise KitError(f"--device {facts.device}: leaves {len(left)} of {len(events)} nodes to the CPU ({operators}); "
-                       "check its driver and libraries, or choose another device")
+        raise KitError(f"--device {facts.device}: leaves {len(left)} of {len(events)} kernels to the CPU "
+                       f"({operators}); check its driver and libraries, or choose another device")
     nodes = Counter(event["provider"] for event in events)
     for part in session.get_provider_graph_assignment_info():
         nodes[part.ep_name] += len(part.get_nodes()) - 1

@@ -124,7 +124,7 @@ def throughput_lines(measured: dict[str, Any], batch: int) -> str:
     for name, timed in ({measured["fps_of"]: headline} | measured["other_timings"]).items():
         lines.append(f"  {name}: {_latency(timed)}, spread {timed['spread']:.1%}, {timed['fps']:.2f} persons a second")
     if "request_latency_ms" in measured:
-        lines.append(f"    each batch: {_latency(measured['request_latency_ms'])}")
+        lines.insert(2, f"    each batch from start to end: {_latency(measured['request_latency_ms'])}")
     steady = "speed steady" if measured["steady"] else "speed not yet steady"
     lines.append(f"  timed: {measured['iterations']} batches of {batch} after a warm-up of {measured['warmup']} "
                  f"({measured['warmup_s']:.1f} s, {steady}); input: {measured['input']}; reading, cropping and "

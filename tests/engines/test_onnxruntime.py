@@ -92,7 +92,7 @@ def partly_known(model_files: dict[str, Path], tmp_path_factory: pytest.TempPath
 def test_a_node_that_would_fall_back_to_the_cpu_is_refused(partly_known: Path, engine: Path) -> None:
     """When it is built, by number and operator; and when it is loaded, whoever built it."""
     line = refused(*command(partly_known, partly_known.with_name("a.engine"), "fp32"))
-    assert "--device openvino: leaves 1 of 3 nodes to the CPU (1 Det); check its driver" in line
+    assert "--device openvino: leaves 1 of 3 kernels to the CPU (1 Det); check its driver" in line
     assert not partly_known.with_name("a.engine").exists()
     fixed = onnx.load(partly_known)
     for value in fixed.graph.input:
