@@ -150,6 +150,7 @@ class Streams:
         import torch
         self._device: Any = torch.get_device_module(device)
         self._events, self._how = device.type.upper(), "kernel by kernel"
+        self._device.set_device(device)  # for what takes the current one
         self._slots = [_Slot(network, shape, logits, device) for _ in range(IN_FLIGHT)]
         self._device.synchronize()  # zeros are written on another stream
         if hasattr(self._device, "CUDAGraph"):
