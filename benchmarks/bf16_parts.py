@@ -60,7 +60,7 @@ def main() -> int:
                         help="batches an engine; default: %(default)s")
     args = parser.parse_args()
     reference, openvino = load_engine(args.engine), BACKENDS["openvino"]
-    if obstacle := openvino.find_bf16_obstacle("cpu"):
+    if obstacle := openvino.find_precision_obstacle("cpu", "bf16"):
         raise KitError(f"BF16: {obstacle}; run it on another machine")
     width, height = size = reference.record.input_size
     batch = reference.record.batch

@@ -63,7 +63,7 @@ def check_pycuda(folder: Path, real: bool) -> tuple[bool, str]:
 
 def check_precision(precision: str, folder: Path, real: bool) -> tuple[bool | None, str]:
     """The commands of a user: build the demo's network, image files to AP, keypoints beside FP32's on the CPU."""
-    if precision == "bf16" and (obstacle := tensorrt.find_bf16_obstacle("cuda")):
+    if precision == "bf16" and (obstacle := tensorrt.find_precision_obstacle("cuda", "bf16")):
         return None, obstacle
     engine = folder / f"{precision}.engine"
     calibration = ("--calibration", folder / "calibration") if precision == "int8" else ()

@@ -42,7 +42,8 @@ class Backend(Protocol):
     """A runtime: a module or package of this one, or a Python file of the user's.
 
     It may have two more names: ``INT8_SCHEME``, an :class:`rtmpose.model.int8.quantize.Int8Scheme`, without which INT8
-    is refused; and ``find_bf16_obstacle(device)``, which returns why a device can't compute in BF16, or None.
+    is refused; and ``find_precision_obstacle(device, precision)``, which returns why a device can't compute in a
+    precision, or None.
     """
 
     def describe(self) -> list[Target]:

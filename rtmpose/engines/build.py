@@ -109,9 +109,8 @@ def _find_obstacle(name: str, target: Target, precision: str) -> str | None:
     backend: Any = find_backend(name)
     if precision == "int8" and not hasattr(backend, "INT8_SCHEME"):
         return f"{name} takes no INT8 graphs"
-    if precision == "bf16" and hasattr(backend, "find_bf16_obstacle"):
-        return backend.find_bf16_obstacle(target.device)
-    return None
+    return backend.find_precision_obstacle(target.device, precision) if hasattr(
+        backend, "find_precision_obstacle") else None
 
 
 def int8_scheme(name: str) -> Int8Scheme:

@@ -79,11 +79,13 @@ def _openvino_device(device: str) -> str:
     return plugged.ep_metadata.get("ov_device", "").lower() if plugged else ""
 
 
-def find_bf16_obstacle(device: str) -> str | None:
+def find_precision_obstacle(device: str, precision: str) -> str | None:
     if device == "cpu":
-        return "ONNX Runtime has no BF16 on CPUs"
+        return "ONNX Runtime has no BF16 on CPUs" if precision == "bf16" else None
+    if precision == "int8":
+        return f"ONNX Runtime doesn't tell what {device} computes in it"
     name = _openvino_device(device)
-    return openvino.find_bf16_obstacle(name) if name else None
+    return openvino.find_precision_obstacle(name, precision) if name else None
 
 
 def build(model: onnx.ModelProto, path: Path, facts: Facts) -> list[Compiled]:
@@ -107,8 +109,6 @@ def build(model: onnx.ModelProto, path: Path, facts: Facts) -> list[Compiled]:
 
 def _compile(model: onnx.ModelProto, facts: Facts) -> Compiled:
     """Compile a graph for another device. Raises KitError if the CPU would run a part of it."""
-    if facts.requested_precision == "int8":
-        raise KitError(f"--precision int8: ONNX Runtime doesn't tell what {facts.device} computes in it; use another")
     with tempfile.TemporaryDirectory() as folder:
         compiled = Path(folder, "compiled.onnx")  # not every provider writes it
         session = _open_on_device(model.SerializeToString(), facts, f"{folder}/profile", {

@@ -38,8 +38,10 @@ def describe() -> list[Target]:
     return targets
 
 
-def find_bf16_obstacle(device: str) -> str | None:
+def find_precision_obstacle(device: str, precision: str) -> str | None:
     """BF16 without AVX512-BF16 or AMX would be emulated, or be FP32."""
+    if precision != "bf16":
+        return None
     if device != "cpu":
         return f"OpenVINO has no BF16 on {device}"
     flags = cpu_flags()
@@ -52,7 +54,7 @@ def find_bf16_obstacle(device: str) -> str | None:
 def build(model: onnx.ModelProto, path: Path, facts: Facts) -> list[Compiled]:
     """Compile a graph; beside INT8, what is FP32 is compiled in BF16 as well where the processor can."""
     compiled = [_compile(model, facts, bf16=False)]
-    if "int8" in compiled[0].arithmetic and find_bf16_obstacle(facts.device) is None:
+    if "int8" in compiled[0].arithmetic and find_precision_obstacle(facts.device, "bf16") is None:
         compiled.append(_compile(model, facts, bf16=True))
     return compiled
 

@@ -27,7 +27,8 @@ from rtmpose.model.checkpoint import load_network
 from rtmpose.model.int8 import calibrate, quantize
 from rtmpose.report.text import build_lines
 
-needs_bf16 = pytest.mark.skipif(openvino.find_bf16_obstacle("cpu") is not None, reason="needs AVX512-BF16 or AMX")
+needs_bf16 = pytest.mark.skipif(openvino.find_precision_obstacle("cpu", "bf16") is not None,
+                                reason="needs AVX512-BF16 or AMX")
 pytestmark = pytest.mark.skipif(not openvino.describe(), reason="needs OpenVINO")
 
 BATCH = 4
@@ -186,7 +187,7 @@ def test_int8_gives_the_keypoints_that_the_graph_says(demo_onnx: Path, calibrati
     quantized = quantize.insert_quantization(fixed, ranges, openvino.INT8_SCHEME)
     expected, scores = emulation.keypoints(quantized, crops)
     exact, _ = emulation.keypoints(fixed, crops)
-    rests = ["fp32"] if openvino.find_bf16_obstacle("cpu") else ["fp32", "bf16"]
+    rests = ["fp32"] if openvino.find_precision_obstacle("cpu", "bf16") else ["fp32", "bf16"]
     shares = []
     built = openvino.build(quantized, tmp_path, build_facts("openvino"))
     for rest, (content, arithmetic, *_) in zip(rests, built, strict=True):

@@ -48,9 +48,9 @@ def find_obstacle(gpu: Gpu, package: str | None = None) -> str | None:
     return None
 
 
-def find_bf16_obstacle(device: str) -> str | None:
+def find_precision_obstacle(device: str, precision: str) -> str | None:
     gpu = find_gpu()
-    if gpu and float(gpu.compute_capability) < 8:
+    if precision == "bf16" and gpu and float(gpu.compute_capability) < 8:
         return f"{gpu.name} has compute capability {gpu.compute_capability}, and BF16 needs 8.0"
     return None
 

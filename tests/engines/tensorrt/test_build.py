@@ -141,7 +141,7 @@ def test_rtx_on_a_gpu_that_it_does_not_list(monkeypatch: pytest.MonkeyPatch, pac
     ("7.5", "NVIDIA has compute capability 7.5, and BF16 needs 8.0"), ("8.0", None), ("12.0", None)])
 def test_gpus_without_bf16_are_named(monkeypatch: pytest.MonkeyPatch, capability: str, obstacle: str | None) -> None:
     monkeypatch.setattr(BUILD, "find_gpu", lambda: Gpu("NVIDIA", capability, "13.0", 0, ""))
-    assert tensorrt.find_bf16_obstacle("cuda") == obstacle
+    assert tensorrt.find_precision_obstacle("cuda", "bf16") == obstacle
 
 
 @needs_gpu

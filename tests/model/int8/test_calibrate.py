@@ -55,7 +55,7 @@ def test_all_convolutions_but_the_final_one_compute_in_int8(built: tuple[str, Pa
     rest = "bf16" if record.precision == "int8+bf16" else "fp32"
     assert record.precision == {"fp32": "int8", "bf16": "int8+bf16"}[rest]
     assert record.arithmetic == {"int8": 37, rest: 8}
-    if BACKENDS[name].find_bf16_obstacle("cpu") is None:  # both were built, and the faster one is kept
+    if BACKENDS[name].find_precision_obstacle("cpu", "bf16") is None:  # both were built, and the faster one is kept
         assert set(record.measured_fps) == {f"{name} int8", f"{name} int8+bf16"}
         assert record.measured_fps[f"{name} {record.precision}"] == max(record.measured_fps.values())
         assert f"chosen: {name} {record.precision}, because it is the fastest here: {name} int8 " in message
