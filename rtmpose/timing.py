@@ -80,12 +80,13 @@ def wall_clock(work: Callable[[], object]) -> Callable[[], float]:
     return run
 
 
-def finish(timer: Callable[[], float]) -> list[float]:
+def finish(timer: Callable[[], float]) -> dict[str, list[float]]:
     """Wait for the batches that a timer has left in flight, by its method ``finish`` if it has one.
 
-    Returns each batch's latency in milliseconds where that isn't what the timer returns.
+    Returns other milliseconds of each batch than those between two batches: ``request_latency_ms`` from its start to
+    its end, and ``enqueue_ms`` for the host to start it.
     """
-    wait: Callable[[], list[float]] = getattr(timer, "finish", list)
+    wait: Callable[[], dict[str, list[float]]] = getattr(timer, "finish", dict)
     return wait()
 
 

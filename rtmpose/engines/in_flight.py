@@ -12,29 +12,55 @@ _SLOWER = 1.02  # ratio up to which a CUDA graph is taken: it frees the host
 _COMPARISON = 0.4  # seconds
 
 
-def name_timers(events: str, how: str, on_device: Iterator[float], with_copies: Iterator[float]
+def name_timers(events: str, how: str, on_device: Callable[[], float], with_copies: Callable[[], float]
                 ) -> dict[str, Callable[[], float]]:
     """Timers of the computation alone, launched as ``how`` says, and with copies; ``events`` are e.g. CUDA's."""
-    return {f"device time by {events} events, crops on the device, batches back to back {how}": on_device.__next__,
+    return {f"device time by {events} events, crops on the device, batches back to back {how}": on_device,
             f"the same with host-device copies from and to pinned memory, {IN_FLIGHT} batches in flight":
-                with_copies.__next__}
+                with_copies}
 
 
-def intervals(wait: Callable[[], None], enqueue: Callable[[int], Any], milliseconds: Callable[[Any, Any], float]
-              ) -> Iterator[float]:
-    """Milliseconds from the end of each batch to the end of the next, between the events that ``enqueue`` returns.
+class BatchTimer:
+    """A timer by a device's events: milliseconds from the end of each batch to the end of the next.
 
     Batch ``i`` starts when batch ``i - IN_FLIGHT`` has ended, so they can share a slot. The batches in flight keep the
     GPU busy meanwhile, so the mean is that of a loop that only enqueues.
     """
-    wait()  # the timer before this one has left batches in flight
-    ends: deque[Any] = deque()
-    for i in count():
-        ends.append(enqueue(i))
-        if len(ends) >= IN_FLIGHT:
-            ends[-IN_FLIGHT].synchronize()
-        if len(ends) > IN_FLIGHT:
-            yield milliseconds(ends.popleft(), ends[0])
+
+    def __init__(self, wait: Callable[[], None], enqueue: Callable[[int], tuple[Any, Any]],
+                 milliseconds: Callable[[Any, Any], float]) -> None:
+        """``enqueue`` returns the events of a batch's start and end, and ``milliseconds`` the time between two."""
+        self._wait, self._enqueue, self._milliseconds = wait, enqueue, milliseconds
+        self._restart()
+
+    def _restart(self) -> None:
+        self._latencies: list[float] = []
+        self._enqueues: list[float] = []
+        self._intervals = self._run()
+
+    def __call__(self) -> float:
+        return next(self._intervals)
+
+    def _run(self) -> Iterator[float]:
+        self._wait()  # the timer before this one has left batches in flight
+        batches: deque[tuple[Any, Any]] = deque()
+        for i in count():
+            before = time.perf_counter()
+            batches.append(self._enqueue(i))
+            self._enqueues.append((time.perf_counter() - before) * 1e3)
+            if len(batches) >= IN_FLIGHT:
+                batches[-IN_FLIGHT][1].synchronize()
+            if len(batches) > IN_FLIGHT:
+                start, end = batches.popleft()
+                self._latencies.append(self._milliseconds(start, end))
+                yield self._milliseconds(end, batches[0][1])
+
+    def finish(self) -> dict[str, list[float]]:
+        """See :func:`rtmpose.timing.finish`: of each batch, the time on the device, and the host's to enqueue it."""
+        self._wait()
+        found = {"request_latency_ms": self._latencies, "enqueue_ms": self._enqueues}
+        self._restart()
+        return found
 
 
 def graph_pays(graph: Callable[[], object], kernels: Callable[[], object], wait: Callable[[], None]) -> bool:

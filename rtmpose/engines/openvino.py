@@ -148,9 +148,9 @@ class Streams:
             self._ends.append(perf_counter())
         return (self._ends[-1] - self._ends[0]) / self.depth * 1e3
 
-    def finish(self) -> list[float]:
+    def finish(self) -> dict[str, list[float]]:
         """Wait for the batches in flight. Returns the milliseconds of each batch that a call waited for."""
         self._queue.wait_all()
         latencies, self._latencies = self._latencies, []
         self._ends.clear()
-        return latencies
+        return {"request_latency_ms": latencies}

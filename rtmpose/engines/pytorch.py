@@ -6,7 +6,7 @@ torch is imported where it is used, because that takes seconds.
 import io
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from rtmpose.engines.in_flight import IN_FLIGHT, graph_pays, intervals, name_timers, seconds
+from rtmpose.engines.in_flight import IN_FLIGHT, BatchTimer, graph_pays, name_timers, seconds
 from rtmpose.engines.record import Facts, Record, Target
 from rtmpose.engines.runtime import Compiled, RuntimeEngine, is_installed, package_version
 from rtmpose.errors import first_line
@@ -179,20 +179,21 @@ class Streams:
         for slot in self._slots:
             slot.stream.synchronize()
 
-    def _enqueue(self, slot: _Slot, work: Callable[[], object]) -> Any:
-        """Enqueue work on a slot's stream; returns the event of its end."""
+    def _enqueue(self, slot: _Slot, work: Callable[[], object]) -> tuple[Any, Any]:
+        """Enqueue work on a slot's stream; returns the events of its start and end."""
+        start, end = (self._device.Event(enable_timing=True) for _ in range(2))
         with self._device.stream(slot.stream):
+            start.record()
             work()
-            end = self._device.Event(enable_timing=True)
             end.record()
-        return end
+        return start, end
 
     def run(self, crops: Any) -> Sequence[Any]:
         """Logits of a batch, as tensors of their own."""
         self._wait()  # a timer may have left a batch in flight
         slot = self._slots[0]
         slot.crops.copy_(crops)
-        self._enqueue(slot, slot.run).synchronize()
+        self._enqueue(slot, slot.run)[1].synchronize()
         return [logits.clone() for logits in slot.logits]
 
     def timers(self, crops: Any) -> dict[str, Callable[[], float]]:
@@ -201,13 +202,13 @@ class Streams:
         for slot in self._slots:
             slot.crops.copy_(crops)
         first = self._slots[0]
-        return name_timers(self._events, self._how, self._intervals([(first, first.launch)]),
-                           self._intervals([(slot, slot.run) for slot in self._slots]))
+        return name_timers(self._events, self._how, self._timer([(first, first.launch)]),
+                           self._timer([(slot, slot.run) for slot in self._slots]))
 
-    def _intervals(self, works: Sequence[tuple[_Slot, Callable[[], object]]]) -> Iterator[float]:
-        """Milliseconds between the ends of works, which take turns."""
-        return intervals(self._wait, lambda i: self._enqueue(*works[i % len(works)]),
-                         lambda start, end: start.elapsed_time(end))
+    def _timer(self, works: Sequence[tuple[_Slot, Callable[[], object]]]) -> BatchTimer:
+        """A timer of works, which take turns."""
+        return BatchTimer(self._wait, lambda i: self._enqueue(*works[i % len(works)]),
+                          lambda start, end: start.elapsed_time(end))
 
 
 def _replay(graph: Any, logits: Sequence[Any]) -> Sequence[Any]:

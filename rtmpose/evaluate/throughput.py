@@ -36,15 +36,14 @@ def time_batches(engine: Engine, timer: Callable[[], float], warmup: int, iterat
     """Warm up with at least ``warmup`` batches; then time at least ``iterations`` and ``duration`` seconds, under a
     monitor.
 
-    Of a timer that has several batches in flight, ``request_latency_ms`` describes the latency of each.
+    Of a timer that has several batches in flight, what :func:`rtmpose.timing.finish` returns is described as well.
     """
     warmed = timing.warm_up(timer, warmup, duration)
     with monitor(engine) as watched:
         samples = timing.measure(timer, 0, iterations, duration, "Timing")
-    latencies = timing.finish(timer)[-len(samples):]
+    others = {name: timing.describe_latency(one[-len(samples):]) for name, one in timing.finish(timer).items()}
     return {**timing.describe_samples(samples), "fps": engine.record.batch / float(samples.mean()) * 1e3, **warmed,
-            **({"request_latency_ms": timing.describe_latency(latencies)} if latencies else {}),
-            "conditions": watched.conditions, **watched.costs(len(samples) * engine.record.batch)}
+            **others, "conditions": watched.conditions, **watched.costs(len(samples) * engine.record.batch)}
 
 
 def throughput_input(data_set: DataSet | str | None, engine: Engine) -> tuple[np.ndarray, str]:

@@ -207,9 +207,14 @@ def backend(summary: dict[str, Any]) -> str:
 
 
 def notes(summary: dict[str, Any]) -> list[str]:
-    """What a reader must know beside the figures: missed targets, INT8 calibrated on the measured set, and what was
-    left out of its files or looks wrong in them."""
+    """What a reader must know beside the figures: missed targets, a device that the host starves (trtexec's limits),
+    INT8 calibrated on the measured set, and what was left out of its files or looks wrong in them."""
     lines = [f"missed {missed}" for missed in summary["missed_targets"]]
+    interval, busy, enqueue = (summary.get(name, {}).get("mean") for name in (
+        "latency_ms", "request_latency_ms", "enqueue_ms"))
+    if enqueue and (interval > 1.05 * busy or enqueue > 0.8 * busy):
+        lines.append(f"the host is the limit: a batch takes the device {busy:.3f} ms and the host {enqueue:.3f} ms to "
+                     f"enqueue, and one ends every {interval:.3f} ms")
     lines += [f"{number} {note}" for note, number in summary.get("notes", {}).items()]
     if summary["engine"]["calibration"].get("annotations_sha256") in summary["inputs"].values():
         lines.append("calibrated on the data set that it is measured on; its AP on others may be lower")

@@ -123,8 +123,8 @@ def throughput_lines(measured: dict[str, Any], batch: int) -> str:
     lines = [f"* Mean inference time: {headline['mean']:.3f} ms, Mean fps: {headline['fps']:.2f}"]
     for name, timed in ({measured["fps_of"]: headline} | measured["other_timings"]).items():
         lines.append(f"  {name}: {_latency(timed)}, spread {timed['spread']:.1%}, {timed['fps']:.2f} persons a second")
-    if "request_latency_ms" in measured:
-        lines.insert(2, f"    each batch from start to end: {_latency(measured['request_latency_ms'])}")
+    each = {"request_latency_ms": "each batch from start to end", "enqueue_ms": "the host, to enqueue a batch"}
+    lines[2:2] = [f"    {what}: {_latency(measured[name])}" for name, what in each.items() if name in measured]
     steady = "speed steady" if measured["steady"] else "speed not yet steady"
     lines.append(f"  timed: {measured['iterations']} batches of {batch} after a warm-up of {measured['warmup']} "
                  f"({measured['warmup_s']:.1f} s, {steady}); input: {measured['input']}; reading, cropping and "

@@ -152,10 +152,10 @@ def test_batches_in_flight_are_waited_for(engine_path: Path, crops: list[np.ndar
     streams = openvino.Streams(Core().import_model(content, "CPU", config), crops[0])
     for calls in (1, 4):  # it can be taken up again
         assert all(0 < streams() < 60_000 for _ in range(calls))
-        latencies = timing.finish(streams)
+        latencies = timing.finish(streams)["request_latency_ms"]
         assert len(latencies) == streams.depth + calls - 1 and min(latencies) > 0
         assert all(request.wait_for(0) for request in streams._queue)
-    assert timing.finish(lambda: 1.0) == []
+    assert timing.finish(lambda: 1.0) == {}
 
 
 def run_all(run: Callable[[np.ndarray], Sequence[np.ndarray]], crops: Sequence[np.ndarray]) -> np.ndarray:

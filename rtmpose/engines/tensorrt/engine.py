@@ -11,7 +11,7 @@ from typing import Any, SupportsInt
 
 import numpy as np
 
-from rtmpose.engines.in_flight import IN_FLIGHT, graph_pays, intervals, name_timers, seconds
+from rtmpose.engines.in_flight import IN_FLIGHT, BatchTimer, graph_pays, name_timers, seconds
 from rtmpose.engines.record import Record
 from rtmpose.engines.runtime import import_package
 from rtmpose.engines.tensorrt.build import find_obstacle, make_logger, open_context
@@ -192,19 +192,20 @@ class TensorRTEngine:
         self.infer(crops)  # they stay on the GPU
         for pinned in self._crops:
             pinned[...] = crops
-        on_gpu = self._intervals(self.runs, lambda i: self._slots[0].launch())
-        with_copies = self._intervals(self.downloads, self._enqueue_crops)
+        on_gpu = self._timer(self.runs, self.runs, lambda i: self._slots[0].launch())
+        with_copies = self._timer(self.uploads, self.downloads, self._enqueue_crops)
         return {**name_timers("CUDA", self._slots[0].how, on_gpu, with_copies),
                 "end to end by the wall clock, crops and logits in ordinary memory, one batch at a time":
                     wall_clock(partial(self.infer, crops))}
 
-    def _intervals(self, stream: Any, enqueue: Callable[[int], None]) -> Iterator[float]:
-        """Milliseconds between the ends of batches, which end on ``stream``."""
-        def enqueue_with_event(i: int) -> Any:
+    def _timer(self, first: Any, last: Any, enqueue: Callable[[int], None]) -> BatchTimer:
+        """A timer of batches that start on the stream ``first`` and end on ``last``."""
+        def enqueue_with_events(i: int) -> tuple[Any, Any]:
+            start = self.cuda.Event().record(first)
             enqueue(i)
-            return self.cuda.Event().record(stream)
+            return start, self.cuda.Event().record(last)
 
-        return intervals(self.wait, enqueue_with_event, lambda start, end: start.time_till(end))
+        return BatchTimer(self.wait, enqueue_with_events, lambda start, end: start.time_till(end))
 
 
 load = TensorRTEngine

@@ -98,6 +98,8 @@ def test_throughput(run: Run, gpu_engine: Path, tmp_path: Path) -> None:
     run("inference.py", "--engine", gpu_engine, "--perf_only", "--iterations", 5, "--duration", 0, "--output", tmp_path)
     measured = summary(tmp_path)
     assert "CUDA events" in measured["fps_of"] and len(measured["other_timings"]) == 2
+    for timed in (measured, next(iter(measured["other_timings"].values()))):
+        assert {"request_latency_ms", "enqueue_ms"} <= timed.keys()
 
 
 @pytest.mark.parametrize("scenario", ["offline", "singlestream", "server"])

@@ -1,0 +1,39 @@
+"""Timers of batches in flight, of events whose times are known."""
+
+from itertools import pairwise
+
+import pytest
+
+from rtmpose.engines.in_flight import IN_FLIGHT, BatchTimer
+from rtmpose.report.summary import notes
+from rtmpose.timing import finish
+
+
+class Event(float):
+    """An event at a time in milliseconds."""
+
+    def synchronize(self) -> None:
+        waited.append(self)
+
+
+waited: list[float] = []
+
+
+def test_timer_tells_intervals_and_each_batch() -> None:
+    """A device that starves: each batch takes 3 ms, and one ends every 5, then 6, then 7 ms ..."""
+    ends = [Event(sum(range(5, 5 + i))) for i in range(1, 20)]
+    timer = BatchTimer(lambda: None, lambda i: (Event(ends[i] - 3), ends[i]), lambda start, end: end - start)
+    for _ in range(2):  # after it has finished, it starts again
+        waited.clear()
+        assert [timer() for _ in range(4)] == [end - start for start, end in pairwise(ends[:5])]
+        assert waited == ends[:len(waited)] and len(waited) == 4 + IN_FLIGHT - 1
+        found = finish(timer)
+        assert found["request_latency_ms"] == [3] * 4 and len(found["enqueue_ms"]) == 4 + IN_FLIGHT
+
+
+@pytest.mark.parametrize(("interval", "busy", "enqueue", "noted"), [  # on both sides of trtexec's limits
+    (10.5, 10, 1, False), (10.51, 10, 1, True), (10, 10, 8, False), (10, 10, 8.01, True)])
+def test_a_host_that_starves_the_device_is_noted(interval: float, busy: float, enqueue: float, noted: bool) -> None:
+    summary = {"missed_targets": [], "engine": {"calibration": {}}, "inputs": {}, "latency_ms": {"mean": interval},
+               "request_latency_ms": {"mean": busy}, "enqueue_ms": {"mean": enqueue}}
+    assert any("the host is the limit: a batch takes the device 10.000 ms" in note for note in notes(summary)) == noted
