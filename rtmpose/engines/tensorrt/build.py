@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -71,16 +72,28 @@ def open_context(gpu: Gpu, path: str | Path) -> tuple[Any, Any]:
     return cuda, primary.context
 
 
-def make_logger(trt: Any) -> Any:
-    """A TensorRT logger that keeps the last error for a message instead of printing it."""
+@cache
+def get_logger(trt: Any) -> Any:
+    """The process's logger of TensorRT, which keeps messages for ours instead of printing them.
+
+    There is one, because TensorRT goes on with the first that it gets.
+    """
     base: Any = trt.ILogger
 
     class Logger(base):
-        last_error = "no reason given"
+        def __init__(self) -> None:
+            base.__init__(self)
+            self.clear()
+
+        def clear(self) -> None:
+            self.last_error = "no reason given"
+            self.warnings: list[str] = []
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (base.Severity.ERROR, base.Severity.INTERNAL_ERROR):
                 self.last_error = first_line(message)
+            elif severity == base.Severity.WARNING:
+                self.warnings.append(first_line(message))
 
     return Logger()
 
@@ -96,7 +109,8 @@ def build(model: onnx.ModelProto, path: Path, facts: Facts) -> list[Compiled]:
         if obstacle := find_obstacle(gpu):
             raise KitError(f"--backend tensorrt: {obstacle}")
         open_context(gpu, path)  # TensorRT builds on the GPU that is current
-    logger = make_logger(trt)
+    logger = get_logger(trt)
+    logger.clear()
     try:
         builder = trt.Builder(logger)
     except TypeError as error:  # what the bindings make of a null pointer
@@ -114,7 +128,10 @@ def build(model: onnx.ModelProto, path: Path, facts: Facts) -> list[Compiled]:
     types = list(_layer_types(network))
     arithmetic = Counter(kind for layer, kind in types if layer in ("CONVOLUTION", "MATRIX_MULTIPLY"))
     layers = Counter(kind for layer, kind in types if layer != "CONSTANT")
-    return [Compiled(bytes(memoryview(content)), dict(arithmetic), dict(layers))]
+    warnings = [*dict.fromkeys(logger.warnings)]
+    more = f" (and {len(warnings) - 1} more)" if len(warnings) > 1 else ""
+    note = f"{package} warns: {warnings[0]}{more}" if warnings else ""
+    return [Compiled(bytes(memoryview(content)), dict(arithmetic), dict(layers), note=note)]
 
 
 def make_config(trt: Any, builder: Any) -> Any:

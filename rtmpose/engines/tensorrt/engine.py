@@ -14,7 +14,7 @@ import numpy as np
 from rtmpose.engines.in_flight import IN_FLIGHT, BatchTimer, graph_pays, name_timers, seconds
 from rtmpose.engines.record import Record
 from rtmpose.engines.runtime import import_package
-from rtmpose.engines.tensorrt.build import find_obstacle, make_logger, open_context
+from rtmpose.engines.tensorrt.build import find_obstacle, get_logger, open_context
 from rtmpose.engines.tensorrt.graph import Graph
 from rtmpose.errors import KitError
 from rtmpose.files import write_bytes
@@ -58,7 +58,8 @@ class TensorRTEngine:
                        **{name: (record.batch, record.num_keypoints, number)
                           for name, number in zip((*OUTPUTS, KEYPOINTS), (*record.bins, 3), strict=True)}}
         trt = import_package(record.package)
-        self._logger = make_logger(trt)
+        self._logger = get_logger(trt)
+        self._logger.clear()
         self._runtime = trt.Runtime(self._logger)
         self._engine = self._runtime.deserialize_cuda_engine(content)
         if self._engine is None:

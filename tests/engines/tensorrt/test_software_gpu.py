@@ -235,6 +235,29 @@ def test_build_that_fails(run: Run, model_files: dict[str, Path], tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
+def test_warnings_of_a_build_are_told(run: Run, model_files: dict[str, Path], tmp_path: Path) -> None:
+    printed = run(*build_arguments(model_files["onnx"], tmp_path / "fp32.engine"), SOFTGPU_FAIL_BUILD="warn")
+    assert "  Note: tensorrt warns: made up (and 1 more)" in printed.splitlines()
+
+
+def test_second_engine_of_a_process_tells_its_reason(run: Run, gpu_engine: Path, tmp_path: Path) -> None:
+    """TensorRT goes on with the first logger that it gets, whatever the second engine brings."""
+    script = tmp_path / "two.py"
+    script.write_text(f"""
+import os, numpy, tensorrt
+from rtmpose.engines import load_engine
+from rtmpose.errors import KitError
+first, second = (load_engine({str(gpu_engine)!r}) for _ in range(2))
+os.environ["SOFTGPU_FAIL_ENQUEUE"] = str(tensorrt._Context._runs + 1)
+try:
+    second.infer(numpy.zeros((4, 3, 256, 192), "float32"))
+except KitError as error:
+    print(error)
+""")
+    assert "failed to run the engine (IExecutionContext::enqueueV3: " in run(
+        str(script), root=Path("/"), SOFTGPU_CAPTURE="refuse")
+
+
 def test_rtx(run: Run, software_gpu: dict[str, str], model_files: dict[str, Path], cpu_keypoints: bytes,
              drawn: Path, tmp_path: Path) -> None:
     """The kernels that one process compiles are there for the next."""

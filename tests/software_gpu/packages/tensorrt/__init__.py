@@ -24,20 +24,31 @@ _cuda.softgpuHost.restype = ctypes.c_void_p
 _cuda.softgpuHost.argtypes = [ctypes.c_ulong]
 
 
-def _fails(step: str, log: "ILogger") -> bool:
+def _tell(severity: "ILogger.Severity", message: str) -> None:
+    assert ILogger._first
+    ILogger._first.log(severity, message)
+
+
+def _fails(step: str) -> bool:
     """Whether SOFTGPU_FAIL_BUILD wants a step to fail."""
     fails = os.environ.get("SOFTGPU_FAIL_BUILD") == step
     if fails:
-        log.log(ILogger.Severity.ERROR, "made up")
+        _tell(ILogger.Severity.ERROR, "made up")
     return fails
 
 
 class ILogger:
-    """Base of the program's logger, which has ``log(severity, message)``."""
+    """Base of the program's logger, which has ``log(severity, message)``. The first of a process gets all messages."""
+
+    _first: "ILogger | None" = None
 
     class Severity(enum.IntEnum):
         INTERNAL_ERROR = 0
         ERROR = 1
+        WARNING = 2
+
+    def __init__(self) -> None:
+        ILogger._first = ILogger._first or self
 
 
 class NetworkDefinitionCreationFlag(enum.IntEnum):
@@ -95,10 +106,10 @@ class OnnxParser:
     num_errors = 0
 
     def __init__(self, network: _Network, log: ILogger) -> None:
-        self._network, self._log = network, log
+        self._network = network
 
     def parse(self, model: bytes) -> bool:
-        if _fails("parse", self._log):
+        if _fails("parse"):
             return False
         graph = onnx.shape_inference.infer_shapes(onnx.load_from_string(model)).graph
         types = {value.name: value.type.tensor_type.elem_type
@@ -115,7 +126,6 @@ class _Config:
 
 class Builder:
     def __init__(self, log: ILogger) -> None:
-        self._log = log
         version = ctypes.c_int()
         _cuda.cuDriverGetVersion(ctypes.byref(version))
         if version.value < 12000:
@@ -128,8 +138,11 @@ class Builder:
         return _Config()
 
     def build_serialized_network(self, network: _Network, config: Any) -> bytes | None:
-        if _fails("build", self._log):
+        if _fails("build"):
             return None
+        if os.environ.get("SOFTGPU_FAIL_BUILD") == "warn":
+            for message in ("made up", "made up", "the same"):
+                _tell(ILogger.Severity.WARNING, message)
         device, model = ctypes.c_int(), onnx.load_from_string(network.content)
         _cuda.cuCtxGetDevice(ctypes.byref(device))  # the first where none is current
         onnx.helper.set_model_props(model, {"built on device": str(device.value)})
@@ -138,20 +151,20 @@ class Builder:
 
 class Runtime:
     def __init__(self, log: ILogger) -> None:
-        self._log = log
+        """TensorRT's first logger gets all messages."""
 
     def deserialize_cuda_engine(self, serialized_engine: bytes) -> "_Engine | None":
         context = ctypes.c_void_p()
         _cuda.cuCtxGetCurrent(ctypes.byref(context))
         if not context.value:
-            self._log.log(ILogger.Severity.ERROR, "no CUDA context")
+            _tell(ILogger.Severity.ERROR, "no CUDA context")
             return None
-        if _fails("load", self._log):
+        if _fails("load"):
             return None
         device = ctypes.c_int()
         _cuda.cuCtxGetDevice(ctypes.byref(device))
         _cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), device)  # the CUDA runtime in TensorRT keeps it
-        return _Engine(serialized_engine, self._log)
+        return _Engine(serialized_engine)
 
 
 class _RuntimeCache:
@@ -177,7 +190,7 @@ class _RuntimeConfig:
 
 
 class _Engine:
-    def __init__(self, content: bytes, log: ILogger) -> None:
+    def __init__(self, content: bytes) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 4
@@ -192,7 +205,6 @@ class _Engine:
         self.inputs, self.outputs = (
             {value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim) for value in values}
             for values in (graph.input, graph.output))  # shapes; all are FP32
-        self.log = log
 
     @staticmethod
     def create_runtime_config() -> "_RuntimeConfig":
@@ -201,7 +213,7 @@ class _Engine:
     def create_execution_context(self, runtime_config: "_RuntimeConfig | None" = None) -> "_Context | None":
         scratch = ctypes.c_ulong()
         if _cuda.cuMemAlloc_v2(ctypes.byref(scratch), ctypes.c_size_t(4096)):
-            self.log.log(ILogger.Severity.ERROR, "Cuda Runtime (out of memory)")
+            _tell(ILogger.Severity.ERROR, "Cuda Runtime (out of memory)")
             return None
         return _Context(self, scratch.value)
 
@@ -288,7 +300,7 @@ class _Context:
                                           *arrays) == 0
 
     def _fail(self, message: str) -> bool:
-        self._engine.log.log(ILogger.Severity.ERROR, message)
+        _tell(ILogger.Severity.ERROR, message)
         return False
 
     @staticmethod
