@@ -1,9 +1,8 @@
 """ONNX file -> engine for one runtime, precision and batch size, with its record beside it."""
 
-from common import Parser, add_annotations, choose_data_set, input_shape, positive, run
+from common import Parser, add_annotations, choose_data_set, choose_measured, input_shape, positive, run
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
@@ -82,9 +81,7 @@ def describe_inputs(args: argparse.Namespace) -> dict[str, Any]:
     """What --backend files writes. Raises KitError for options that only other backends have."""
     if args.calibration:
         raise KitError("--calibration: the vendor's tool calibrates by itself; leave it out")
-    data_set = choose_data_set("--datasets", args.datasets, args.annotations, args.images)
-    if data_set is None:
-        data_set = os.environ.get("DATASETS_DIR")
+    data_set = choose_measured(args.datasets, args.annotations, args.images)
     return files.describe_inputs(data_set, args.detections, args.limit, args.layout, args.raw, args.precision)
 
 

@@ -82,6 +82,12 @@ def choose_data_set(option: str, folder: str | None, annotations: str | None, im
     return DataSet(Path(annotations), Path(images))
 
 
+def choose_measured(folder: str | None, annotations: str | None, images: str | None) -> "DataSet | str | None":
+    """The data set of --datasets, or of --annotations and --images, by default that of $DATASETS_DIR; may be None."""
+    chosen = choose_data_set("--datasets", folder, annotations, images)
+    return os.environ.get("DATASETS_DIR") if chosen is None else chosen
+
+
 def positive(text: str) -> int:
     """Argparse type: an integer above zero."""
     number = int(text)

@@ -1,6 +1,6 @@
 """Engine -> keypoint AP on COCO or throughput, timed here or by MLPerf's LoadGen."""
 
-from common import Parser, add_annotations, amount, between, boolean, box, choose_data_set, positive, run
+from common import Parser, add_annotations, amount, between, boolean, box, choose_measured, positive, run
 
 import argparse
 import os
@@ -136,9 +136,7 @@ def measure(group: ranks.Ranks | None) -> int:
     if args.output:
         check_output(Path(args.output) / "summary.json", parents=True)
     output = Path(args.output) if args.output else None
-    data_set = choose_data_set("--datasets", args.datasets, args.annotations, args.images)
-    if data_set is None:
-        data_set = os.environ.get("DATASETS_DIR")
+    data_set = choose_measured(args.datasets, args.annotations, args.images)
     if args.reference:
         read_record(args.reference)  # before a long run
     check_files(args.engine, args.reported_fps, {

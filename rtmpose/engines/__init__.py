@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from functools import cache
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
@@ -74,12 +75,18 @@ def find_backend(name: str) -> Backend:
         return BACKENDS[name]
     if not name.endswith(".py") or not os.path.isfile(name):
         raise KitError(f"--backend {name}: is neither a Python file nor one of auto, {', '.join(BACKENDS)}")
-    module: Any = ModuleType(Path(name).stem)
-    module.__file__ = name
-    with explained(f"{name}: can't be imported", "correct it"):
-        SourceFileLoader(module.__name__, name).exec_module(module)
+    return _run_file(name, sha256(name))
+
+
+@cache
+def _run_file(path: str, digest: str) -> Backend:
+    """The backend in a Python file, which is run once for each content (its ``digest``)."""
+    module: Any = ModuleType(Path(path).stem)
+    module.__file__ = path
+    with explained(f"{path}: can't be imported", "correct it"):
+        SourceFileLoader(module.__name__, path).exec_module(module)
     if missing := [function for function in ("describe", "build", "load") if not hasattr(module, function)]:
-        raise KitError(f"{name}: is no backend, it lacks {', '.join(missing)}; docs/development.md shows one")
+        raise KitError(f"{path}: is no backend, it lacks {', '.join(missing)}; docs/development.md shows one")
     return module
 
 

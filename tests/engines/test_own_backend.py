@@ -38,6 +38,15 @@ def test_documented_backend_gives_the_keypoints_of_onnxruntime(backend: Path, mo
     assert "nothing to do" in ran(*build(backend, model_files["onnx"], "--precision", "fp32"))
 
 
+def test_file_runs_once_in_a_process(backend: Path, model_files: dict[str, Path]) -> None:
+    """So what describe keeps in the module is there for build and load."""
+    counter = backend.with_name("runs")
+    backend.write_text(f"with open({str(counter)!r}, 'a') as file:\n    file.write('.')\n{EXAMPLE}")
+    ran(*build(backend, model_files["onnx"]))
+    load_engine(backend.with_name("own.engine"))
+    assert counter.read_text() == "."
+
+
 def test_engine_of_a_backend_that_changed(backend: Path, model_files: dict[str, Path]) -> None:
     """It isn't run: another file could do anything."""
     ran(*build(backend, model_files["onnx"]))
