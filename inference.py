@@ -21,7 +21,7 @@ from rtmpose.evaluate import devices, loadgen, ranks, repeats
 from rtmpose.evaluate.accuracy import check_comparable, compare_accuracy, measure_accuracy, summarize_accuracy
 from rtmpose.evaluate.coco_eval import write_keypoints
 from rtmpose.evaluate.predict import predict_person
-from rtmpose.evaluate.throughput import measure_throughput
+from rtmpose.evaluate.throughput import SECONDS, SECONDS_ON_GPU, default_seconds, measure_throughput
 from rtmpose.files import check_output, make_folder, sha256, write_sealed
 from rtmpose.machine.versions import command_line, now
 from rtmpose.report import text
@@ -94,8 +94,9 @@ def add_throughput_options(group: argparse._ArgumentGroup) -> None:
                             "and twice --duration; default: %(default)s")
     group.add_argument("--iterations", type=positive, default=20, metavar="N",
                        help="minimum number of timed batches; default: %(default)s")
-    group.add_argument("--duration", type=between(0, 1e6), default=5.0, metavar="S",
-                       help="minimum seconds of timing; default: %(default)s")
+    group.add_argument("--duration", type=between(0, 1e6), metavar="S",
+                       help=f"minimum seconds of timing; default: {SECONDS:g} on a processor, {SECONDS_ON_GPU:g} on "
+                            "other devices")
     group.add_argument("--repeats", type=positive, default=1, metavar="N",
                        help="time in N fresh processes; gives their median and a 95 %% interval; default: "
                             "%(default)s")
@@ -154,7 +155,8 @@ def measure(group: ranks.Ranks | None) -> int:
                                            args.target_latency)
             measured = query_by_loadgen(engine, config, data_set, args.detections, args.limit, Path(args.output))
         elif args.perf_only:
-            measured = time_engine(engine, data_set, args.warmup, args.iterations, args.duration, output, group)
+            duration = default_seconds(engine.record.device) if args.duration is None else args.duration
+            measured = time_engine(engine, data_set, args.warmup, args.iterations, duration, output, group)
         else:
             measured = predict_and_score(engine, args.reference, data_set, args.detections, args.limit, args.flip_test,
                                          args.visualize, args.reported_fps, output, group)

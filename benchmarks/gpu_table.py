@@ -10,8 +10,9 @@ the same run: a matrix product of 8192 x 8192 by 8192 x 8192, and a copy of 1 Gi
 from common import Parser, positive, run
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,6 +21,7 @@ from roofline import Ceilings, count_work, shortest_ms
 from rtmpose.data.coco import load_persons
 from rtmpose.engines import load_engine
 from rtmpose.engines.build import build_engine, is_built, plan_build
+from rtmpose.engines.in_flight import BatchTimer
 from rtmpose.engines.tensorrt.engine import TensorRTEngine
 from rtmpose.errors import KitError
 from rtmpose.evaluate import predict_gpu
@@ -103,16 +105,18 @@ def bare_loop_ms(engine: TensorRTEngine, runs: int) -> float:
     return start.time_till(end) / runs
 
 
-def torch_timer(work: Callable[[], object]) -> Iterator[float]:
-    """Milliseconds of each run of ``work`` on PyTorch's stream."""
+def torch_timer(work: Callable[[], object]) -> BatchTimer:
+    """A timer of ``work`` on PyTorch's stream, with as many runs in flight as the kit's own has batches."""
     import torch
-    while True:
+
+    def enqueue(i: int) -> tuple[Any, Any]:
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         work()
         end.record()
-        end.synchronize()
-        yield start.elapsed_time(end)
+        return start, end
+
+    return BatchTimer(torch.cuda.synchronize, enqueue, lambda first, second: first.elapsed_time(second))
 
 
 def measure_ceilings() -> Ceilings:
@@ -124,10 +128,10 @@ def measure_ceilings() -> Ceilings:
     for name, dtype in (("fp16", torch.float16), ("fp32", torch.float32)):
         left, right, product = (torch.randn(side, side, dtype=dtype, device="cuda") for _ in range(3))
         timer = torch_timer(lambda a=left, b=right, c=product: torch.matmul(a, b, out=c))
-        flops[name] = 2 * side**3 / np.median(measure(timer.__next__, 5, 20, 0, name)) * 1e3
+        flops[name] = 2 * side**3 / np.median(measure(timer, 5, 20, 0, name)) * 1e3
     source = torch.randint(0, 256, (2**30,), dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
-    copy = np.median(measure(torch_timer(lambda: target.copy_(source)).__next__, 5, 20, 0, "copy"))
+    copy = np.median(measure(torch_timer(lambda: target.copy_(source)), 5, 20, 0, "copy"))
     return Ceilings(flops, 2 * source.numel() / copy * 1e3)
 
 
@@ -140,7 +144,7 @@ def torch_ms(args: argparse.Namespace, crops: np.ndarray) -> float:
     batch = torch.from_numpy(crops).half().cuda().contiguous(memory_format=torch.channels_last)
     compiled = torch.compile(module, mode="max-autotune")
     with torch.inference_mode():
-        return float(np.mean(measure(torch_timer(lambda: compiled(batch)).__next__, 20, 100, 3, "torch.compile")))
+        return float(np.mean(measure(torch_timer(lambda: compiled(batch)), 20, 100, 3, "torch.compile")))
 
 
 if __name__ == "__main__":

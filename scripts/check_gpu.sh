@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Checks in two minutes that the kit works on this machine's NVIDIA GPU. Prints a table, and writes gpu_check.json.
+# Checks that the kit works on this machine's NVIDIA GPU. Prints a table, and writes gpu_check.json. Takes some minutes:
+# TensorRT builds four engines.
 #
 #   bash scripts/check_gpu.sh [options of check_gpu.py]
 #

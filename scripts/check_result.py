@@ -3,8 +3,9 @@
     python3 scripts/check_result.py results/NAME [--annotations FILE]
 
 Every summary.json follows the schema and is what results.json says; both runs of a cell are of one engine, and all
-cells of one network; every speed was measured under clean conditions; and pycocotools computes the same ten numbers
-from every keypoints.json. Exit codes: 0 all of it holds, 1 something doesn't, 2 user error.
+cells of one network; every speed was measured under clean conditions, and on a GPU for at least 30 s; and pycocotools
+computes the same ten numbers from every keypoints.json. Exit codes: 0 all of it holds, 1 something doesn't, 2 user
+error.
 """
 
 import sys
@@ -24,6 +25,7 @@ from pycocotools.cocoeval import COCOeval
 
 from rtmpose.errors import KitError
 from rtmpose.evaluate.coco_eval import METRICS
+from rtmpose.evaluate.throughput import SECONDS_ON_GPU
 from rtmpose.report.bootstrap import read_keypoints
 from rtmpose.report.results import Cell, annotation_file, find_annotations, network, read_cells, read_summary
 from rtmpose.report.summary import run_name
@@ -66,6 +68,9 @@ def check_cell(cell: Cell, given: str | None) -> Iterator[str]:
     if conditions["verdict"] != "clean":
         yield (f"its speed was measured under conditions {conditions['verdict']} ({'; '.join(conditions['reasons'])}), "
                "expected clean")
+    device, seconds = cell.throughput["engine"]["device"], conditions.get("seconds", 0)
+    if device != "cpu" and seconds < SECONDS_ON_GPU:
+        yield f"its speed was timed for {seconds:.0f} s on {device}, expected at least {SECONDS_ON_GPU:.0f} s"
     path, digest = annotation_file(cell.accuracy)
     annotations = find_annotations(path, digest, given)
     if annotations is None:

@@ -35,6 +35,7 @@ class Gpu:
     cuda_version: str  # of CUDA, the newest that the driver speaks, e.g. "13.0"
     ordinal: int  # among the devices that CUDA_VISIBLE_DEVICES leaves
     bus_id: str  # of PCI, e.g. "0000:01:00.0", by which NVML finds it
+    boost_mhz: float = 0.0  # its boost clock; 0 if CUDA doesn't say
 
 
 def find_gpu() -> Gpu | None:
@@ -54,16 +55,17 @@ def find_gpu() -> Gpu | None:
     if not number.value:
         return None
     ordinal = _device_ordinal(number.value)
-    device, version, major, minor = (ctypes.c_int() for _ in range(4))
+    device, version, major, minor, kilohertz = (ctypes.c_int() for _ in range(5))
     name, bus_id = ctypes.create_string_buffer(256), ctypes.create_string_buffer(32)
-    # CUdevice_attribute 75 and 76 are the two parts of the compute capability (cuda.h).
+    # CUdevice_attribute 75 and 76 are the two parts of the compute capability, 13 is the SM clock (cuda.h).
     failed = (cuda.cuDeviceGet(ctypes.byref(device), ordinal) or cuda.cuDeviceGetName(name, len(name), device)
               or cuda.cuDeviceGetPCIBusId(bus_id, len(bus_id), device) or cuda.cuDriverGetVersion(ctypes.byref(version))
               or cuda.cuDeviceGetAttribute(ctypes.byref(major), 75, device)
-              or cuda.cuDeviceGetAttribute(ctypes.byref(minor), 76, device))
+              or cuda.cuDeviceGetAttribute(ctypes.byref(minor), 76, device)
+              or cuda.cuDeviceGetAttribute(ctypes.byref(kilohertz), 13, device))
     return None if failed else Gpu(name.value.decode(), f"{major.value}.{minor.value}",
                                    f"{version.value // 1000}.{version.value % 1000 // 10}", ordinal,
-                                   bus_id.value.decode())
+                                   bus_id.value.decode(), kilohertz.value / 1e3)
 
 
 def _describe_driver_error(cuda: ctypes.CDLL, error: int) -> str:
@@ -93,7 +95,7 @@ class GpuSensor:
 
     def __init__(self, gpu: Gpu) -> None:
         import pynvml as nvml
-        self._nvml = nvml
+        self._nvml, self.boost_mhz = nvml, gpu.boost_mhz
         nvml.nvmlInit()
         # NVML counts in another order than CUDA. MIG instances, chosen by their UUID, share their card's PCI address.
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[gpu.ordinal:][:1]

@@ -33,6 +33,8 @@ _STOPPED_SHARE = 0.01
 # Energy counters move in steps of up to 0.1 s, and power varies within seconds.
 _LEAST_ENERGY_SECONDS = 10.0
 _MOST_MISSED = 10  # samples that may be late at the start of a region
+# A GPU with work runs at its boost clock or above, unless power, heat or a setting holds it down.
+_BOOST_SHARE = 0.97
 
 # Bits of NVML's nvmlClocksEventReasons. The others are idleness and choices of the user.
 _POWER_CAP = "software power cap"
@@ -124,7 +126,7 @@ class Monitor:
             cpu = _describe_cpu(self._sensors["cpu"], self._samples["cpu"])
             findings += judge_cpu(cpu, self._on_cpu)
         if self._on_gpu and not {"gpu", "thread"} & set(self._errors):
-            gpu = _describe_gpu(self._sensors["gpu"].settings, self._samples["gpu"])
+            gpu = _describe_gpu(self._sensors["gpu"], self._samples["gpu"])
             findings += judge_gpu(gpu)
         taken = len(self._samples["cpu"])
         if taken == 2 and self.seconds > _MOST_MISSED * self._interval:
@@ -201,15 +203,15 @@ def judge_cpu(cpu: dict[str, Any], on_cpu: bool) -> Iterator[Finding]:
         yield "throttled", f"the processor slowed down because of heat, {cpu['slowdowns']} times"
 
 
-def _describe_gpu(settings: dict[str, Any], samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _describe_gpu(sensor: GpuSensor, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Settings and figures of all samples; None where NVML gave none."""
     readings = {name: [sample[name] for sample in samples if sample.get(name) is not None]
                 for name in ("sm_mhz", "memory_mhz", "temperature_c", "power_w", "throttle_reasons",
                              "other_processes")}
     reasons = readings["throttle_reasons"]
     return {
-        **{name: settings.get(name) for name in ("power_limit_w", "default_power_limit_w", "ecc")},
-        "mig": settings.get("mig_mode"),
+        **{name: sensor.settings.get(name) for name in ("power_limit_w", "default_power_limit_w", "ecc")},
+        "mig": sensor.settings.get("mig_mode"), "boost_mhz": sensor.boost_mhz,
         **{name: _range(readings[name]) for name in ("sm_mhz", "memory_mhz", "temperature_c", "power_w")},
         # Number of samples in which each held.
         "throttle_reasons": dict(Counter(name for bits in reasons for bit, name in _SLOWDOWNS.items() if bits & bit))
@@ -229,6 +231,10 @@ def judge_gpu(gpu: dict[str, Any]) -> Iterator[Finding]:
     if reasons is None:
         yield "unknown", "NVML doesn't say whether the GPU slows down"
         return
+    highest, boost = gpu["sm_mhz"]["max"] if gpu["sm_mhz"] else 0.0, gpu["boost_mhz"]
+    if 0 < highest < _BOOST_SHARE * boost and not reasons:
+        yield "throttled", (f"the SM clock reached {highest:.0f} MHz, and this GPU's boost clock is {boost:.0f} MHz: "
+                            "locked or lowered; nvidia-smi -rgc and -rac reset it")
     for name, count in reasons.items():
         # Many cards run at their power limit all the time, which is then their speed, unless somebody lowered it.
         limit, default = gpu["power_limit_w"], gpu["default_power_limit_w"]

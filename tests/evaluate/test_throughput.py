@@ -10,7 +10,7 @@ from rtmpose import timing
 from rtmpose.engines import load_engine
 from rtmpose.evaluate.devices import combine_costs, count_in_window
 from rtmpose.evaluate.repeats import combine, mean_interval
-from rtmpose.evaluate.throughput import measure_throughput
+from rtmpose.evaluate.throughput import default_seconds, measure_throughput
 from rtmpose.report.summary import speed
 
 
@@ -20,6 +20,10 @@ def test_warm_up_and_timing_take_their_seconds(engine_file: Path, monkeypatch: p
     assert measured["warmup_s"] >= 0.2 and measured["warmup"] > 2  # two windows, whose speeds are compared
     assert measured["conditions"]["cpu"]["seconds"] >= 0.3 and measured["iterations"] >= 2
     assert measured["fps"] == pytest.approx(4e3 / measured["latency_ms"]["mean"]) and not measured["other_timings"]
+
+
+def test_a_gpu_is_timed_for_longer() -> None:
+    assert [default_seconds(device) for device in ("cpu", "cuda", "gpu.1", "npu")] == [5, 30, 30, 30]
 
 
 def test_only_batches_that_end_in_the_window_count() -> None:

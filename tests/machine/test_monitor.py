@@ -18,11 +18,11 @@ from rtmpose.machine.gpu import Gpu, GpuSensor
 from rtmpose.machine.monitor import Monitor, judge_cpu, judge_gpu
 from rtmpose.report.text import describe_conditions
 
-GPU = Gpu("NVIDIA L4", "8.9", "13.0", 0, "0000:01:00.0")
+GPU = Gpu("NVIDIA L4", "8.9", "13.0", 0, "0000:01:00.0", 2040.0)
 CPU_FIGURES = {"cores": 2, "seconds": 5.0, "counted_share": 1.0, "idle_share": 0.0, "others_share": 0.05,
                "steal_share": 0.05, "quota_stopped": 1, "quota_periods": 100, "quota_cores": 1.5, "slowdowns": 0}
 GPU_FIGURES = {"throttle_reasons": {}, "other_processes": 0, "samples": 9, "temperature_c": {"max": 61.2},
-               "power_limit_w": 72.0, "default_power_limit_w": 72.0}
+               "power_limit_w": 72.0, "default_power_limit_w": 72.0, "sm_mhz": {"max": 1980.0}, "boost_mhz": 2040.0}
 
 
 def test_a_busy_process_beside_is_seen() -> None:
@@ -87,6 +87,10 @@ def test_thresholds_of_the_cpu(figures: dict, on_cpu: bool, finding: str) -> Non
     ({"throttle_reasons": {"software power cap": 9}}, ""),  # an L4 always runs at its limit
     ({"throttle_reasons": {"software power cap": 9}, "power_limit_w": 71.0},
      "throttled: the GPU reached its power limit in 9 of 9 samples: 71 W, 72 W by default"),
+    ({"sm_mhz": {"max": 1978.0}}, "throttled: the SM clock reached 1978 MHz, and this GPU's boost clock is 2040 MHz: "
+                                  "locked or lowered; nvidia-smi -rgc and -rac reset it"),
+    ({"sm_mhz": {"max": 1200.0}, "throttle_reasons": {"software power cap": 1}}, ""),
+    ({"sm_mhz": {"max": 1200.0}, "boost_mhz": 0.0}, ""), ({"sm_mhz": None}, ""),
 ])
 def test_thresholds_of_the_gpu(figures: dict, finding: str) -> None:
     assert [": ".join(found) for found in judge_gpu(GPU_FIGURES | figures)] == [finding] * bool(finding)
@@ -274,7 +278,7 @@ def test_figures_of_the_gpu(machine: Machine, monkeypatch: pytest.MonkeyPatch, c
         machine.let_pass(20, own=1)
     mig = True if "nvmlDeviceGetMigMode" in changed else None
     assert monitor.conditions["gpu"] == {
-        "power_limit_w": 72, "default_power_limit_w": 75, "ecc": True, "mig": mig, "samples": 2,
+        "power_limit_w": 72, "default_power_limit_w": 75, "ecc": True, "mig": mig, "boost_mhz": 2040, "samples": 2,
         **{name: {"min": value, "mean": value, "max": value} for name, value in (
             ("sm_mhz", 2040), ("memory_mhz", 6251), ("temperature_c", 61), ("power_w", 71.5))},
         "throttle_reasons": {"software thermal slowdown": 2}, "other_processes": 1}

@@ -347,6 +347,7 @@ def test_result_in_order(measured: dict[str, Path], drawn: Path, run: Main, tmp_
     (lambda accuracy, throughput: accuracy.update(AR75=accuracy["AR75"] + 0.001), "gives AR75 "),
     (lambda accuracy, throughput: throughput.update(conditions={"verdict": "busy", "reasons": ["load 3"]}),
      "conditions busy (load 3), expected clean"),
+    (lambda accuracy, throughput: throughput["engine"].update(device="cuda"), "on cuda, expected at least 30 s"),
     (lambda accuracy, throughput: throughput["engine"].update(sha256="0" * 64), "of different engines"),
     (lambda accuracy, throughput: throughput.update(scenario="offline", loadgen={
         "version": "6", "mode": "PerformanceOnly", "logs": ".", "errors": []}, valid=True),

@@ -73,7 +73,8 @@ CUresult cuDeviceGetAttribute(int* value, CUdevice_attribute attribute, CUdevice
     int major, minor;
     cuDeviceComputeCapability(&major, &minor, device);
     *value = attribute == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR ? major
-             : attribute == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR ? minor : 0;
+             : attribute == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR ? minor
+             : attribute == CU_DEVICE_ATTRIBUTE_CLOCK_RATE ? 1980000 : 0;
     return CUDA_SUCCESS;
 }
 CUresult cuDeviceGetPCIBusId(char* id, int length, CUdevice)
