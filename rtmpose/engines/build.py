@@ -162,10 +162,10 @@ def build_candidate(plan: Plan, facts: Facts, fixed: ModelProto) -> list[Built]:
               "source": spec.source, "built_at": now(), "command": command_line(),
               "build_seconds": round(perf_counter() - start, 3)}
     return [Built(Record(**common, precision=name_precision(arithmetic), arithmetic=arithmetic, layers=layers,
-                         executors=executors, engine_bytes=len(content),
+                         executors=executors, kernels=kernels, engine_bytes=len(content),
                          engine_sha256=hashlib.sha256(content).hexdigest()),
                   content, macs, kept, calibration, note)
-            for content, arithmetic, layers, executors, note in compiled]
+            for content, arithmetic, layers, executors, note, kernels in compiled]
 
 
 def name_precision(arithmetic: Mapping[str, int]) -> str:

@@ -60,6 +60,7 @@ class Record(Facts):
     arithmetic: dict[str, int]  # number of convolutions and matrix products by type
     layers: dict[str, int]  # number of all layers by the type of their output
     executors: dict[str, int]  # number of nodes by what runs them, e.g. CUDAExecutionProvider; empty if it isn't told
+    kernels: dict[str, int]  # their number, those fused of several layers, bytes read and written a batch; as executors
     num_keypoints: int
     skeleton: str  # mmpose's name of the keypoints' data set, e.g. coco
     keypoints: tuple[str, ...]  # their names; none if the ONNX file doesn't say

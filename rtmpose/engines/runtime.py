@@ -22,6 +22,7 @@ class Compiled(NamedTuple):
     layers: dict[str, int]  # number of all layers by type
     executors: dict[str, int] = {}  # number of nodes by what runs them, where that is told
     note: str = ""  # for the user, on how it was built
+    kernels: dict[str, int] = {}  # see Record
 
 
 def is_installed(package: str) -> bool:

@@ -59,6 +59,9 @@ def build_lines(plan: Plan, built: Built) -> str:
               f"  all layers: {_counts(record.layers)}"]
     if record.executors:
         lines.append(f"  nodes: {_counts(record.executors)}")
+    if kernels := record.kernels:
+        lines[-1] = (f"  kernels: {_counts(record.layers)}; {kernels['fused']} of {kernels['number']} compute several "
+                     f"layers; they read and write {kernels['bytes'] / 1e9:.3f} GB a batch")
     lines += [f"  Note: {built.note}"] if built.note else []
     if record.measured_fps:
         speeds = ", ".join(f"{name} {fps:.1f} persons a second" for name, fps in record.measured_fps.items())

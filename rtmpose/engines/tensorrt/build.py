@@ -1,8 +1,6 @@
 """Graph -> engine of TensorRT or TensorRT-RTX."""
 
 import os
-from collections import Counter
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ import onnx
 
 from rtmpose.engines.record import Facts, Target
 from rtmpose.engines.runtime import Compiled, import_package, is_installed, package_version
+from rtmpose.engines.tensorrt.layers import read_kernels, summarize
 from rtmpose.errors import KitError, first_line
 from rtmpose.machine.gpu import RTX_CAPABILITIES, Gpu, find_gpu
 from rtmpose.model.int8.quantize import Int8Scheme
@@ -88,12 +87,15 @@ def get_logger(trt: Any) -> Any:
         def clear(self) -> None:
             self.last_error = "no reason given"
             self.warnings: list[str] = []
+            self.layers = ""  # of the engine, as TensorRT-RTX tells them after a build
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (base.Severity.ERROR, base.Severity.INTERNAL_ERROR):
                 self.last_error = first_line(message)
             elif severity == base.Severity.WARNING:
                 self.warnings.append(first_line(message))
+            elif message.startswith("Layers:"):
+                self.layers = message
 
     return Logger()
 
@@ -125,18 +127,18 @@ def build(model: onnx.ModelProto, path: Path, facts: Facts) -> list[Compiled]:
     content = builder.build_serialized_network(network, make_config(trt, builder))
     if content is None:
         raise RuntimeError(logger.last_error)
-    types = list(_layer_types(network))
-    arithmetic = Counter(kind for layer, kind in types if layer in ("CONVOLUTION", "MATRIX_MULTIPLY"))
-    layers = Counter(kind for layer, kind in types if layer != "CONSTANT")
     warnings = [*dict.fromkeys(logger.warnings)]
     more = f" (and {len(warnings) - 1} more)" if len(warnings) > 1 else ""
     note = f"{package} warns: {warnings[0]}{more}" if warnings else ""
-    return [Compiled(bytes(memoryview(content)), dict(arithmetic), dict(layers), note=note)]
+    arithmetic, layers, kernels = summarize(read_kernels(_describe_layers(trt, logger, content, gpu)),
+                                            _read_products(network))
+    return [Compiled(bytes(memoryview(content)), arithmetic, layers, kernels=kernels, note=note)]
 
 
 def make_config(trt: Any, builder: Any) -> Any:
     """Settings of a build."""
     config = builder.create_builder_config()
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that the inspector tells types
     # On by default, and it rounds the operands of FP32 products to 10 bits, as FP16 does.
     config.clear_flag(trt.BuilderFlag.TF32)
     # TensorRT-RTX: a run that allocates can't be captured into a CUDA graph.
@@ -145,11 +147,23 @@ def make_config(trt: Any, builder: Any) -> Any:
     return config
 
 
-def _layer_types(network: Any) -> Iterator[tuple[str, str]]:
-    """Kind and type of each layer; the type is that of its output, or INT8 where its input is quantized."""
+def _describe_layers(trt: Any, logger: Any, content: Any, gpu: Gpu | None) -> str:
+    """An engine's layers in the inspector's words, which are in TensorRT-RTX's log too, or nothing."""
+    if gpu is None:
+        return logger.layers
+    runtime = trt.Runtime(logger)
+    engine = runtime.deserialize_cuda_engine(content)
+    return engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.ONELINE) if engine else ""
+
+
+def _read_products(network: Any) -> dict[str, str]:
+    """Types of convolutions and matrix products by name: that of the output, or INT8 where the input is quantized."""
     layers = [network.get_layer(i) for i in range(network.num_layers)]
     quantized = {layer.get_output(0).name for layer in layers if layer.type.name == "DEQUANTIZE"}
+    products = {}
     for layer in layers:
-        source, kind = layer.get_input(0), layer.get_output(0).dtype.name
-        is_int8 = source is not None and source.name in quantized
-        yield layer.type.name, "int8" if is_int8 else _TYPES.get(kind, kind.lower())
+        if layer.type.name in ("CONVOLUTION", "MATRIX_MULTIPLY"):
+            kind = layer.get_output(0).dtype.name
+            is_int8 = layer.get_input(0).name in quantized
+            products[layer.name] = "int8" if is_int8 else _TYPES.get(kind, kind.lower())
+    return products

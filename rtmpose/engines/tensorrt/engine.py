@@ -67,6 +67,7 @@ class TensorRTEngine:
         self._context = self._create_context()
         if self._context is None:
             raise KitError(f"{path}: no GPU memory left to run it ({self._logger.last_error}); use a smaller batch")
+        self._context.nvtx_verbosity = trt.ProfilingVerbosity.NONE  # else detailed engines take longer to enqueue
         self.uploads, self.runs, self.downloads = (self.cuda.Stream(_NON_BLOCKING) for _ in range(3))
         self._slots = [self.make_network_slot() for _ in range(IN_FLIGHT)]
         self._crops = [self.pinned(self.shapes[INPUT], np.float32) for _ in self._slots]

@@ -97,6 +97,7 @@ def test_keypoints_equal_the_cpu_engines(run: Run, gpu_engine: Path, engine_file
 def test_throughput(run: Run, gpu_engine: Path, tmp_path: Path) -> None:
     run("inference.py", "--engine", gpu_engine, "--perf_only", "--iterations", 5, "--duration", 0, "--output", tmp_path)
     measured = summary(tmp_path)
+    assert read_record(gpu_engine).kernels["number"] == len(onnx.load(gpu_engine).graph.node), "the inspector's"
     assert "CUDA events" in measured["fps_of"] and len(measured["other_timings"]) == 2
     for timed in (measured, next(iter(measured["other_timings"].values()))):
         assert {"request_latency_ms", "enqueue_ms"} <= timed.keys()

@@ -59,6 +59,16 @@ class BuilderFlag(enum.Enum):
     TF32 = 6
 
 
+class ProfilingVerbosity(enum.Enum):
+    LAYER_NAMES_ONLY = 0
+    NONE = 1
+    DETAILED = 2
+
+
+class LayerInformationFormat(enum.Enum):
+    ONELINE = 0
+
+
 class _Named(NamedTuple):
     name: str
 
@@ -66,6 +76,7 @@ class _Named(NamedTuple):
 class _Tensor(NamedTuple):
     name: str
     dtype: _Named
+    shape: list[int]
 
 
 class _Layer:
@@ -74,13 +85,21 @@ class _Layer:
 
     _TYPES = {TensorProto.UNDEFINED: "FLOAT", TensorProto.FLOAT16: "HALF", TensorProto.BFLOAT16: "BF16"}
 
-    def __init__(self, node: onnx.NodeProto, types: dict[str, int]) -> None:
-        self.type = _Named(self._KINDS.get(node.op_type, node.op_type.upper()))
-        self._inputs, self._outputs = ([_Tensor(name, self._type(types.get(name, 0))) for name in names if name]
-                                       for names in (node.input, node.output))
+    def __init__(self, node: onnx.NodeProto, types: dict[str, tuple[int, list[int]]]) -> None:
+        self.name, self.type = node.name, _Named(self._KINDS.get(node.op_type, node.op_type.upper()))
+        self._inputs, self._outputs = ([_Tensor(name, self._type(types[name][0]), types[name][1]) for name in names
+                                        if name in types] for names in (node.input, node.output))
 
     def _type(self, kind: int) -> _Named:
         return _Named(self._TYPES.get(kind, TensorProto.DataType.Name(kind)))
+
+    def _describe(self) -> str:
+        """As TensorRT 10's inspector does."""
+        inputs, outputs = (", ".join(
+            f"{{ Name: {name}, Dimensions: {str(shape).replace(' ', '')}, Format/Datatype: {kind} }}"
+            for name, (kind,), shape in tensors) for tensors in (self._inputs, self._outputs))
+        return (f"Name: {self.name}, LayerType: {self.type.name}, Inputs: [ {inputs}], Outputs: [ {outputs}], "
+                f"StreamId: 0, Metadata: [ONNX Layer: {self.name}]")
 
     def get_input(self, index: int) -> _Tensor | None:
         return self._inputs[index] if index < len(self._inputs) else None
@@ -111,15 +130,21 @@ class OnnxParser:
     def parse(self, model: bytes) -> bool:
         if _fails("parse"):
             return False
-        graph = onnx.shape_inference.infer_shapes(onnx.load_from_string(model)).graph
-        types = {value.name: value.type.tensor_type.elem_type
-                 for value in (*graph.input, *graph.value_info, *graph.output)}
-        types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
-        self._network.content, self._network.layers = model, [_Layer(node, types) for node in graph.node]
+        self._network.content, self._network.layers = model, _read_layers(onnx.load_from_string(model))
         return True
 
 
+def _read_layers(model: onnx.ModelProto) -> list[_Layer]:
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    types = {value.name: (value.type.tensor_type.elem_type, [dim.dim_value for dim in value.type.tensor_type.shape.dim])
+             for value in (*graph.input, *graph.value_info, *graph.output)}
+    types |= {tensor.name: (tensor.data_type, [*tensor.dims]) for tensor in graph.initializer}
+    return [_Layer(node, types) for node in graph.node]
+
+
 class _Config:
+    profiling_verbosity = ProfilingVerbosity.LAYER_NAMES_ONLY
+
     def clear_flag(self, flag: BuilderFlag) -> None:
         """ONNX Runtime rounds no operands."""
 
@@ -145,7 +170,8 @@ class Builder:
                 _tell(ILogger.Severity.WARNING, message)
         device, model = ctypes.c_int(), onnx.load_from_string(network.content)
         _cuda.cuCtxGetDevice(ctypes.byref(device))  # the first where none is current
-        onnx.helper.set_model_props(model, {"built on device": str(device.value)})
+        onnx.helper.set_model_props(model, {"built on device": str(device.value),
+                                            "verbosity": config.profiling_verbosity.name})
         return model.SerializeToString()
 
 
@@ -195,7 +221,7 @@ class _Engine:
         options.intra_op_num_threads = 1
         options.log_severity_level = 4
         model = onnx.load_from_string(content)
-        graph = model.graph
+        graph, self._content = model.graph, content
         if any(tensor.data_type == TensorProto.BFLOAT16 for tensor in graph.initializer):
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
             model = _round_like_gpu(model)
@@ -205,6 +231,9 @@ class _Engine:
         self.inputs, self.outputs = (
             {value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim) for value in values}
             for values in (graph.input, graph.output))  # shapes; all are FP32
+
+    def create_engine_inspector(self) -> "EngineInspector":
+        return EngineInspector(self._content)
 
     @staticmethod
     def create_runtime_config() -> "_RuntimeConfig":
@@ -216,6 +245,17 @@ class _Engine:
             _tell(ILogger.Severity.ERROR, "Cuda Runtime (out of memory)")
             return None
         return _Context(self, scratch.value)
+
+
+class EngineInspector:
+    """Nothing is fused here."""
+
+    def __init__(self, content: bytes) -> None:
+        self._model = onnx.load_from_string(content)
+
+    def get_engine_information(self, format: LayerInformationFormat) -> str:  # noqa: A002  TensorRT's name
+        detailed = {entry.key: entry.value for entry in self._model.metadata_props}["verbosity"] == "DETAILED"
+        return "\n".join(layer._describe() if detailed else layer.name for layer in _read_layers(self._model))
 
 
 def _round_like_gpu(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -264,6 +304,7 @@ def _run_job(number: int) -> None:
 
 
 class _Context:
+    nvtx_verbosity = ProfilingVerbosity.DETAILED
     _runs = 0
 
     def __init__(self, engine: _Engine, scratch: int) -> None:
