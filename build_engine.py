@@ -44,6 +44,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--hint", choices=HINTS, default=HINTS[0],
                         help="for --backend openvino: one batch at a time, or as many as its streams take; default: "
                              "%(default)s")
+    parser.add_argument("--optimization_level", type=int, choices=range(6), metavar="N",
+                        help="of TensorRT's builder, 0 to 5: a higher one looks longer for a faster engine; default: "
+                             "TensorRT's own, 3")
+    parser.add_argument("--builds", type=positive, default=1, metavar="N",
+                        help="build with TensorRT N times and keep the fastest engine: they differ, because it times "
+                             "kernels to choose among them; default: %(default)s")
     parser.add_argument("--skeleton", choices=("coco",),
                         help="the keypoints of an ONNX file that doesn't name them, e.g. of mmdeploy or rtmlib")
     parser.add_argument("--save_onnx", metavar="FILE.onnx",
@@ -94,7 +100,11 @@ def main() -> int:
     if args.backend == files.NAME:
         engine_path, inputs = Path(engine_path, INDEX), describe_inputs(args)
     plan = plan_build(args.model_path, engine_path, args.batch, args.precision or "fp16", args.backend,
-                      args.calibration, args.input, args.device, args.hint, args.skeleton, inputs)
+                      args.calibration, args.input, args.device, args.hint, args.skeleton, inputs,
+                      args.optimization_level, args.builds)
+    if args.builds > max(facts.builds for facts in plan.candidates):
+        raise KitError(f"--builds {args.builds}: {plan.candidates[0].runtime} builds the same engine each time; leave "
+                       "it out")
     if is_built(plan):
         print(f"{engine_path}: already built from the same ONNX file, for the same batch, precision, runtime "
               "and device; nothing to do")

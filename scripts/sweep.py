@@ -34,6 +34,7 @@ from rtmpose.report.summary import count_devices, csv_text, table
 
 EXIT_CELL_FAILED = 1
 REPEATS = 3
+BUILDS = 3  # of TensorRT, whose engines differ by a few percent from build to build
 PICTURES = 2  # of the worst persons, and of the best
 INFERENCE = Path(__file__).resolve().parents[1] / "inference.py"
 
@@ -100,7 +101,7 @@ def main() -> int:
             print(f"{progress}: build", flush=True)
             plan = plan_build(args.model, engine, cell.batch, cell.precision, args.backend,
                               args.calibration if cell.precision == "int8" else None, device=args.device,
-                              skeleton=args.skeleton)
+                              skeleton=args.skeleton, builds=BUILDS)
             if not is_built(plan):
                 write_text(cell.folder.with_name("build.txt"), f"{text.build_lines(plan, build_engine(plan))}\n")
             cell.accuracy = run_inference(cell.folder, progress, args.devices, [

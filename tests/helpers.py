@@ -143,7 +143,8 @@ def build_engine(onnx: Path, engine: Path, batch: int, precision: str, backend: 
 
 def build_facts(backend: str) -> SimpleNamespace:
     """What a backend's ``build`` has to know: its first device, and that FP32 is asked for."""
-    return SimpleNamespace(**asdict(BACKENDS[backend].describe()[0]), hint="latency", requested_precision="fp32")
+    return SimpleNamespace(**asdict(BACKENDS[backend].describe()[0]), hint="latency", requested_precision="fp32",
+                           optimization_level=None, builds=1)
 
 
 def save_random_checkpoint(config: Path, path: Path, seed: int = 0) -> Path:

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto
 
+from rtmpose import timing
 from rtmpose.data import preprocess
 from rtmpose.data.coco import DataSet
 from rtmpose.engines import BACKENDS, choose_targets, files, find_backend, headline_timer, open_engine
@@ -24,10 +25,10 @@ from rtmpose.model.int8 import calibrate, quantize
 from rtmpose.model.int8.calibrate import Calibration, CalibrationSet
 from rtmpose.model.int8.quantize import Int8Scheme
 from rtmpose.model.mixed_precision import HALVES, to_mixed_precision
-from rtmpose.timing import finish
 
 PRECISIONS = ("fp32", *HALVES, "int8")
 HINTS = ("latency", "throughput")  # of OpenVINO
+_TURNS, _TURN_SECONDS = 6, 0.1
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class Built:
 def plan_build(model_path: str | Path, engine_path: str | Path, batch: int | None, precision: str,
                backend: str = "auto", calibration: DataSet | str | Path | None = None,
                declared: tuple[str, tuple[int, int, int, int]] | None = None, device: str | None = None,
-               hint: str = "latency", skeleton: str | None = None, inputs: dict[str, Any] | None = None) -> Plan:
+               hint: str = "latency", skeleton: str | None = None, inputs: dict[str, Any] | None = None,
+               optimization_level: int | None = None, builds: int = 1) -> Plan:
     """Check all inputs of a build; raises KitError if a file is missing or broken, or the inputs contradict each other.
 
     ``precision`` is one of :data:`PRECISIONS`; INT8 needs a data set for its ``calibration``.
@@ -66,6 +68,8 @@ def plan_build(model_path: str | Path, engine_path: str | Path, batch: int | Non
     the devices that it lists, or None. ``declared`` is the input's name and shape, if the user says them; without it,
     ``batch`` is needed. ``hint`` is one of :data:`HINTS`. ``skeleton`` is None, or "coco" for an ONNX file that doesn't
     name its keypoints. ``inputs`` are those of :func:`rtmpose.engines.files.describe_inputs`, for that backend alone.
+    ``optimization_level`` is of TensorRT's builder, 0 to 5. Of several ``builds`` the fastest is kept; a runtime that
+    builds the same engine each time builds once.
     """
     model = graph.load_model(model_path)
     input_name, shape = graph.find_input(model, model_path, batch, declared)
@@ -85,6 +89,9 @@ def plan_build(model_path: str | Path, engine_path: str | Path, batch: int | Non
     if backend.endswith(".py"):
         backend = os.path.abspath(backend)
     targets, note = choose_targets(backend, device)
+    if optimization_level is not None and not any(map(_builds_vary, targets.values())):
+        raise KitError(f"--optimization_level {optimization_level}: only TensorRT has levels (TensorRT-RTX builds the "
+                       "same engine at each); leave it out")
     if inputs is None:  # else the vendor's tool makes what it likes of the FP32 graph
         targets = keep_able(targets, precision)
     digest = sha256(model_path)
@@ -92,9 +99,15 @@ def plan_build(model_path: str | Path, engine_path: str | Path, batch: int | Non
                         calibration=calibrate.facts(int8_scheme(name), crops) if crops else {},
                         requested_backend=backend, input_name=input_name, batch=shape[0],
                         input_size=(shape[3], shape[2]), backend=name, hint=hint, inputs=inputs or {},
+                        optimization_level=optimization_level, builds=builds if _builds_vary(target) else 1,
                         backend_sha256=None if name in BACKENDS else sha256(name), **asdict(target))
                   for name, target in targets.items()]
     return Plan(model, Path(model_path), shape, Path(engine_path), candidates, crops, note)
+
+
+def _builds_vary(target: Target) -> bool:
+    """Whether two builds differ: TensorRT times kernels on the GPU. The others, TensorRT-RTX too, time nothing."""
+    return target.package == "tensorrt"
 
 
 def keep_able(targets: Mapping[str, Target], precision: str) -> dict[str, Target]:
@@ -209,15 +222,23 @@ def choose_fastest(engine_path: Path, built: Sequence[Built]) -> Built:
     They take turns on the same random input, and the median batch counts. The first turn is a warm-up, and so is the
     first batch of a turn: threads of the engine before may still spin.
     """
-    batch, turns = built[0].record.batch, 6
+    batch, samples = built[0].record.batch, [list[float]() for _ in built]
     crops = preprocess.random_input(batch, built[0].record.input_size)
-    timers = [headline_timer(open_engine(one.content, engine_path, one.record), crops) for one in built]
-    milliseconds = np.empty((turns, len(built), 3))
-    for turn, i in np.ndindex(milliseconds.shape[:2]):
-        milliseconds[turn, i] = [timers[i]() for _ in milliseconds[turn, i]]
-        finish(timers[i])
-    medians = np.median(milliseconds[1:, :, 1:], axis=(0, 2))
-    measured = {f"{one.record.backend} {one.record.precision}": batch / float(median) * 1e3
-                for one, median in zip(built, medians, strict=True)}
-    best = built[int(medians.argmin())]
-    return replace(best, record=replace(best.record, measured_fps=measured))
+    engines = [open_engine(one.content, engine_path, one.record) for one in built]
+    timers = [headline_timer(engine, crops) for engine in engines]
+    for turn, i in np.ndindex(_TURNS, len(built)):
+        measured = timing.measure(timers[i], 1, 2, _TURN_SECONDS, "Comparing")
+        timing.finish(timers[i])
+        samples[i] += [*measured] if turn else []
+    for engine in engines:
+        engine.close()
+    fps = [batch / float(np.median(milliseconds)) * 1e3 for milliseconds in samples]
+    best = built[int(np.argmax(fps))]
+    return replace(best, record=replace(best.record, measured_fps=dict(zip(_name_all(built), fps, strict=True))))
+
+
+def _name_all(built: Sequence[Built]) -> list[str]:
+    """A name for each engine: its backend and precision, and the number of its build if others have the same."""
+    names = [f"{one.record.backend} {one.record.precision}" for one in built]
+    return [f"{name} build {names[:i].count(name) + 1}" if names.count(name) > 1 else name
+            for i, name in enumerate(names)]

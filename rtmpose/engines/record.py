@@ -49,6 +49,8 @@ class Facts(Target):
     backend: str  # e.g. tensorrt, or the path of a Python file
     backend_sha256: str | None  # of that file
     hint: str  # what OpenVINO compiles for: latency or throughput
+    optimization_level: int | None  # of TensorRT's builder; None is its own default, and for others
+    builds: int  # of which the fastest is kept; 1 for runtimes that build the same engine each time
     inputs: dict[str, Any]  # what --backend files writes (rtmpose.engines.files.describe_inputs); empty for others
 
 
@@ -65,7 +67,7 @@ class Record(Facts):
     skeleton: str  # mmpose's name of the keypoints' data set, e.g. coco
     keypoints: tuple[str, ...]  # their names; none if the ONNX file doesn't say
     bins: tuple[int, int]  # number of SimCC bins over x and over y
-    measured_fps: dict[str, float]  # persons a second of each backend and precision that were compared
+    measured_fps: dict[str, float]  # persons a second of each backend, precision and build that were compared
     onnx: str  # file name
     source: dict[str, str]  # origin of the ONNX file, written by export.py
     built_at: str  # UTC, ISO 8601

@@ -41,7 +41,8 @@ def summarize(record: Record, engine: str | Path, measured: dict[str, Any], inpu
         "backend": Path(record.backend).name,
         "engine": {"path": str(engine), "sha256": record.engine_sha256, "bytes": record.engine_bytes, **{
             name: getattr(record, name) for name in (
-                "runtime", "device", "device_name", "driver", "hint", "executors", "input_size", "bins", "onnx",
+                "runtime", "device", "device_name", "driver", "hint", "optimization_level", "builds", "executors",
+                "input_size", "bins", "onnx",
                 "onnx_sha256", "source", "built_at", "command", "calibration", "measured_fps")}},
         "command": command_line(),
         "measured_at": now(),

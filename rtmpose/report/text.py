@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,9 @@ def build_lines(plan: Plan, built: Built) -> str:
     lines += [f"  Note: {built.note}"] if built.note else []
     if record.measured_fps:
         speeds = ", ".join(f"{name} {fps:.1f} persons a second" for name, fps in record.measured_fps.items())
-        lines.append(f"  chosen: {record.backend} {record.precision}, because it is the fastest here: {speeds}")
+        slowest, fastest = (choose(record.measured_fps.items(), key=itemgetter(1)) for choose in (min, max))
+        lines.append(f"  chosen: {fastest[0]}, because it is the fastest here: {speeds}; they differ by "
+                     f"{fastest[1] / slowest[1] - 1:.1%}")
     if record.precision not in (record.requested_precision, "int8+bf16"):
         lines.append(f"  {record.requested_precision} was asked for, but {record.package} computes in "
                      f"{record.precision} here: {_WHY_OTHER_PRECISION[record.requested_precision]}")

@@ -76,6 +76,8 @@ def test_broken_backends(backend: Path, model_files: dict[str, Path], text: str,
 @pytest.mark.parametrize(("options", "message"), [
     (("--device", "npu"), "--device npu: opencv "),
     (("--hint", "throughput"), "--hint throughput: only OpenVINO has hints"),
+    (("--optimization_level", 5), "--optimization_level 5: only TensorRT has levels"),
+    (("--builds", 3), "--builds 3: opencv "),
     (("--precision", "int8"), "--precision int8 and --calibration DIR"),
 ])
 def test_options_of_an_own_backend(backend: Path, model_files: dict[str, Path], options: tuple, message: str) -> None:

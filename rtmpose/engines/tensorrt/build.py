@@ -124,21 +124,25 @@ def build(model: onnx.ModelProto, path: Path, facts: Facts) -> list[Compiled]:
     if not parser.parse(model.SerializeToString()):
         reason = parser.get_error(0).desc() if parser.num_errors else logger.last_error
         raise RuntimeError(f"can't parse the graph: {first_line(reason)}")
-    content = builder.build_serialized_network(network, make_config(trt, builder))
-    if content is None:
+    contents = [builder.build_serialized_network(network, make_config(trt, builder, facts.optimization_level))
+                for _ in range(facts.builds)]
+    if None in contents:
         raise RuntimeError(logger.last_error)
     warnings = [*dict.fromkeys(logger.warnings)]
     more = f" (and {len(warnings) - 1} more)" if len(warnings) > 1 else ""
     note = f"{package} warns: {warnings[0]}{more}" if warnings else ""
-    arithmetic, layers, kernels = summarize(read_kernels(_describe_layers(trt, logger, content, gpu)),
-                                            _read_products(network))
-    return [Compiled(bytes(memoryview(content)), arithmetic, layers, kernels=kernels, note=note)]
+    products = _read_products(network)
+    found = [summarize(read_kernels(_describe_layers(trt, logger, content, gpu)), products) for content in contents]
+    return [Compiled(bytes(memoryview(content)), arithmetic, layers, kernels=kernels, note=note)
+            for content, (arithmetic, layers, kernels) in zip(contents, found, strict=True)]
 
 
-def make_config(trt: Any, builder: Any) -> Any:
-    """Settings of a build."""
+def make_config(trt: Any, builder: Any, optimization_level: int | None = None) -> Any:
+    """Settings of a build, whose timings of kernels no other build sees."""
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that the inspector tells types
+    if optimization_level is not None:
+        config.builder_optimization_level = optimization_level
     # On by default, and it rounds the operands of FP32 products to 10 bits, as FP16 does.
     config.clear_flag(trt.BuilderFlag.TF32)
     # TensorRT-RTX: a run that allocates can't be captured into a CUDA graph.

@@ -127,6 +127,24 @@ def test_real_builder_rounds_no_operands_to_tf32() -> None:
     assert not BUILD.make_config(trt, builder).get_flag(trt.BuilderFlag.TF32)
 
 
+@pytest.mark.skipif("tensorrt_rtx" not in INSTALLED, reason="needs TensorRT-RTX")
+def test_rtx_builds_the_same_engine_at_each_level(model_files: dict[str, Path]) -> None:
+    """So levels and several builds of it are refused."""
+    trt = importlib.import_module("tensorrt_rtx")
+    builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    fixed = graph.simplify(graph.load_model(model_files["onnx"]), (2, 3, 256, 192))
+    assert trt.OnnxParser(network, trt.Logger()).parse(fixed.SerializeToString())
+    engines = {bytes(memoryview(builder.build_serialized_network(network, BUILD.make_config(trt, builder, level))))
+               for level in (None, 0, 5)}
+    assert len(engines) == 1
+    arguments = ("build_engine.py", "--model_path", model_files["onnx"], "--batch", 2, "--backend", "tensorrt",
+                 "--engine_path", model_files["onnx"].with_name("level.engine"))
+    if INSTALLED[0] == "tensorrt_rtx":
+        assert "TensorRT-RTX builds the same engine at each" in refused(*arguments, "--optimization_level", 5)
+        assert "--builds 3: tensorrt_rtx " in refused(*arguments, "--builds", 3)
+
+
 @pytest.mark.parametrize(("package", "capability", "message"), [
     ("tensorrt_rtx", "9.0", "TensorRT-RTX does not support compute capability 9.0; install tensorrt"),
     ("tensorrt_rtx", "8.9", None), ("tensorrt", "9.0", None)])
