@@ -12,10 +12,11 @@ import numpy as np
 from rtmpose import startup
 from rtmpose.errors import EXIT_OK, EXIT_THROUGHPUT_MISSED, KitError
 from rtmpose.files import read_sealed
-from rtmpose.machine.monitor import combine_conditions
+from rtmpose.machine.monitor import VERDICTS, add_findings, combine_conditions
 
 CONFIDENCE = 0.95
 METHOD = "Student's t on the mean of the processes"
+_WIDEST = 0.05  # share of the speed: a wider interval is no result
 
 
 def measure_in_new_process(command: Sequence[str]) -> dict[str, Any]:
@@ -39,15 +40,22 @@ def combine(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The summary of several processes.
 
     ``fps`` is their median, ``conditions`` are the worst, with the reasons of all; ``repeats`` holds all speeds, their
-    interval, and the conditions of each. The rest is of the process whose speed is nearest to the median.
+    interval, and the conditions of each. The rest is of the process whose speed is nearest to the median. Whether the
+    speed is steady is told by the interval, not by their warm-ups.
     """
     values = [summary["fps"] for summary in summaries]
     median = float(np.median(values))
     nearest = min(summaries, key=lambda summary: abs(summary["fps"] - median))
-    conditions = [summary["conditions"] for summary in summaries]
-    return {**nearest, "fps": median, "conditions": combine_conditions(conditions, "process", 1),
-            "repeats": {"values": values, "interval": mean_interval(values), "confidence": CONFIDENCE,
-                        "method": METHOD, "conditions": conditions}}
+    conditions, interval = [summary["conditions"] for summary in summaries], mean_interval(values)
+    combined = combine_conditions(conditions, "process", 1)
+    if combined["verdict"] == "unsteady":
+        steady = [one["verdict"] for one in conditions if one["verdict"] != "unsteady"]
+        combined["verdict"] = max(steady, key=VERDICTS.index, default="clean")
+    width = (interval[1] - interval[0]) / median
+    wide = [("unsteady", f"the interval is {100 * width:.0f} % of the speed wide")] if width > _WIDEST else []
+    return {**nearest, "fps": median, "conditions": add_findings(combined, wide),
+            "repeats": {"values": values, "interval": interval, "confidence": CONFIDENCE, "method": METHOD,
+                        "conditions": conditions}}
 
 
 def mean_interval(values: Sequence[float]) -> list[float]:

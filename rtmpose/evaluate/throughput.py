@@ -46,8 +46,10 @@ def time_batches(engine: Engine, timer: Callable[[], float], warmup: int, iterat
 
     Of a timer that has several batches in flight, what :func:`rtmpose.timing.finish` returns is described as well.
     """
+    watched = monitor(engine)
     warmed = timing.warm_up(timer, warmup, duration)
-    with monitor(engine) as watched:
+    watched.steady = warmed["steady"]
+    with watched:
         samples = timing.measure(timer, 0, iterations, duration, "Timing")
     others = {name: timing.describe_latency(one[-len(samples):]) for name, one in timing.finish(timer).items()}
     return {**timing.describe_samples(samples), "fps": engine.record.batch / float(samples.mean()) * 1e3, **warmed,

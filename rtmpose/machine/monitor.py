@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from rtmpose.machine.cpu import CpuSensor
+from rtmpose.machine.cpu import CpuSensor, probe
 from rtmpose.machine.gpu import Gpu, GpuSensor
 
-VERDICTS = ("clean", "unknown", "throttled", "busy")  # from best to worst
+VERDICTS = ("clean", "unknown", "unsteady", "throttled", "busy")  # from best to worst
 INTERVAL = 0.5  # seconds between samples
 _MOST_COST = 0.01  # CPU time of the monitor, as a share of one core
 _PATIENCE = 2.0  # seconds to wait for a sample in progress at the end
@@ -36,6 +36,9 @@ _MOST_MISSED = 10  # samples that may be late at the start of a region
 # A GPU with work runs at its boost clock or above, unless power, heat or a setting holds it down.
 _BOOST_SHARE = 0.97
 
+# Probes of a quiet machine differ by 1 to 3 %.
+_MOST_DRIFT = 0.05
+
 # Bits of NVML's nvmlClocksEventReasons. The others are idleness and choices of the user.
 _POWER_CAP = "software power cap"
 _SLOWDOWNS = {0x4: _POWER_CAP, 0x8: "hardware slowdown", 0x20: "software thermal slowdown",
@@ -47,6 +50,9 @@ Finding = tuple[str, str]  # a verdict, and its reason with figures
 class Monitor:
     """Watch the machine while the block runs, in a thread of its own; then ``conditions`` is for ``summary.json``.
 
+    Work on the processor has probes around it: one when the monitor is made, that is before a warm-up, one at the start
+    of the block and one at its end. ``steady`` is for the owner to set to False, if the warm-up ended too early.
+
     ``gpu`` is the NVIDIA GPU that the work runs on, if any; ``on_cpu`` is whether it runs on the processor, if not;
     ``sys`` is the root of that file system. Where something can't be read, the verdict is ``unknown``; no error leaves
     the monitor.
@@ -55,6 +61,7 @@ class Monitor:
     def __init__(self, gpu: Gpu | None = None, sys: Path = Path("/sys"), interval: float = INTERVAL,
                  on_cpu: bool = True) -> None:
         self.conditions: dict[str, Any] = {}
+        self.steady = True
         self._interval = interval
         self._errors: dict[str, str] = {}
         self._sensors: dict[str, Any] = {}
@@ -66,10 +73,13 @@ class Monitor:
             with self._guard("gpu"):
                 self._sensors["gpu"] = GpuSensor(gpu)
         self._cost = 0.0  # CPU seconds
+        self._probes: list[float] = []
+        self._probe()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="monitor")
 
     def __enter__(self) -> "Monitor":
+        self._probe()
         self._start = time.perf_counter()
         self._sample()
         self._thread.start()
@@ -84,6 +94,7 @@ class Monitor:
             self._errors["thread"] = f"the monitor {'ended early' if died else 'hangs'}"
         else:
             self._sample()
+        self._probe()
         self.conditions = self._judge()
 
     def costs(self, persons: int) -> dict[str, Any]:
@@ -102,6 +113,10 @@ class Monitor:
             yield
         except Exception as error:
             self._errors[name] = f"the monitor of the {name.upper()} died: {type(error).__name__}: {error}"
+
+    def _probe(self) -> None:
+        if self._on_cpu:
+            self._probes.append(probe())
 
     def _watch(self) -> None:
         pause = self._interval
@@ -123,17 +138,19 @@ class Monitor:
         findings = [("unknown", error) for error in self._errors.values()]
         cpu = gpu = None
         if not {"cpu", "thread"} & set(self._errors):
-            cpu = _describe_cpu(self._sensors["cpu"], self._samples["cpu"])
+            cpu = _describe_cpu(self._sensors["cpu"], self._samples["cpu"], self._probes)
             findings += judge_cpu(cpu, self._on_cpu)
         if self._on_gpu and not {"gpu", "thread"} & set(self._errors):
             gpu = _describe_gpu(self._sensors["gpu"], self._samples["gpu"])
             findings += judge_gpu(gpu)
+        if not self.steady and self.seconds >= _LEAST_SECONDS:
+            findings.append(("unsteady", "the warm-up ended before the speed was steady"))
         taken = len(self._samples["cpu"])
         if taken == 2 and self.seconds > _MOST_MISSED * self._interval:
             findings.append(("unknown", f"the monitor took no sample in {self.seconds:.0f} s"))
-        verdict = max((verdict for verdict, _ in findings), key=VERDICTS.index, default="clean")
-        return {"verdict": verdict, "reasons": [reason for _, reason in findings], "seconds": self.seconds,
-                "samples": taken, "monitor_share": self._cost / self.seconds, "cpu": cpu, "gpu": gpu}
+        return add_findings({"verdict": "clean", "reasons": []}, findings) | {
+            "seconds": self.seconds, "samples": taken, "monitor_share": self._cost / self.seconds, "cpu": cpu,
+            "gpu": gpu}
 
     def _joules(self) -> float | None:
         """Energy from the first to the last sample; None if it could not be read throughout."""
@@ -153,6 +170,12 @@ class Monitor:
         return float(steps.sum()) / 1e6 if packages.size else None
 
 
+def add_findings(conditions: dict[str, Any], findings: Sequence[Finding]) -> dict[str, Any]:
+    """Conditions with more findings."""
+    return {**conditions, "reasons": [*conditions["reasons"], *(reason for _, reason in findings)],
+            "verdict": max([conditions["verdict"], *(verdict for verdict, _ in findings)], key=VERDICTS.index)}
+
+
 def combine_conditions(conditions: Sequence[dict[str, Any]], of: str, first: int = 0) -> dict[str, Any]:
     """The worst of several conditions, with the reasons of all; each of them is ``of`` a rank, say, numbered from
     ``first``."""
@@ -161,7 +184,7 @@ def combine_conditions(conditions: Sequence[dict[str, Any]], of: str, first: int
     return {**worst, "reasons": reasons}
 
 
-def _describe_cpu(sensor: CpuSensor, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _describe_cpu(sensor: CpuSensor, samples: Sequence[dict[str, Any]], probes: Sequence[float]) -> dict[str, Any]:
     """Figures from the first to the last sample; shares are of all cores that this process may use."""
     first, last, cores = samples[0], samples[-1], len(sensor.cores)
     passed = {name: last[name] - first[name] for name in
@@ -174,6 +197,7 @@ def _describe_cpu(sensor: CpuSensor, samples: Sequence[dict[str, Any]]) -> dict[
         "steal_share": passed["steal"] / capacity,
         "idle_share": max(0.0, 1 - (passed["busy"] + passed["steal"]) / capacity),
         "counted_share": passed["counted"] / capacity,
+        "drift": float(np.ptp(probes) / np.median(probes)) if probes else None,
         "load_average": last["load_average"],
         "mhz": _range([mhz for sample in samples for mhz in sample["mhz"]]),
         "governor": sensor.governor, "slowdowns": passed["slowdowns"],
@@ -195,6 +219,8 @@ def judge_cpu(cpu: dict[str, Any], on_cpu: bool) -> Iterator[Finding]:
             yield "busy", f"others took {100 * cpu['others_share']:.0f} % of the cores"
         if cpu["steal_share"] > limit:
             yield "busy", f"the hypervisor took {100 * cpu['steal_share']:.0f} % of the cores (steal)"
+    if (cpu["drift"] or 0.0) > _MOST_DRIFT:
+        yield "busy", f"the machine itself varied by {100 * cpu['drift']:.0f} %"
     if cpu["quota_stopped"] > _STOPPED_SHARE * cpu["quota_periods"]:
         quota = f"of {cpu['quota_cores']:.3g} cores " if cpu["quota_cores"] else ""
         yield "throttled", (f"the CPU quota {quota}stopped this process in {cpu['quota_stopped']} of "

@@ -21,7 +21,7 @@ WRITTEN = ("summary.json", "keypoints.json", "pictures/worst_*.jpg", "pictures/b
            "agreement/overview.jpg", "loadgen/mlperf_log_*", "skeleton.jpg")
 """Files that inference.py writes into ``--output``."""
 
-NOT_A_RESULT = ("busy", "throttled", "not measured")
+NOT_A_RESULT = ("busy", "throttled", "unsteady", "not measured")
 """Conditions under which a speed says nothing about the machine."""
 
 

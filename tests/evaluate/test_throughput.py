@@ -11,7 +11,7 @@ from rtmpose.engines import load_engine
 from rtmpose.evaluate.devices import combine_costs, count_in_window
 from rtmpose.evaluate.repeats import combine, mean_interval
 from rtmpose.evaluate.throughput import default_seconds, measure_throughput
-from rtmpose.report.summary import speed
+from rtmpose.report.summary import is_result, speed
 
 
 def test_warm_up_and_timing_take_their_seconds(engine_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -20,6 +20,13 @@ def test_warm_up_and_timing_take_their_seconds(engine_file: Path, monkeypatch: p
     assert measured["warmup_s"] >= 0.2 and measured["warmup"] > 2  # two windows, whose speeds are compared
     assert measured["conditions"]["cpu"]["seconds"] >= 0.3 and measured["iterations"] >= 2
     assert measured["fps"] == pytest.approx(4e3 / measured["latency_ms"]["mean"]) and not measured["other_timings"]
+
+
+def test_speed_that_never_gets_steady_is_no_result(engine_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "_STEADY", -1.0)
+    measured = measure_throughput(load_engine(engine_file), None, warmup=1, iterations=2, duration=1)
+    assert "the warm-up ended before the speed was steady" in measured["conditions"]["reasons"]
+    assert not is_result(measured)
 
 
 def test_a_gpu_is_timed_for_longer() -> None:
@@ -57,10 +64,20 @@ def test_the_worst_conditions_and_the_process_nearest_to_the_median() -> None:
     assert combined["fps"] == 315 and combined["latency_ms"] in (runs[2]["latency_ms"], runs[3]["latency_ms"])
     assert combined["conditions"] == {
         "verdict": "busy", "seconds": 340,
-        "reasons": ["process 2: others took 38 % of the cores", "process 3: too short"]}
+        "reasons": ["process 2: others took 38 % of the cores", "process 3: too short",
+                    "the interval is 17 % of the speed wide"]}
     assert combined["repeats"]["values"] == [300, 340, 310, 320]
     assert combined["repeats"]["conditions"] == [one["conditions"] for one in runs]
-    assert combine(runs[:1] + runs[3:])["conditions"]["verdict"] == "clean"
+
+
+@pytest.mark.parametrize(("speeds", "verdicts", "expected"), [
+    ([99.1, 100, 100.9], ["clean"] * 3, "clean"), ([99, 100, 101.1], ["clean"] * 3, "unsteady"),  # t is 4.30
+    ([100, 100, 100], ["unsteady", "clean", "clean"], "clean"), ([100] * 3, ["unsteady"] * 3, "clean"),
+    ([100, 100, 100], ["unsteady", "unknown", "clean"], "unknown"), ([100, 100, 100], ["unsteady", "busy"], "busy")])
+def test_a_wide_interval_is_unsteady_and_a_narrow_one_is_not(speeds: list[float], verdicts: list[str], expected: str
+                                                             ) -> None:
+    combined = combine(list(map(run, speeds, verdicts)))
+    assert combined["conditions"]["verdict"] == expected
 
 
 @pytest.mark.parametrize(("median", "interval", "expected"), [

@@ -20,7 +20,8 @@ from rtmpose.report.text import describe_conditions
 
 GPU = Gpu("NVIDIA L4", "8.9", "13.0", 0, "0000:01:00.0", 2040.0)
 CPU_FIGURES = {"cores": 2, "seconds": 5.0, "counted_share": 1.0, "idle_share": 0.0, "others_share": 0.05,
-               "steal_share": 0.05, "quota_stopped": 1, "quota_periods": 100, "quota_cores": 1.5, "slowdowns": 0}
+               "steal_share": 0.05, "quota_stopped": 1, "quota_periods": 100, "quota_cores": 1.5, "slowdowns": 0,
+               "drift": 0.05}
 GPU_FIGURES = {"throttle_reasons": {}, "other_processes": 0, "samples": 9, "temperature_c": {"max": 61.2},
                "power_limit_w": 72.0, "default_power_limit_w": 72.0, "sm_mhz": {"max": 1980.0}, "boost_mhz": 2040.0}
 
@@ -100,6 +101,7 @@ class Machine:
     """Two cores, by the readings of its sensor."""
 
     def __init__(self) -> None:
+        self.probes: list[float] = []  # the next ones, in milliseconds
         self.now: dict[str, Any] = {"load_average": 1.5, "mhz": [1000.0, 3000.0], "microjoules": [], **dict.fromkeys(
             ("time", "busy", "steal", "counted", "own", "slowdowns", "periods", "stopped"), 100)}
 
@@ -115,7 +117,18 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     here = Machine()
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
     monkeypatch.setattr(cpu.CpuSensor, "read", lambda sensor: dict(here.now))
+    monkeypatch.setattr("rtmpose.machine.monitor.probe", lambda: here.probes.pop(0) if here.probes else 1.0)
     return here
+
+
+@pytest.mark.parametrize(("probes", "on_cpu", "expected"), [
+    ([1, 1.02, 0.975], True, "clean"), ([1, 1.01, 0.95], True, "busy: the machine itself varied by 6 %; not a result"),
+    ([1, 1.01, 0.95], False, "clean")])
+def test_drift_of_the_machine_is_seen(machine: Machine, probes: list[float], on_cpu: bool, expected: str) -> None:
+    machine.probes = probes
+    with Monitor(on_cpu=on_cpu) as monitor:
+        machine.let_pass(5, own=9.9)
+    assert describe_conditions(monitor.conditions) == expected
 
 
 def test_figures_of_the_cpu(machine: Machine, tmp_path: Path) -> None:
@@ -125,8 +138,8 @@ def test_figures_of_the_cpu(machine: Machine, tmp_path: Path) -> None:
     assert monitor.conditions["cpu"] == {
         "seconds": 5, "cores": 2, "own_seconds": 6, "own_share": 0.6, "others_share": 0.2, "steal_share": 0.1,
         "idle_share": pytest.approx(0.1), "counted_share": 1, "load_average": 1.5,
-        "mhz": {"min": 1000, "mean": 2000, "max": 3000}, "governor": None, "slowdowns": 3, "quota_cores": None,
-        "quota_periods": 50, "quota_stopped": 2}
+        "drift": 0, "mhz": {"min": 1000, "mean": 2000, "max": 3000}, "governor": None, "slowdowns": 3,
+        "quota_cores": None, "quota_periods": 50, "quota_stopped": 2}
     assert describe_conditions(monitor.conditions) == (
         "busy: others took 20 % of the cores, the hypervisor took 10 % of the cores (steal), the CPU quota stopped "
         "this process in 2 of 50 periods, the processor slowed down because of heat, 3 times; not a result")
