@@ -47,13 +47,14 @@ def test_own_threads_and_children_are_not_others() -> None:
         while time.thread_time() < end:
             pass
 
-    before = cpu_seconds()
     with Monitor() as monitor:
+        before = cpu_seconds()
         thread = threading.Thread(target=work)
         thread.start()
         subprocess.run([sys.executable, "-c", "import time\nwhile time.process_time() < 0.3: pass"], check=True)
         thread.join()
-    assert monitor.conditions["cpu"]["own_seconds"] == pytest.approx(cpu_seconds() - before, abs=0.1)
+        spent = cpu_seconds() - before
+    assert monitor.conditions["cpu"]["own_seconds"] == pytest.approx(spent, abs=0.1)
     assert monitor.conditions["cpu"]["own_seconds"] >= 0.5
 
 
