@@ -16,6 +16,7 @@ from rtmpose.data.images import read_photograph
 from rtmpose.data.postprocess import COCO_KEYPOINTS
 from rtmpose.engines import Engine, files, load_engine
 from rtmpose.engines.record import find_engine, read_record
+from rtmpose.engines.tensorrt.engine import TensorRTEngine
 from rtmpose.errors import EXIT_ACCURACY_MISSED, EXIT_INVALID, EXIT_OK, EXIT_THROUGHPUT_MISSED, KitError, first_line
 from rtmpose.evaluate import devices, loadgen, ranks, repeats
 from rtmpose.evaluate.accuracy import check_comparable, compare_accuracy, measure_accuracy, summarize_accuracy
@@ -33,7 +34,7 @@ MEASURING = {"datasets", "annotations", "images", "perf_only", "scenario"}
 MODES = {
     "accuracy": MEASURING | {"detections", "flip_test", "limit", "reference", "visualize", "acc_target", "fps_target",
                              "reported_fps"},
-    "throughput": MEASURING | {"warmup", "iterations", "duration", "repeats", "fps_target"},
+    "throughput": MEASURING | {"warmup", "iterations", "duration", "repeats", "streams", "fps_target"},
     "accuracy with --scenario": MEASURING | {"detections", "limit", "acc_target", "target_qps", "target_latency"},
     "throughput with --scenario": MEASURING | {"detections", "limit", "fps_target", "min_duration", "target_qps",
                                                "target_latency"},
@@ -102,6 +103,10 @@ def add_throughput_options(group: argparse._ArgumentGroup) -> None:
                             "%(default)s")
 
 
+    group.add_argument("--streams", type=positive, default=1, metavar="N",
+                       help="batches that a GPU computes at a time, with TensorRT; default: %(default)s")
+
+
 def add_loadgen_options(group: argparse._ArgumentGroup) -> None:
     """Options of --scenario."""
     group.add_argument("--scenario", choices=loadgen.SCENARIOS, metavar="NAME",
@@ -156,7 +161,8 @@ def measure(group: ranks.Ranks | None) -> int:
             measured = query_by_loadgen(engine, config, data_set, args.detections, args.limit, Path(args.output))
         elif args.perf_only:
             duration = default_seconds(engine.record.device) if args.duration is None else args.duration
-            measured = time_engine(engine, data_set, args.warmup, args.iterations, duration, output, group)
+            measured = time_engine(engine, data_set, args.warmup, args.iterations, duration, args.streams, output,
+                                   group)
         else:
             measured = predict_and_score(engine, args.reference, data_set, args.detections, args.limit, args.flip_test,
                                          args.visualize, args.reported_fps, output, group)
@@ -216,13 +222,20 @@ def predict_and_score(engine: Engine, reference_path: str | None, data_set: Data
 
 
 def time_engine(engine: Engine, data_set: DataSet | str | None, warmup: int, iterations: int, duration: float,
-                output: Path | None, group: ranks.Ranks | None) -> dict[str, Any]:
+                streams: int, output: Path | None, group: ranks.Ranks | None) -> dict[str, Any]:
     """Throughput: time one batch over and over, on all ranks at once. Returns the result for ``summary.json``, on ranks
     other than 0 an empty one."""
+    if streams > 1:
+        if not isinstance(engine, TensorRTEngine):
+            raise KitError(f"--streams {streams}: only TensorRT has several streams here; leave it out (OpenVINO's are "
+                           "chosen when an engine is built, with --hint throughput)")
+        engine.add_streams(streams - 1)
     timed = partial(devices.measure_throughput_by_ranks, group) if group else measure_throughput
     measured = timed(engine, data_set, warmup, iterations, duration)
     if group and group.rank:
         return {}
+    if streams > 1:
+        measured["streams"] = streams
     print(text.throughput_lines(measured, engine.record.batch))
     if output:
         clear_output(output)

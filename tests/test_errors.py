@@ -211,6 +211,7 @@ def test_engine_of_another_machine_or_network(fails_with: Fails, copies: dict[st
 @pytest.mark.parametrize(("options", "message"), [
     (("--batchsize", 32), "was built for batch 4, --batchsize says 32"),
     (("--input_name", "image"), "has the input input, --input_name says image"),
+    (("--perf_only", "--streams", 2), "--streams 2: only TensorRT has several streams here; leave it out"),
 ])
 def test_options_that_contradict_the_engine(fails_with: Fails, engine_file: Path, options: tuple, message: str) -> None:
     assert message in fails_with("engine", engine_file, *options)
@@ -231,7 +232,8 @@ def test_options_that_contradict_the_engine(fails_with: Fails, engine_file: Path
     ("--bbox 1,2,3,4", "--bbox: has no effect on accuracy, only on --picture; leave it out"),
     *((f"{mode} {option}".strip(), f"{option.split()[0]}: has no effect on {name}, only on ")
       for mode, name, options in (
-        ("", "accuracy", "--duration 3|--iterations 3|--warmup 3|--repeats 2|--min_duration 3|--target_qps 3"),
+        ("", "accuracy", "--duration 3|--iterations 3|--warmup 3|--repeats 2|--streams 2|--min_duration 3|"
+                         "--target_qps 3"),
         ("--perf_only", "throughput", "--visualize 2|--flip_test|--reference a|--limit 3|--detections a|"
                                       "--target_qps 3|--bbox 1,2,3,4"),
         ("--scenario offline", "accuracy with --scenario", "--fps_target 3|--min_duration 3|--flip_test|--reference a|"

@@ -59,6 +59,11 @@ def normalize(crop: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     return out
 
 
+def to_pixels(crops: np.ndarray) -> np.ndarray:
+    """The pixels of normalised crops, float32 (N, 3, H, W): uint8 (N, H, W, 3), RGB."""
+    return np.rint(crops.transpose(0, 2, 3, 1) * STD + MEAN).astype(np.uint8)
+
+
 def random_input(batch: int, input_size: tuple[int, int]) -> np.ndarray:
     """A batch of random pixels, normalised, float32 (batch, 3, H, W); the same at every call."""
     pixels = np.random.default_rng(0).integers(0, 256, (batch, *input_size[::-1], 3), np.uint8)

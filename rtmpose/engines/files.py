@@ -19,7 +19,7 @@ from onnx import ModelProto
 from rtmpose import files
 from rtmpose.data.batches import iterate_batches
 from rtmpose.data.coco import DataSet, find_data_set, load_persons
-from rtmpose.data.preprocess import MEAN, STD
+from rtmpose.data.preprocess import MEAN, STD, to_pixels
 from rtmpose.engines.record import Facts, Record, Target
 from rtmpose.engines.runtime import Compiled, RuntimeEngine
 from rtmpose.errors import KitError, explained
@@ -92,7 +92,7 @@ def build(model: ModelProto, path: Path, facts: Facts) -> list[Compiled]:
 def encode(pixels: np.ndarray, inputs: dict[str, Any]) -> bytes:
     """A file of crops, float32 (batch, 3, H, W), as they are or as 8-bit pixels, (batch, H, W, 3), RGB."""
     if inputs["layout"] == LAYOUTS[1]:
-        pixels = np.rint(pixels.transpose(0, 2, 3, 1) * STD + MEAN).astype(np.uint8)
+        pixels = to_pixels(pixels)
     np.save(file := io.BytesIO(), pixels)
     return pixels.tobytes() if inputs["suffix"] == ".bin" else file.getvalue()
 

@@ -12,12 +12,17 @@ _SLOWER = 1.02  # ratio up to which a CUDA graph is taken: it frees the host
 _COMPARISON = 0.4  # seconds
 
 
-def name_timers(events: str, how: str, on_device: Callable[[], float], with_copies: Callable[[], float]
+def name_timers(events: str, how: str, *timers: Callable[[], float], streams: int = 1
                 ) -> dict[str, Callable[[], float]]:
-    """Timers of the computation alone, launched as ``how`` says, and with copies; ``events`` are e.g. CUDA's."""
-    return {f"device time by {events} events, crops on the device, batches back to back {how}": on_device,
-            f"the same with host-device copies from and to pinned memory, {IN_FLIGHT} batches in flight":
-                with_copies}
+    """Timers of the computation alone, launched as ``how`` says, with copies, and, if there are three, with copies of
+    pixels and keypoints. ``events`` are e.g. CUDA's."""
+    in_flight = f"{IN_FLIGHT * streams} batches in flight"
+    several = f", {streams} streams" if streams > 1 else ""
+    return dict(zip((
+        f"device time by {events} events, crops on the device, batches back to back {how}{several}",
+        f"the same with host-device copies from and to pinned memory, {in_flight}",
+        f"the same with copies of 8-bit crops, which the device normalises, and of keypoints, {in_flight}",
+    ), timers, strict=False))
 
 
 class BatchTimer:
@@ -25,12 +30,15 @@ class BatchTimer:
 
     Batch ``i`` starts when batch ``i - IN_FLIGHT`` has ended, so they can share a slot. The batches in flight keep the
     GPU busy meanwhile, so the mean is that of a loop that only enqueues.
+
+    Of several ``streams``, which take turns, each has as many in flight. The time is that to the end of the stream's
+    next batch, divided by their number, because others end meanwhile.
     """
 
     def __init__(self, wait: Callable[[], None], enqueue: Callable[[int], tuple[Any, Any]],
-                 milliseconds: Callable[[Any, Any], float]) -> None:
+                 milliseconds: Callable[[Any, Any], float], streams: int = 1) -> None:
         """``enqueue`` returns the events of a batch's start and end, and ``milliseconds`` the time between two."""
-        self._wait, self._enqueue, self._milliseconds = wait, enqueue, milliseconds
+        self._wait, self._enqueue, self._milliseconds, self._streams = wait, enqueue, milliseconds, streams
         self._restart()
 
     def _restart(self) -> None:
@@ -44,16 +52,17 @@ class BatchTimer:
     def _run(self) -> Iterator[float]:
         self._wait()  # the timer before this one has left batches in flight
         batches: deque[tuple[Any, Any]] = deque()
+        in_flight = IN_FLIGHT * self._streams
         for i in count():
             before = time.perf_counter()
             batches.append(self._enqueue(i))
             self._enqueues.append((time.perf_counter() - before) * 1e3)
-            if len(batches) >= IN_FLIGHT:
-                batches[-IN_FLIGHT][1].synchronize()
-            if len(batches) > IN_FLIGHT:
+            if len(batches) >= in_flight:
+                batches[-in_flight][1].synchronize()
+            if len(batches) >= in_flight + self._streams:
                 start, end = batches.popleft()
                 self._latencies.append(self._milliseconds(start, end))
-                yield self._milliseconds(end, batches[0][1])
+                yield self._milliseconds(end, batches[self._streams - 1][1]) / self._streams
 
     def finish(self) -> dict[str, list[float]]:
         """See :func:`rtmpose.timing.finish`: of each batch, the time on the device, and the host's to enqueue it."""

@@ -166,9 +166,10 @@ def count_devices(summary: dict[str, Any]) -> int:
 
 def settings(summary: dict[str, Any]) -> list[str]:
     """The options without which speed or AP would mean something else."""
-    limit, number = summary.get("limit"), count_devices(summary)
+    limit, number, streams = summary.get("limit"), count_devices(summary), summary.get("streams", 1)
     return [name for name, holds in (
-        (f"{number} devices", number > 1), ("throughput hint", summary["engine"].get("hint") == "throughput"),
+        (f"{number} devices", number > 1), (f"{streams} streams", streams > 1),
+        ("throughput hint", summary["engine"].get("hint") == "throughput"),
         ("random input", summary.get("input") == "random pixels"), ("flip test", summary.get("flip_test")),
         ("detector's boxes", summary.get("boxes", GROUND_TRUTH) != GROUND_TRUTH),
         (f"first {limit} image{'s' * (limit != 1)}", limit)) if holds]
@@ -213,7 +214,8 @@ def notes(summary: dict[str, Any]) -> list[str]:
     lines = [f"missed {missed}" for missed in summary["missed_targets"]]
     interval, busy, enqueue = (summary.get(name, {}).get("mean") for name in (
         "latency_ms", "request_latency_ms", "enqueue_ms"))
-    if enqueue and (interval > 1.05 * busy or enqueue > 0.8 * busy):
+    share = busy / summary.get("streams", 1) if enqueue else None  # of the device's time
+    if share and (interval > 1.05 * share or enqueue > 0.8 * share):
         lines.append(f"the host is the limit: a batch takes the device {busy:.3f} ms and the host {enqueue:.3f} ms to "
                      f"enqueue, and one ends every {interval:.3f} ms")
     lines += [f"{number} {note}" for note, number in summary.get("notes", {}).items()]

@@ -31,9 +31,22 @@ def test_timer_tells_intervals_and_each_batch() -> None:
         assert found["request_latency_ms"] == [3] * 4 and len(found["enqueue_ms"]) == 4 + IN_FLIGHT
 
 
-@pytest.mark.parametrize(("interval", "busy", "enqueue", "noted"), [  # on both sides of trtexec's limits
-    (10.5, 10, 1, False), (10.51, 10, 1, True), (10, 10, 8, False), (10, 10, 8.01, True)])
-def test_a_host_that_starves_the_device_is_noted(interval: float, busy: float, enqueue: float, noted: bool) -> None:
+def test_timer_of_two_streams_counts_the_batches_of_both() -> None:
+    """Two batches share the device, 4 ms each, the second stream's ends 3 ms before the first's: one every 2 ms."""
+    ends = [Event(4 * (i // 2) - 3 * (i % 2)) for i in range(20)]
+    timer = BatchTimer(lambda: None, lambda i: (Event(ends[i] - 4), ends[i]), lambda start, end: end - start, streams=2)
+    waited.clear()
+    assert [timer() for _ in range(5)] == [2] * 5
+    assert waited == ends[:len(waited)] and len(waited) == 5 + 2
+    found = finish(timer)
+    assert found["request_latency_ms"] == [4] * 5 and len(found["enqueue_ms"]) == 5 + 2 * IN_FLIGHT + 1
+
+
+@pytest.mark.parametrize(("interval", "busy", "enqueue", "streams", "noted"), [  # on both sides of trtexec's limits
+    (10.5, 10, 1, 1, False), (10.51, 10, 1, 1, True), (10, 10, 8, 1, False), (10, 10, 8.01, 1, True),
+    (5.25, 10, 4, 2, False), (5.26, 10, 4, 2, True), (5, 10, 4.01, 2, True)])
+def test_a_host_that_starves_the_device_is_noted(interval: float, busy: float, enqueue: float, streams: int,
+                                                 noted: bool) -> None:
     summary = {"missed_targets": [], "engine": {"calibration": {}}, "inputs": {}, "latency_ms": {"mean": interval},
-               "request_latency_ms": {"mean": busy}, "enqueue_ms": {"mean": enqueue}}
+               "streams": streams, "request_latency_ms": {"mean": busy}, "enqueue_ms": {"mean": enqueue}}
     assert any("the host is the limit: a batch takes the device 10.000 ms" in note for note in notes(summary)) == noted

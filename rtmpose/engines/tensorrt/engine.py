@@ -2,10 +2,11 @@
 
 import atexit
 import contextlib
+import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, SupportsInt
 
@@ -40,7 +41,7 @@ class Slot:
 
 
 class TensorRTEngine:
-    """An :class:`rtmpose.engines.Engine` on the GPU, with a stream each for uploads, runs and downloads.
+    """An :class:`rtmpose.engines.Engine` on the GPU, with a CUDA stream each for uploads, runs and downloads.
 
     Use it in the thread that loaded it, which has CUDA's context; :meth:`infer` works in any, one at a time.
     """
@@ -64,18 +65,34 @@ class TensorRTEngine:
         self._engine = self._runtime.deserialize_cuda_engine(content)
         if self._engine is None:
             raise RuntimeError(self._logger.last_error)
-        self._context = self._create_context()
-        if self._context is None:
-            raise KitError(f"{path}: no GPU memory left to run it ({self._logger.last_error}); use a smaller batch")
-        self._context.nvtx_verbosity = trt.ProfilingVerbosity.NONE  # else detailed engines take longer to enqueue
-        self.uploads, self.runs, self.downloads = (self.cuda.Stream(_NON_BLOCKING) for _ in range(3))
-        self._slots = [self.make_network_slot() for _ in range(IN_FLIGHT)]
-        self._crops = [self.pinned(self.shapes[INPUT], np.float32) for _ in self._slots]
-        self.add_graphs(self._slots)
+        self._start()
         atexit.register(self.close)  # exit hooks run in reverse order: before that of pycuda, which ends the context
         if self._runtime_cache is not None:
             with contextlib.suppress(KitError):  # the engine runs as well from a folder that can't be written
                 write_bytes(f"{path}.runtime_cache", memoryview(self._runtime_cache.serialize()))
+
+    def _start(self) -> None:
+        """Make what a stream of batches has of its own: an execution context, CUDA streams, memory."""
+        self._others: list[TensorRTEngine] = []
+        self._context = self._create_context()
+        if self._context is None:
+            raise KitError(f"{self.path}: no GPU memory left to run it ({self._logger.last_error}); use a smaller "
+                           "batch")
+        # Else detailed engines take longer to enqueue.
+        self._context.nvtx_verbosity = import_package(self.record.package).ProfilingVerbosity.NONE
+        self.uploads, self.runs, self.downloads = (self.cuda.Stream(_NON_BLOCKING) for _ in range(3))
+        self._slots = [self.make_network_slot() for _ in range(IN_FLIGHT)]
+        self._crops = [self.pinned(self.shapes[INPUT], np.float32) for _ in self._slots]
+        self.add_graphs(self._slots)
+
+    def add_streams(self, number: int) -> None:
+        """Let the timers keep a number of other streams of batches busy, too. They share the weights.
+
+        Raises KitError if memory runs out.
+        """
+        for _ in range(number):
+            self._others.append(copy.copy(self))
+            self._others[-1]._start()
 
     def _create_context(self) -> Any:
         """TensorRT-RTX compiles kernels at their first run, unless a file beside the engine has them."""
@@ -92,14 +109,17 @@ class TensorRTEngine:
     def close(self) -> None:
         """Free what can't be freed without CUDA's context; the engine can't run any more."""
         atexit.unregister(self.close)
+        for other in self._others:
+            other.close()
         self.wait()
         self._slots.clear()
         self._runtime_cache = self._context = self._engine = self._runtime = None
 
     def wait(self) -> None:
         """Wait for all work in flight."""
-        for stream in (self.uploads, self.runs, self.downloads):
-            stream.synchronize()
+        for engine in (self, *self._others):
+            for stream in (engine.uploads, engine.runs, engine.downloads):
+                stream.synchronize()
 
     @contextlib.contextmanager
     def in_context(self) -> Iterator[None]:
@@ -191,23 +211,33 @@ class TensorRTEngine:
         return simcc_x, simcc_y
 
     def timers(self, crops: np.ndarray) -> dict[str, Callable[[], float]]:
-        self.infer(crops)  # they stay on the GPU
-        for pinned in self._crops:
-            pinned[...] = crops
-        on_gpu = self._timer(self.runs, self.runs, lambda i: self._slots[0].launch())
-        with_copies = self._timer(self.uploads, self.downloads, self._enqueue_crops)
-        return {**name_timers("CUDA", self._slots[0].how, on_gpu, with_copies),
+        from rtmpose.engines.tensorrt.stream import enqueue_pixels  # which imports this module
+        streams = [self, *self._others]
+        for stream in streams:
+            stream.infer(crops)  # they stay on the GPU
+            for pinned in stream._crops:
+                pinned[...] = crops
+        pixels = cache(partial(enqueue_pixels, crops))  # it compiles kernels, if it is timed
+        on_gpu = self._timer(lambda stream, i: stream._slots[0].launch())
+        with_copies = self._timer(TensorRTEngine._enqueue_crops, copies=True)
+        with_pixels = self._timer(lambda stream, i: pixels(stream)(i), copies=True)
+        how = " and ".join({stream._slots[0].how: None for stream in streams})
+        return {**name_timers("CUDA", how, on_gpu, with_copies, with_pixels, streams=len(streams)),
                 "end to end by the wall clock, crops and logits in ordinary memory, one batch at a time":
                     wall_clock(partial(self.infer, crops))}
 
-    def _timer(self, first: Any, last: Any, enqueue: Callable[[int], None]) -> BatchTimer:
-        """A timer of batches that start on the stream ``first`` and end on ``last``."""
-        def enqueue_with_events(i: int) -> tuple[Any, Any]:
-            start = self.cuda.Event().record(first)
-            enqueue(i)
-            return start, self.cuda.Event().record(last)
+    def _timer(self, enqueue: Callable[["TensorRTEngine", int], None], copies: bool = False) -> BatchTimer:
+        """A timer of batches with or without ``copies``, for which the streams take turns."""
+        streams = [self, *self._others]
 
-        return BatchTimer(self.wait, enqueue_with_events, lambda start, end: start.time_till(end))
+        def enqueue_with_events(i: int) -> tuple[Any, Any]:
+            turn, number = divmod(i, len(streams))
+            stream = streams[number]
+            start = self.cuda.Event().record(stream.uploads if copies else stream.runs)
+            enqueue(stream, turn)
+            return start, self.cuda.Event().record(stream.downloads if copies else stream.runs)
+
+        return BatchTimer(self.wait, enqueue_with_events, lambda start, end: start.time_till(end), len(streams))
 
 
 load = TensorRTEngine

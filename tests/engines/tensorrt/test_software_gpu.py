@@ -98,9 +98,48 @@ def test_throughput(run: Run, gpu_engine: Path, tmp_path: Path) -> None:
     run("inference.py", "--engine", gpu_engine, "--perf_only", "--iterations", 5, "--duration", 0, "--output", tmp_path)
     measured = summary(tmp_path)
     assert read_record(gpu_engine).kernels["number"] == len(onnx.load(gpu_engine).graph.node), "the inspector's"
-    assert "CUDA events" in measured["fps_of"] and len(measured["other_timings"]) == 2
+    assert "CUDA events" in measured["fps_of"] and len(measured["other_timings"]) == 3
     for timed in (measured, next(iter(measured["other_timings"].values()))):
         assert {"request_latency_ms", "enqueue_ms"} <= timed.keys()
+
+
+def test_two_streams_and_pixels_give_what_one_stream_gives(run: Run, gpu_engine: Path, tmp_path: Path) -> None:
+    script = tmp_path / "streams.py"
+    script.write_text(f"""
+import numpy as np
+from rtmpose.data import postprocess, preprocess
+from rtmpose.engines import load_engine
+from rtmpose.engines.tensorrt.stream import KEYPOINTS, enqueue_pixels
+from rtmpose.timing import finish
+
+engine, crops = load_engine({str(gpu_engine)!r}), preprocess.random_input(4, (192, 256))
+expected = engine.infer(crops)
+engine.add_streams(1)
+first, second, pixels, _ = engine.timers(crops).values()
+streams = [engine, *engine._others]
+for timer in (first, second, pixels):
+    for slot in (slot for stream in streams for slot in stream._slots):
+        for array in slot.outputs.values():
+            array[...] = np.nan
+    assert min([timer() for _ in range(4)]) > 0
+    assert finish(timer).keys() == {{"request_latency_ms", "enqueue_ms"}}
+    if timer is second:
+        for slot in (slot for stream in streams for slot in stream._slots):
+            for given, logits in zip(slot.outputs.values(), expected, strict=True):
+                np.testing.assert_array_equal(given, logits)
+enqueue = enqueue_pixels(crops, engine._others[0])
+enqueue(0)
+engine.wait()
+keypoints, scores = postprocess.decode(*expected, (192, 256))
+np.testing.assert_array_equal(enqueue.func.__self__._free[0].outputs[KEYPOINTS], np.dstack([keypoints, scores]))
+engine.close()
+""")
+    run(str(script), root=Path("/"))
+    run("inference.py", "--engine", gpu_engine, "--perf_only", "--streams", 2, "--iterations", 2, "--duration", 0,
+        "--output", tmp_path)
+    measured = summary(tmp_path)
+    assert measured["streams"] == 2 and measured["fps_of"].endswith(", 2 streams")
+    assert any("4 batches in flight" in name for name in measured["other_timings"])
 
 
 @pytest.mark.parametrize("scenario", ["offline", "singlestream", "server"])
@@ -309,7 +348,17 @@ FAULTS = {
         "stream.py", "int(mirrored), int(device[INPUT])", "int(mirrored), int(self._table)"),
     "a kernel gets too few bytes of arguments": (
         "stream.py", 'self._crop.prepare("PPPiiiP")', 'self._crop.prepare("PPPiii")'),
+    # Of these the timers of two streams suffer.
+    "two streams share an execution context": (
+        "engine.py", "self._context = self._create_context()",
+        'self._context = getattr(self, "_context", None) or self._create_context()'),
+    "two streams share the memory of a batch": (
+        "engine.py", "self._slots = [", 'self._slots = getattr(self, "_slots", None) or ['),
+    "only one of two streams is waited for": ("engine.py", "in (self, *self._others):", "in (self,):"),
+    "a batch starts before the one in its slot has ended": (
+        "../in_flight.py", "in_flight = IN_FLIGHT * self._streams", "in_flight = 3 * self._streams"),
 }
+TIMED = list(FAULTS)[-4:]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -326,6 +375,7 @@ def test_planted_fault_is_reported(software_gpu: dict[str, str], log: Path, gpu_
     stand_in, site, _ = software_gpu["PYTHONPATH"].split(os.pathsep)
     variables = {"SOFTGPU_LOG": str(log), "SOFTGPU_NETWORK": "zeros",
                  "PYTHONPATH": os.pathsep.join([stand_in, site, str(tmp_path)])}
-    done = subprocess.run([*PYTHON, tmp_path / "inference.py", "--engine", gpu_engine, "--datasets", drawn],
+    options = ["--perf_only", "--streams", "2", "--iterations", "4", "--duration", "0"] if fault in TIMED else []
+    done = subprocess.run([*PYTHON, tmp_path / "inference.py", "--engine", gpu_engine, "--datasets", drawn, *options],
                           env=software_gpu | variables, capture_output=True, timeout=600, check=False)
     assert findings(log) or done.returncode not in (0, 2), done
