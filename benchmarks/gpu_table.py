@@ -3,8 +3,10 @@
     python3 benchmarks/gpu_table.py --model_path rtmpose_opt.onnx --cfg rtmpose-m_8xb256-420e_coco-256x192.py \\
         --weight rtmpose-m.pth --datasets $DATASETS_DIR
 
-Builds an FP16 engine for each batch size into --folder and prints a Markdown table. PyTorch measures the ceilings in
-the same run: a matrix product of 8192 x 8192 by 8192 x 8192, and a copy of 1 GiB within the GPU's memory.
+Builds two FP16 engines for each batch size into --folder, of the default optimization level and of level 5, and prints
+a Markdown table. The first six figures take turns: one stream and two, copies of FP32 and of 8-bit crops, both levels.
+PyTorch measures the ceilings in the same run: a matrix product of 8192 x 8192 by 8192 x 8192, and a copy of 1 GiB
+within the GPU's memory.
 """
 
 from common import Parser, positive, run
@@ -19,7 +21,7 @@ import onnx
 from roofline import Ceilings, count_work, shortest_ms
 
 from rtmpose.data.coco import load_persons
-from rtmpose.engines import load_engine
+from rtmpose.engines import headline_timer, load_engine
 from rtmpose.engines.build import build_engine, is_built, plan_build
 from rtmpose.engines.in_flight import BatchTimer
 from rtmpose.engines.tensorrt.engine import TensorRTEngine
@@ -30,10 +32,11 @@ from rtmpose.files import make_folder
 from rtmpose.machine.gpu import find_gpu
 from rtmpose.model import graph
 from rtmpose.model.mixed_precision import to_mixed_precision
-from rtmpose.timing import measure
+from rtmpose.timing import finish, measure
 
-HEADER = ("batch", "device ms", "persons/s", "with copies", "end to end", "images to keypoints", "roofline ms",
-          "share of it", "harness / bare loop", "torch.compile")
+TIMED = ("persons/s", "with copies", "copies of 8-bit crops", "end to end", "2 streams", "level 5")
+HEADER = ("batch", "device ms", *TIMED, "images to keypoints", "roofline ms", "share of it", "harness / bare loop",
+          "torch.compile")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -45,6 +48,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--datasets", required=True, metavar="DIR", help="data set for images to keypoints")
     parser.add_argument("--batches", type=positive, nargs="+", default=[1, 8, 32, 64, 128], metavar="N",
                         help="batch sizes; default: %(default)s")
+    parser.add_argument("--builds", type=positive, default=1, metavar="N",
+                        help="of each engine, keep the fastest of N, as build_engine.py does; default: %(default)s")
     parser.add_argument("--folder", default="engines", metavar="DIR", help="engines go here; default: %(default)s")
     return parser.parse_args()
 
@@ -69,23 +74,40 @@ def row(args: argparse.Namespace, model: onnx.ModelProto, batch: int, ceilings: 
     _, (*_, height, width) = graph.read_input(model)
     fixed = graph.simplify(model, (batch, 3, height, width))
     limit = shortest_ms(count_work(to_mixed_precision(fixed, "fp16")[0]), ceilings)
-    engine = load_engine(build(args, batch))
-    crops, _ = throughput_input(None, engine)
-    device, copies, whole = (float(np.mean(measure(timer, 20, 100, 3, name)))
-                             for name, timer in engine.timers(crops).items())
-    persons = load_persons(args.datasets)
+    timed = measure_in_turns(args.model_path, args.folder, batch, args.builds)
+    rates = [f"{batch / timed[name] * 1e3:.0f}" if name in timed else "-" for name in TIMED]
+    engine, persons = load_engine(build(args.model_path, args.folder, batch, args.builds)), load_persons(args.datasets)
     images = len(persons) / predict_gpu.predict_persons_on_gpu(engine, persons)[2]
-    rates = [f"{batch / ms * 1e3:.0f}" for ms in (device, copies, whole)]
-    bare = bare_loop_ms(engine, 200)
+    device, bare, crops = timed[TIMED[0]], bare_loop_ms(engine, 200), throughput_input(None, engine)[0]
     engine.close()
     return [str(batch), f"{device:.3f}", *rates, f"{images:.0f}", f"{limit:.3f}", f"{limit / device:.1%}",
             f"{device / bare:.1%}", f"{batch / torch_ms(args, crops) * 1e3:.0f}"]
 
 
-def build(args: argparse.Namespace, batch: int) -> Path:
+def measure_in_turns(model_path: str, folder: str, batch: int, builds: int, rounds: int = 5, seconds: float = 1.0
+                     ) -> dict[str, float]:
+    """Milliseconds a batch by :data:`TIMED`: the median of the means of some rounds. TensorRT-RTX has no levels."""
+    engines = [load_engine(build(model_path, folder, batch, builds)) for _ in range(2)]
+    engines[1].add_streams(1)
+    if engines[0].record.package == "tensorrt":
+        engines.append(load_engine(build(model_path, folder, batch, builds, level=5)))
+    crops, _ = throughput_input(None, engines[0])
+    timers = dict(zip(TIMED, (*engines[0].timers(crops).values(),
+                              *(headline_timer(engine, crops) for engine in engines[1:])), strict=False))
+    means: dict[str, list[float]] = {name: [] for name in timers}
+    for name in [*timers] * rounds:
+        means[name].append(float(np.mean(measure(timers[name], 5, 5, seconds, name))))
+        finish(timers[name])
+    for engine in engines:
+        engine.close()
+    return {name: float(np.median(values)) for name, values in means.items()}
+
+
+def build(model_path: str, folder: str, batch: int, builds: int, level: int | None = None) -> Path:
     """Build an FP16 engine unless it is there."""
-    path = make_folder(Path(args.folder)) / f"{Path(args.model_path).stem}_bs_{batch}_fp16.engine"
-    plan = plan_build(args.model_path, path, batch, "fp16", "tensorrt")
+    name = f"{Path(model_path).stem}_bs_{batch}_fp16{'' if level is None else f'_level_{level}'}.engine"
+    path = make_folder(Path(folder)) / name
+    plan = plan_build(model_path, path, batch, "fp16", "tensorrt", optimization_level=level, builds=builds)
     if not is_built(plan):
         build_engine(plan)
     return path

@@ -142,6 +142,19 @@ engine.close()
     assert any("4 batches in flight" in name for name in measured["other_timings"])
 
 
+def test_gpu_table_measures_levels_streams_and_copies(run: Run, model_files: dict[str, Path], tmp_path: Path) -> None:
+    script = tmp_path / "table.py"
+    script.write_text(f"""
+import sys
+sys.path.insert(0, {str(ROOT / "benchmarks")!r})
+import gpu_table
+timed = gpu_table.measure_in_turns({str(model_files["onnx"])!r}, {str(tmp_path)!r}, 2, 1, rounds=1, seconds=0)
+assert (*timed,) == gpu_table.TIMED and min(timed.values()) > 0
+""")
+    run(str(script), root=Path("/"), SOFTGPU_NETWORK="zeros")
+    assert [read_record(path).optimization_level for path in sorted(tmp_path.glob("*.engine"))] == [None, 5]
+
+
 @pytest.mark.parametrize("scenario", ["offline", "singlestream", "server"])
 def test_loadgen(run: Run, gpu_engine: Path, cpu_keypoints: bytes, drawn: Path, tmp_path: Path, scenario: str) -> None:
     options = ("--engine", gpu_engine, "--scenario", scenario, "--datasets", drawn, "--output", tmp_path)
