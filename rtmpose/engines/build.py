@@ -114,7 +114,9 @@ def keep_able(targets: Mapping[str, Target], precision: str) -> dict[str, Target
     """The backends that can compute in a precision on their device; raises KitError if none can."""
     obstacles = {name: _find_obstacle(name, target, precision) for name, target in targets.items()}
     if all(obstacles.values()):
-        raise KitError(f"--precision {precision}: {'; '.join(filter(None, obstacles.values()))}; use --precision fp32")
+        other = "fp16" if "tensorrt" in targets else "fp32"
+        raise KitError(f"--precision {precision}: {'; '.join(filter(None, obstacles.values()))}; use --precision "
+                       f"{other}")
     return {name: target for name, target in targets.items() if obstacles[name] is None}
 
 
@@ -148,8 +150,12 @@ def build_engine(plan: Plan) -> Built:
         check_output(path, plan.model_path, parents=path.name.startswith(INDEX))
     graph.check_runs(plan.model, plan.model_path, plan.shape)
     fixed = graph.simplify(plan.model, plan.shape)
-    built = [one for facts in plan.candidates for one in build_candidate(plan, facts, fixed)]
+    asked = plan.candidates[0].requested_precision
+    rivals = [replace(facts, requested_precision="fp16" if int8_scheme(facts.backend).rest_fp16 else "fp32")
+              for facts in plan.candidates if plan.crops]  # what INT8 must beat
+    built = [one for facts in (*plan.candidates, *rivals) for one in build_candidate(plan, facts, fixed)]
     best = choose_fastest(plan.engine_path, built) if len(built) > 1 else built[0]
+    best = replace(best, record=replace(best.record, requested_precision=asked))
     with atomic_write(plan.engine_path) as file:
         file.write_bytes(best.content)
         record_path(plan.engine_path).unlink(missing_ok=True)  # an old record must not stand beside a new engine
@@ -192,7 +198,7 @@ def set_precision(plan: Plan, facts: Facts, fixed: ModelProto
     """The graph in the requested precision, the operators that stay in FP32 beside 16-bit ones, INT8's calibration."""
     if facts.requested_precision in HALVES and facts.backend != files.NAME:
         return *to_mixed_precision(fixed, facts.requested_precision), None
-    if plan.crops is None:
+    if plan.crops is None or facts.requested_precision != "int8":
         return fixed, {}, None
     scheme = int8_scheme(facts.backend)
     cache = plan.engine_path.parent / f"rtmpose_{facts.onnx_sha256[:8]}_{Path(facts.backend).stem}.calibration.json"
@@ -202,13 +208,15 @@ def set_precision(plan: Plan, facts: Facts, fixed: ModelProto
     return mixed, kept, calibrated
 
 
-def save_onnx(plan: Plan, facts: Facts, path: str | Path) -> None:
+def save_onnx(plan: Plan, record: Record, path: str | Path) -> None:
     """Write the graph of an engine, with its types and batch size, as an ONNX file with the source's metadata.
 
     It is made again, so that the engine may be an old one. Raises KitError if the file can't be written.
     """
     fixed = graph.simplify(plan.model, plan.shape)
-    typed, *_ = set_precision(plan, facts, fixed)
+    if plan.crops and record.precision == "fp16":  # which is faster
+        record = replace(record, requested_precision="fp16")
+    typed, *_ = set_precision(plan, record, fixed)
     graph.write_metadata(typed, *graph.read_metadata(fixed))
     with explained(f"{path}: not written, ONNX's checker refuses the graph", "leave out --save_onnx"):
         onnx.checker.check_model(typed, full_check=True)
@@ -217,7 +225,7 @@ def save_onnx(plan: Plan, facts: Facts, path: str | Path) -> None:
 
 
 def choose_fastest(engine_path: Path, built: Sequence[Built]) -> Built:
-    """The fastest engine; its record names the speed of all.
+    """The fastest engine; its record names the speed of all. Beside INT8, FP32 is only measured.
 
     They take turns on the same random input, and the median batch counts. The first turn is a warm-up, and so is the
     first batch of a turn: threads of the engine before may still spin.
@@ -233,7 +241,9 @@ def choose_fastest(engine_path: Path, built: Sequence[Built]) -> Built:
     for engine in engines:
         engine.close()
     fps = [batch / float(np.median(milliseconds)) * 1e3 for milliseconds in samples]
-    best = built[int(np.argmax(fps))]
+    allowed = (built[0].record.requested_precision, "fp16")
+    best = built[int(np.argmax([speed * (one.record.requested_precision in allowed)
+                                for speed, one in zip(fps, built, strict=True)]))]
     return replace(best, record=replace(best.record, measured_fps=dict(zip(_name_all(built), fps, strict=True))))
 
 

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -64,14 +63,15 @@ def build_lines(plan: Plan, built: Built) -> str:
         lines[-1] = (f"  kernels: {_counts(record.layers)}; {kernels['fused']} of {kernels['number']} compute several "
                      f"layers; they read and write {kernels['bytes'] / 1e9:.3f} GB a batch")
     lines += [f"  Note: {built.note}"] if built.note else []
-    if record.measured_fps:
-        speeds = ", ".join(f"{name} {fps:.1f} persons a second" for name, fps in record.measured_fps.items())
-        slowest, fastest = (choose(record.measured_fps.items(), key=itemgetter(1)) for choose in (min, max))
-        lines.append(f"  chosen: {fastest[0]}, because it is the fastest here: {speeds}; they differ by "
-                     f"{fastest[1] / slowest[1] - 1:.1%}")
+    if speeds := dict(record.measured_fps):
+        alike = [name for name in speeds if f"{name} ".startswith(f"{record.backend} {record.precision} ")]
+        fps = speeds.pop(kept := max(alike, key=lambda name: speeds[name]))
+        others = [f"; {name} {speed:.1f} ({speed / fps:.3f} times)" for name, speed in speeds.items()]
+        lines.append(f"  kept: {kept}, {fps:.1f} persons a second here{''.join(others)}")
     if record.precision not in (record.requested_precision, "int8+bf16"):
+        why = _WHY_OTHER_PRECISION[record.requested_precision]
         lines.append(f"  {record.requested_precision} was asked for, but {record.package} computes in "
-                     f"{record.precision} here: {_WHY_OTHER_PRECISION[record.requested_precision]}")
+                     f"{record.precision} here: {'that is faster' if 'int8' in ' '.join(record.measured_fps) else why}")
     return "\n".join(lines)
 
 

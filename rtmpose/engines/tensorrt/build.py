@@ -50,6 +50,8 @@ def find_obstacle(gpu: Gpu, package: str | None = None) -> str | None:
 
 def find_precision_obstacle(device: str, precision: str) -> str | None:
     gpu = find_gpu()
+    if precision == "int8" and _first_installed() == "tensorrt_rtx":
+        return "TensorRT-RTX fuses nothing into INT8 convolutions, which makes INT8 slower than FP16"
     if precision == "bf16" and gpu and float(gpu.compute_capability) < 8:
         return f"{gpu.name} has compute capability {gpu.compute_capability}, and BF16 needs 8.0"
     return None

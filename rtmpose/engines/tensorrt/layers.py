@@ -28,9 +28,9 @@ class Kernel(NamedTuple):
     writes: list[tuple[str, int]]
 
     def type(self, products: Mapping[str, str]) -> str:
-        """That of a product in it, see :func:`summarize`, if it reads this type; else that of most that it reads."""
-        types = {kind for kind, _ in self.reads}
-        return next((products[name] for name in self.operators if products.get(name) in types),
+        """Type of a product in it, if it reads two operands of it; else of most of what it reads."""
+        types = Counter(kind for kind, _ in self.reads)
+        return next((products[name] for name in self.operators if types[products.get(name, "")] > 1),
                     max(self.reads or self.writes, key=lambda tensor: tensor[1])[0])
 
 

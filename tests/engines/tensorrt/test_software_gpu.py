@@ -16,6 +16,7 @@ import pytest
 from helpers import ROOT, run_script
 
 from rtmpose.engines.record import read_record
+from rtmpose.model import graph
 
 pytestmark = pytest.mark.slow
 
@@ -153,6 +154,22 @@ assert (*timed,) == gpu_table.TIMED and min(timed.values()) > 0
 """)
     run(str(script), root=Path("/"), SOFTGPU_NETWORK="zeros")
     assert [read_record(path).optimization_level for path in sorted(tmp_path.glob("*.engine"))] == [None, 5]
+
+
+def test_int8_is_kept_only_where_it_is_faster(run: Run, model_files: dict[str, Path], calibration_folder: Path,
+                                              tmp_path: Path) -> None:
+    engine, typed = tmp_path / "int8.engine", tmp_path / "typed.onnx"
+    command = ("build_engine.py", "--model_path", model_files["onnx"], "--batch", 2, "--precision", "int8",
+               "--calibration", calibration_folder, "--backend", "tensorrt", "--engine_path", engine)
+    shown, record = run(*command), read_record(engine)
+    assert [*record.measured_fps] == ["tensorrt int8", "tensorrt fp16"] and record.requested_precision == "int8"
+    fastest = max(record.measured_fps, key=lambda name: record.measured_fps[name])
+    assert fastest == f"tensorrt {record.precision}" and f"kept: {fastest}, " in shown
+    assert record.arithmetic == {"int8": {"int8": 37, "fp16": 4, "fp32": 4}, "fp16": {"fp16": 41, "fp32": 4}}[
+        record.precision]
+    assert record.calibration["scheme"] == {"signed": True, "outputs": False, "equalized": True, "rest_fp16": True}
+    assert "nothing to do" in run(*command, "--save_onnx", typed)
+    assert graph.count_types(onnx.load(typed))[0].get("int8", 0) == record.arithmetic.get("int8", 0)
 
 
 @pytest.mark.parametrize("scenario", ["offline", "singlestream", "server"])
@@ -302,7 +319,7 @@ def test_fastest_of_three_builds_is_kept(run: Run, model_files: dict[str, Path],
     record = read_record(engine)
     assert (record.builds, record.optimization_level) == (3, 5)
     assert [*record.measured_fps] == [f"tensorrt fp32 build {number}" for number in (1, 2, 3)]
-    assert "  chosen: tensorrt fp32 build 2, because it is the fastest here: tensorrt fp32 build 1 " in printed
+    assert "  kept: tensorrt fp32 build 2, " in printed and "; tensorrt fp32 build 1 " in printed
     assert "nothing to do" in run(*arguments, "--builds", 3)
     assert "nothing to do" not in run(*arguments[:-2], "--builds", 1)
     assert (read_record(engine).builds, read_record(engine).optimization_level) == (1, None)

@@ -94,11 +94,12 @@ class _Layer:
     def _type(self, kind: int) -> _Named:
         return _Named(self._TYPES.get(kind, TensorProto.DataType.Name(kind)))
 
-    def _describe(self) -> str:
-        """As TensorRT 10's inspector does."""
+    def _describe(self, quantized: dict[str, _Tensor]) -> str:
+        """As TensorRT 10's inspector does, with other tensors in the place of some inputs."""
         inputs, outputs = (", ".join(
             f"{{ Name: {name}, Dimensions: {str(shape).replace(' ', '')}, Format/Datatype: {kind} }}"
-            for name, (kind,), shape in tensors) for tensors in (self._inputs, self._outputs))
+            for name, (kind,), shape in (quantized.get(tensor.name, tensor) for tensor in tensors))
+            for tensors in (self._inputs, self._outputs))
         return (f"Name: {self.name}, LayerType: {self.type.name}, Inputs: [ {inputs}], Outputs: [ {outputs}], "
                 f"StreamId: 0, Metadata: [ONNX Layer: {self.name}]")
 
@@ -256,14 +257,18 @@ class _Engine:
 
 
 class EngineInspector:
-    """Nothing is fused here."""
+    """Only the conversions from INT8 are fused: what reads one reads INT8."""
 
     def __init__(self, content: bytes) -> None:
         self._model = onnx.load_from_string(content)
 
     def get_engine_information(self, format: LayerInformationFormat) -> str:  # noqa: A002  TensorRT's name
-        detailed = {entry.key: entry.value for entry in self._model.metadata_props}["verbosity"] == "DETAILED"
-        return "\n".join(layer._describe() if detailed else layer.name for layer in _read_layers(self._model))
+        layers = _read_layers(self._model)
+        if {entry.key: entry.value for entry in self._model.metadata_props}["verbosity"] != "DETAILED":
+            return "\n".join(layer.name for layer in layers)
+        quantized = {layer.get_output(0).name: layer.get_input(0)
+                     for layer in layers if layer.type.name == "DEQUANTIZE"}
+        return "\n".join(layer._describe(quantized) for layer in layers if layer.get_output(0).name not in quantized)
 
 
 def _round_like_gpu(model: onnx.ModelProto) -> onnx.ModelProto:
