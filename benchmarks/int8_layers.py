@@ -49,16 +49,16 @@ def make_graphs(fp32: onnx.ModelProto) -> Iterator[tuple[str, onnx.ModelProto]]:
         attribute.name == "group" and attribute.i > 1 for attribute in node.attribute)]
     yield "INT8, as for TensorRT", to_int8(fp32, factors)
     yield "a: channels not equalized", to_int8(fp32)
-    yield "b: equalized only where that is exact before the SiLU: behind the attention", to_int8(
+    yield "b: equalized only where factors can be folded: behind the attention", to_int8(
         fold_into_attention(equalize(fp32, {name: factors[name] for name in attention})))
     yield "c: a, depthwise convolutions FP16", to_int8(fp32, kept=depthwise)
     sums = quantize_operands(fp32, ("Add", "Concat"))
     yield "d: a, Q/DQ before sums and concatenations", to_int8(sums)
     yield "e: a, outputs of convolutions quantised", to_int8(fp32, outputs=True)
     yield "f: a, one scale for all weights of a convolution", one_scale(to_int8(fp32))
-    yield "c, d, e", to_int8(sums, kept=depthwise, outputs=True)
-    yield "c, f", one_scale(to_int8(fp32, kept=depthwise))
-    yield "c, d, e, f", one_scale(to_int8(sums, kept=depthwise, outputs=True))
+    yield "c, d and e", to_int8(sums, kept=depthwise, outputs=True)
+    yield "c and f", one_scale(to_int8(fp32, kept=depthwise))
+    yield "c, d, e and f", one_scale(to_int8(sums, kept=depthwise, outputs=True))
 
 
 def make_factors(fp32: onnx.ModelProto) -> Factors:

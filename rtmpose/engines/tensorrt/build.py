@@ -166,10 +166,6 @@ def _read_products(network: Any) -> dict[str, str]:
     """Types of convolutions and matrix products by name: that of the output, or INT8 where the input is quantized."""
     layers = [network.get_layer(i) for i in range(network.num_layers)]
     quantized = {layer.get_output(0).name for layer in layers if layer.type.name == "DEQUANTIZE"}
-    products = {}
-    for layer in layers:
-        if layer.type.name in ("CONVOLUTION", "MATRIX_MULTIPLY"):
-            kind = layer.get_output(0).dtype.name
-            is_int8 = layer.get_input(0).name in quantized
-            products[layer.name] = "int8" if is_int8 else _TYPES.get(kind, kind.lower())
-    return products
+    return {layer.name: "int8" if layer.get_input(0).name in quantized else _TYPES.get(kind, kind.lower())
+            for layer in layers for kind in [layer.get_output(0).dtype.name]
+            if layer.type.name in ("CONVOLUTION", "MATRIX_MULTIPLY")}

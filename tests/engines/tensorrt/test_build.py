@@ -93,6 +93,9 @@ def test_int8_builds_strongly_typed(name: str, tmp_path: Path) -> None:
     convolutions = sum(node.op_type == "Conv" for node in fixed.graph.node)
     assert convolutions > 30 and compiled.arithmetic == {"int8": convolutions, "fp16": 3, "fp32": 4}
     assert sum(compiled.layers.values()) > sum(compiled.arithmetic.values()) and len(compiled.content) > 3_000_000
+    (half,) = tensorrt.build(to_mixed_precision(fixed, "fp16")[0], tmp_path / "half.engine", build_facts("tensorrt"))
+    if INSTALLED[0] == "tensorrt_rtx":
+        assert compiled.kernels["bytes"] > half.kernels["bytes"], "INT8 may be faster now, and need not be refused"
 
 
 @pytest.mark.parametrize(("precision", "arithmetic"), [
