@@ -1,9 +1,12 @@
-"""One measurement repeated in fresh processes: the median, and an interval that says how far chance moves it."""
+"""Measurements in fresh processes: one repeated, with its median and how far chance moves it, or several in turns."""
 
+import math
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +16,56 @@ from rtmpose import startup
 from rtmpose.errors import EXIT_OK, EXIT_THROUGHPUT_MISSED, KitError
 from rtmpose.files import read_sealed
 from rtmpose.machine.monitor import VERDICTS, add_findings, combine_conditions
+from rtmpose.turns import LEAST_ROUNDS, WITHIN, Ratio, compare_sides, take_turns
 
 CONFIDENCE = 0.95
 METHOD = "Student's t on the mean of the processes"
 _WIDEST = 0.05  # share of the speed: a wider interval is no result
 
 
-def measure_in_new_process(command: Sequence[str]) -> dict[str, Any]:
-    """Run a command of inference.py once more in a process of its own, and return its ``summary.json``.
+@dataclass(frozen=True)
+class Turns:
+    """What was measured in turns so far."""
+
+    rounds: list[list[dict[str, Any]]]  # the summaries of each, in the order of the sides
+    ratios: list[Ratio]  # of the sides but the first to the first
+    seconds_left: float  # at most
+
+
+def measure_in_new_process(command: Sequence[str], python: str = sys.executable) -> dict[str, Any]:
+    """Run a command of inference.py in a process of its own, by this ``python``, and return its ``summary.json``.
 
     Raises KitError with its last line if it fails; a missed target is no failure.
     """
     with tempfile.TemporaryDirectory() as folder:
-        again = [sys.executable, *command, "--repeats", "1", "--output", folder]
+        again = [python, *command, "--repeats", "1", "--output", folder]
         done = subprocess.run(startup.child(again), check=False, stdin=subprocess.DEVNULL, capture_output=True,
                               text=True, errors="replace")
         if done.returncode not in (EXIT_OK, EXIT_THROUGHPUT_MISSED):
-            lines = done.stderr.strip().splitlines() or [f"a process of --repeats ended with code {done.returncode}"]
+            lines = done.stderr.strip().splitlines() or [f"inference.py ended with code {done.returncode}"]
             raise KitError(lines[-1].removeprefix("inference.py: error: "))
         summary = read_sealed(Path(folder) / "summary.json", "summary.json")
         del summary["missed_targets"]  # the median counts
         return summary
+
+
+def measure_in_turns(sides: Sequence[Callable[[], dict[str, Any]]], rounds: int, within: float = WITHIN,
+                     minutes: float = math.inf) -> Iterator[Turns]:
+    """Let sides, which return a summary each, take turns; yields what is known after each round.
+
+    It ends when no ratio's interval reaches further than ``within``, after so many rounds, or before a round that would
+    end after so many minutes; the first and the last count from :data:`LEAST_ROUNDS` on.
+    """
+    start, done = time.perf_counter(), []
+    for found in take_turns(sides):
+        done.append(found)
+        ratios = compare_sides([[summary["fps"] for summary in one] for one in done])
+        passed, least = time.perf_counter() - start, max(0, LEAST_ROUNDS - len(done))
+        a_round = passed / len(done)
+        left = max(least * a_round, min(60 * minutes - passed, (rounds - len(done)) * a_round))
+        yield Turns(done, ratios, left)
+        if len(done) >= rounds or not least and (left < a_round or all(ratio.reach <= within for ratio in ratios)):
+            return
 
 
 def combine(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
