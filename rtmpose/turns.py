@@ -16,8 +16,8 @@ LEAST_ROUNDS = 7
 WITHIN = 0.02
 """How far an interval may reach to either side of its middle, for a measurement to end.
 
-To end when it is as narrow as that hardly favours a wrong verdict. To end as soon as there is a verdict does: by chance,
-some interval on the way lies on one side of 1.
+To end when it is as narrow as that hardly favours a wrong verdict. To end as soon as there is a verdict does: some
+interval on the way lies on one side of 1 by chance.
 """
 
 CONFIDENCE = 0.98

@@ -127,8 +127,8 @@ def name_sides(engines: Sequence[str], kits: Sequence[str] | None, pythons: Sequ
         if shutil.which(python) is None:
             raise KitError(f"--python {python}: can't be run, expected an environment's interpreter, e.g. "
                            ".venv/bin/python")
-    return [{"engine": engine, **({"kit": kits[number]} if kits else {}), **({"python": pythons[number]} if pythons else {})}
-            for number, engine in enumerate(engines)]
+    columns = {name: given for name, given in (("engine", engines), ("kit", kits), ("python", pythons)) if given}
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 def compare_engines(sides: Sequence[dict[str, str]], mode: Sequence[str], within: float, rounds: int, minutes: float,
