@@ -1,19 +1,23 @@
-"""Two sides take turns over the same images and boxes, and their medians are compared; for the speed benchmarks."""
+"""Two sides take turns over the same images and boxes, and their speeds are compared; for the speed benchmarks."""
 
 from common import Parser, positive
 
+import itertools
 import os
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 import cv2
 import numpy as np
 
+from rtmpose import turns
 from rtmpose.data.agreement import crop_distances, describe_agreement
 from rtmpose.data.coco import PersonSet
 from rtmpose.engines import Engine
 from rtmpose.evaluate.predict import predict_persons
 from rtmpose.evaluate.predictions import Predictions
+from rtmpose.report.summary import figure
 
 
 def speed_parser(description: str) -> Parser:
@@ -25,27 +29,23 @@ def speed_parser(description: str) -> Parser:
     return parser
 
 
-def take_turns(sides: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Call each side's measurement once a round, and return what its calls returned.
+T = TypeVar("T")
 
-    Every other round runs in reverse order, so that no side always finds the machine warmed up by the other.
-    """
-    samples: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(rounds):
-        order = list(sides) if number % 2 == 0 else reversed(sides)
-        for name in order:
-            samples[name].append(sides[name]())
-    return samples
+
+def take_turns(sides: dict[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
+    """What each side's measurement returned in so many rounds."""
+    found = itertools.islice(turns.take_turns(list(sides.values())), rounds)
+    return dict(zip(sides, map(list, zip(*found, strict=True)), strict=True))
 
 
 def print_ratio(samples: dict[str, list[float]]) -> None:
-    """Print the medians of two sides, their ratio, and its range over the rounds."""
+    """Print the medians of two sides, and their ratio with its interval."""
     (first, ours), (second, theirs) = samples.items()
     for name, values in samples.items():
         print(f"{name}: median {np.median(values):.2f} persons a second, {min(values):.2f} to {max(values):.2f}")
-    rounds = np.divide(ours, theirs)
-    print(f"{first} / {second}: {np.median(ours) / np.median(theirs):.3f}, "
-          f"in single rounds {rounds.min():.3f} to {rounds.max():.3f}; load average {os.getloadavg()[0]:.2f}")
+    ratio = turns.paired_ratio(theirs, ours)
+    print(f"{first} / {second}: {figure(ratio.value, '.3f', ratio.interval)}, {ratio.verdict}; "
+          f"load average {os.getloadavg()[0]:.2f}")
 
 
 def compare(engine: Engine, persons: PersonSet, name: str, predict_other: Callable[[], Predictions], rounds: int

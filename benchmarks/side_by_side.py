@@ -7,15 +7,17 @@ The others are compared with the first engine. Batches are timed as by `inferenc
 
 from common import Parser, positive, run
 
+import itertools
 import os
 from collections.abc import Callable
 
 import numpy as np
-from contest import take_turns
 
 from rtmpose.engines import Engine, headline_timer, load_engine
 from rtmpose.evaluate.throughput import throughput_input
+from rtmpose.report.summary import figure, markdown
 from rtmpose.timing import finish
+from rtmpose.turns import Ratio, compare_sides, take_turns
 
 
 def batch_timer(engine: Engine, folder: str | None) -> Callable[[], float]:
@@ -40,16 +42,14 @@ def main() -> int:
     parser.add_argument("--rounds", type=positive, default=30, metavar="N",
                         help="batches an engine; default: %(default)s")
     args = parser.parse_args()
-    engines = {path: load_engine(path) for path in args.engines}
-    timers = {path: batch_timer(engine, args.datasets) for path, engine in engines.items()}
-    samples = take_turns(timers, args.rounds)
-    first = np.median(samples[args.engines[0]])
-    print("| engine | runtime | precision | batch | median persons a second | ratio to the first |")
-    print("|---|---|---|---|---|---|")
-    for path, engine in engines.items():
-        record, median = engine.record, np.median(samples[path])
-        print(f"| {path} | {record.runtime} | {record.precision} | {record.batch} | {median:.1f} | "
-              f"{median / first:.2f} |")
+    engines = [load_engine(path) for path in args.engines]
+    speeds = list(itertools.islice(take_turns([batch_timer(engine, args.datasets) for engine in engines]), args.rounds))
+    ratios, medians = [Ratio(1, None), *compare_sides(speeds)], np.median(speeds, axis=0)
+    print(markdown([{
+        "engine": engine.path, "runtime": engine.record.runtime, "precision": engine.record.precision,
+        "batch": str(engine.record.batch), "median persons a second": f"{median:.1f}",
+        "ratio to the first": figure(ratio.value, ".2f", ratio.interval)}
+        for engine, median, ratio in zip(engines, medians, ratios, strict=True)]))
     print(f"{args.rounds} batches each, in turn; load average {os.getloadavg()[0]:.2f}")
     return 0
 

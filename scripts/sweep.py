@@ -11,11 +11,14 @@ sys.path.insert(1, str(Path(__file__).resolve().parents[1]))  # outside the envi
 from common import Parser, positive, run
 
 import argparse
+import itertools
+import math
 import os
 import shlex
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from inference import MODES
@@ -23,7 +26,8 @@ from rtmpose import startup
 from rtmpose.data.coco import load_persons
 from rtmpose.engines.build import PRECISIONS, build_engine, is_built, plan_build
 from rtmpose.errors import EXIT_ACCURACY_MISSED, EXIT_OK, EXIT_THROUGHPUT_MISSED, KitError
-from rtmpose.files import check_output, make_folder, sha256, write_json, write_text
+from rtmpose.evaluate.repeats import combine, measure_in_turns
+from rtmpose.files import check_output, make_folder, sha256, write_json, write_sealed, write_text
 from rtmpose.machine.versions import describe_machine, describe_versions
 from rtmpose.model import graph
 from rtmpose.report import text
@@ -31,9 +35,10 @@ from rtmpose.report.compare import Report
 from rtmpose.report.page import draw_page
 from rtmpose.report.results import Cell, cell_folder, read_summary
 from rtmpose.report.summary import count_devices, csv_text, table
+from rtmpose.turns import LEAST_ROUNDS, WITHIN
 
 EXIT_CELL_FAILED = 1
-REPEATS = 3
+ROUNDS = 14  # at most
 BUILDS = 3  # of TensorRT, whose engines differ by a few percent from build to build
 PICTURES = 2  # of the worst persons, and of the best
 INFERENCE = Path(__file__).resolve().parents[1] / "inference.py"
@@ -54,7 +59,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--skeleton", metavar="NAME", choices=("coco",), help="see build_engine.py")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to write")
     parser.add_argument("--repeats", type=positive, metavar="N",
-                        help=f"fresh processes of each throughput run; default: {REPEATS}, with several --devices 1")
+                        help="throughput: at most N rounds, in each of which every cell takes a turn in a fresh "
+                             f"process; {LEAST_ROUNDS} are enough if the ratios to the first cell are known within "
+                             f"{100 * WITHIN:g} %%; default: {ROUNDS}, with several --devices or LoadGen 1")
     parser.add_argument("--devices", type=positive, default=1, metavar="N",
                         help="measure on N devices at once, by torchrun; default: %(default)s")
     parser.add_argument("extra", nargs="*", metavar="-- OPTION",
@@ -64,7 +71,7 @@ def parse_arguments() -> argparse.Namespace:
         parser.error("--precisions int8 needs --calibration DIR")
     if args.devices > 1 and (args.repeats or 1) > 1:
         parser.error("--repeats: doesn't work with several --devices, which torchrun starts once")
-    args.repeats = args.repeats or (REPEATS if args.devices == 1 else 1)
+    args.repeats = args.repeats or (ROUNDS if args.devices == 1 and "--scenario" not in args.extra else 1)
     return args
 
 
@@ -88,11 +95,12 @@ def main() -> int:
     load_persons(args.datasets)  # an error in it or in the graph would come up once a cell
     graph.find_input(graph.load_model(args.model), args.model, args.batches[0])
     engines = make_folder(args.output / "engines")  # in one folder: the INT8 calibration in it serves every batch size
-    extra, repeats = split_options(args.extra), ["--repeats", str(args.repeats)] if args.repeats > 1 else []
+    extra = split_options(args.extra)
     cells = [Cell(precision, batch, make_folder(cell_folder(args.output, precision, batch)) / "accuracy")
              for precision in sorted(dict.fromkeys(args.precisions), key=lambda name: name != "fp32")  # to compare with
              for batch in dict.fromkeys(args.batches)]
     references: dict[int, list[str]] = {}  # the option for the FP32 engine of a batch size
+    timed: dict[Cell, list[str]] = {}  # the options of its throughput run
     for number, cell in enumerate(cells, 1):
         progress = f"cell {number}/{len(cells)}: {cell.name}"
         engine = engines / f"{cell.precision}_bs{cell.batch}.engine"
@@ -104,38 +112,91 @@ def main() -> int:
                               skeleton=args.skeleton, builds=BUILDS)
             if not is_built(plan):
                 write_text(cell.folder.with_name("build.txt"), f"{text.build_lines(plan, build_engine(plan))}\n")
-            cell.accuracy = run_inference(cell.folder, progress, args.devices, [
+            cell.accuracy = run_inference(cell.folder, cell, progress, args.devices, [
                 *extra["accuracy"], *arguments, "--visualize", str(PICTURES), *references.get(cell.batch, [])])
-            cell.throughput = run_inference(cell.folder.with_name("throughput"), progress, args.devices, [
-                *extra["throughput"], *arguments, "--perf_only", "True", *repeats])
         except KitError as error:
-            cell.failure = str(error)
-            print(f"{progress}: failed: {error}", flush=True)
+            report_failure(cell, error)
         else:
+            timed[cell] = [*extra["throughput"], *arguments, "--perf_only", "True"]
             if cell.precision == "fp32":
                 references[cell.batch] = ["--reference", str(engine)]
+    time_in_turns(timed, args.devices, args.repeats)
     return write_reports(cells, args.output)
 
 
-def run_inference(folder: Path, progress: str, devices: int, arguments: Sequence[str]) -> dict[str, Any]:
-    """Run inference.py in a process of its own for each device, unless ``folder/summary.json`` is up to date, and
-    return that summary. A folder has the name of its mode.
+def report_failure(cell: Cell, error: KitError) -> None:
+    """Note the error of a cell, and print it."""
+    cell.failure = str(error)
+    print(f"{cell.name}: failed: {error}", flush=True)
 
-    The output is appended to ``folder.txt``. Raises KitError if inference.py fails.
+
+def time_in_turns(timed: dict[Cell, list[str]], devices: int, rounds: int) -> None:
+    """Throughput of cells, in rounds, with the options of each. A cell that fails is left out of all rounds."""
+    while timed := {cell: options for cell, options in timed.items() if not cell.failure}:
+        keep_whole_rounds(timed, devices, rounds)
+        try:
+            for turns in measure_in_turns([partial(take_turn, cell, options, devices, itertools.count(1))
+                                           for cell, options in timed.items()], rounds):
+                known = max((ratio.reach for ratio in turns.ratios), default=0.0)
+                print(f"round {len(turns.rounds)}/{rounds}: " + (
+                    f"ratios to {next(iter(timed)).name} known within {known:.1%}, " if 0 < known < math.inf else "")
+                    + f"up to {turns.seconds_left / 60:.1f} min left", flush=True)
+        except KitError:
+            continue
+        starts = [min(summary["measured_at"] for summary in one) for one in turns.rounds]
+        for cell, summaries in zip(timed, zip(*turns.rounds, strict=True), strict=True):
+            cell.throughput = combine(summaries, starts) if rounds > 1 else summaries[0]
+            write_sealed(cell.folder.with_name("throughput") / "summary.json", cell.throughput)
+        return
+
+
+def take_turn(cell: Cell, options: Sequence[str], devices: int, numbers: Iterator[int]) -> dict[str, Any]:
+    """Throughput of a cell in the next round. Raises KitError if it fails, which is noted."""
+    number = next(numbers)
+    try:
+        return run_inference(turn_folder(cell, number), cell, f"round {number}: {cell.name}", devices, options)
+    except KitError as error:
+        report_failure(cell, error)
+        raise
+
+
+def turn_folder(cell: Cell, number: int) -> Path:
+    """Output folder of a cell's turn in a round."""
+    return cell.folder.with_name("throughput") / f"round_{number}"
+
+
+def keep_whole_rounds(timed: dict[Cell, list[str]], devices: int, rounds: int) -> None:
+    """Remove the summaries of all rounds from the first on in which not every cell has one that is up to date."""
+    whole = True
+    for number in range(1, rounds + 1):
+        folders = {turn_folder(cell, number): options for cell, options in timed.items()}
+        whole = whole and all(read_current(folder, options, devices) for folder, options in folders.items())
+        for folder in () if whole else folders:
+            (folder / "summary.json").unlink(missing_ok=True)
+
+
+def run_inference(folder: Path, cell: Cell, progress: str, devices: int, arguments: Sequence[str]) -> dict[str, Any]:
+    """Run inference.py in a process of its own for each device, unless ``folder/summary.json`` is up to date, and
+    return that summary.
+
+    The output is appended to ``accuracy.txt`` or ``throughput.txt`` of the cell. Raises KitError if inference.py fails.
     """
-    summary, log, arguments = folder / "summary.json", Path(f"{folder}.txt"), [*arguments, "--output", str(folder)]
-    if kept := read_current(summary, arguments, devices):
-        print(f"{progress}: {folder.name}: kept, nothing that it depends on has changed", flush=True)
+    mode = folder.relative_to(cell.folder.parent).parts[0]
+    summary, log = folder / "summary.json", cell.folder.with_name(f"{mode}.txt")
+    if kept := read_current(folder, arguments, devices):
+        print(f"{progress}: {mode}: kept, nothing that it depends on has changed", flush=True)
         return kept
-    print(f"{progress}: {folder.name}", flush=True)
+    print(f"{progress}: {mode}", end="", flush=True)
     summary.unlink(missing_ok=True)
     start = time.perf_counter()
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(devices)] if devices > 1 else []
     with open(log, "ab") as output:
         before = output.tell()
-        command = startup.child([sys.executable, *launcher, os.path.relpath(INFERENCE), *arguments])
+        command = startup.child([sys.executable, *launcher, os.path.relpath(INFERENCE), *arguments, "--output",
+                                 str(folder)])
         code = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False
                               ).returncode
+    print(f": {time.perf_counter() - start:.0f} s; {log}", flush=True)
     # torchrun has one code for any failure, a missed target included; only a run that is done has a summary.
     done = summary.is_file() if devices > 1 else code in (0, EXIT_ACCURACY_MISSED, EXIT_THROUGHPUT_MISSED)
     if not done:
@@ -143,16 +204,16 @@ def run_inference(folder: Path, progress: str, devices: int, arguments: Sequence
         lines = log.read_bytes()[before:].decode(errors="replace").strip().splitlines() or ["inference.py"]
         last = next((line for line in reversed(lines) if line.startswith("inference.py: error: ")), lines[-1])
         raise KitError(f"{last} (exit code {code} of inference.py; its output is in {log})")
-    print(f"  {time.perf_counter() - start:.0f} s; {log}", flush=True)
     return read_summary(summary)
 
 
-def read_current(summary: Path, arguments: Sequence[str], devices: int) -> dict[str, Any] | None:
-    """A ``summary.json`` if it comes from these arguments, as many devices, the same files, this machine and these
-    versions, else None."""
+def read_current(folder: Path, arguments: Sequence[str], devices: int) -> dict[str, Any] | None:
+    """The ``summary.json`` of an output folder if it comes from these arguments, as many devices, the same files, this
+    machine and these versions, else None."""
     try:
-        found = read_summary(summary)
-        current = (shlex.split(found["command"])[4 if devices > 1 else 2:] == arguments
+        found = read_summary(folder / "summary.json")
+        current = (shlex.split(found["command"])[4 if devices > 1 else 2:] == [
+                       *arguments, "--output", str(folder)]
                    and count_devices(found) == devices and found["machine"] == describe_machine()
                    and found["versions"] == describe_versions()
                    and all(sha256(path) == digest for path, digest in found["inputs"].items()))

@@ -68,12 +68,13 @@ def measure_in_turns(sides: Sequence[Callable[[], dict[str, Any]]], rounds: int,
             return
 
 
-def combine(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def combine(summaries: Sequence[dict[str, Any]], rounds: Sequence[str] = ()) -> dict[str, Any]:
     """The summary of several processes.
 
     ``fps`` is their median, ``conditions`` are the worst, with the reasons of all; ``repeats`` holds all speeds, their
     interval, and the conditions of each. The rest is of the process whose speed is nearest to the median. Whether the
-    speed is steady is told by the interval, not by their warm-ups.
+    speed is steady is told by the interval, not by their warm-ups. ``rounds`` says when each one's round began, if they
+    took turns with others.
     """
     values = [summary["fps"] for summary in summaries]
     median = float(np.median(values))
@@ -87,7 +88,7 @@ def combine(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
     wide = [("unsteady", f"the interval is {100 * width:.0f} % of the speed wide")] if width > _WIDEST else []
     return {**nearest, "fps": median, "conditions": add_findings(combined, wide),
             "repeats": {"values": values, "interval": interval, "confidence": CONFIDENCE, "method": METHOD,
-                        "conditions": conditions}}
+                        "conditions": conditions, "rounds": list(rounds)}}
 
 
 def mean_interval(values: Sequence[float]) -> list[float]:

@@ -19,6 +19,7 @@ from rtmpose.report import summary as rows
 from rtmpose.report.bootstrap import Matches, bootstrap_difference, full_ap, match_images, read_keypoints
 from rtmpose.report.results import Cell, annotation_file, boxes_of, find_annotations, network
 from rtmpose.report.text import describe_conditions
+from rtmpose.turns import Ratio
 
 _AP_TOLERANCE = 1e-4  # keypoints.json may order persons of equal scores differently
 _MACHINE = ("cpu", "instruction_sets", "cores", "gpu", "driver", "power_limit_w", "persistence_mode", "mig_mode", "os")
@@ -103,12 +104,11 @@ def _compare_cells(base: Cell, other: Cell, report: Report, annotations: str | N
             refused.append(reason)
             continue
         if "fps" in two and rows.run_name(one) == rows.run_name(two):  # that of a throughput run, the last, counts
-            row.timed, row.ratio = two, two["fps"] / one["fps"]
-            row.ratio_interval = ratio_interval(
-                *(run.get("repeats", {}).get("values", [run["fps"]]) for run in (one, two)))
-            low, high = row.ratio_interval or (0, math.inf)
-            tells = rows.is_result(one) and rows.is_result(two)
-            row.verdict = "faster" if tells and low > 1 else "slower" if tells and high < 1 else "can't tell"
+            paired = rows.ratio_of_rounds(one, two)  # by turns, whatever moved both
+            ratio = paired or Ratio(two["fps"] / one["fps"], ratio_interval(
+                *(run.get("repeats", {}).get("values", [run["fps"]]) for run in (one, two))))
+            row.timed, row.ratio, row.ratio_interval = two, ratio.value, ratio.interval
+            row.verdict = ratio.verdict if paired or rows.is_result(one) and rows.is_result(two) else "can't tell"
         if "AP" in two:
             _score_again(row, base, report, annotations)
         row.differences |= describe_differences(one, two)

@@ -53,6 +53,7 @@ def draw_page(report: Report) -> str:
         pictures=[(group[-1], picture) for group in _by_precision(cells) if (picture := _read_picture(group[-1]))],
         label=_label,
         describe_speed=summary.describe_speed,
+        ratio_text=summary.ratio_text,
         describe_conditions=describe_conditions,
         persons_a_dollar=compare.persons_a_dollar,
         **_draw_charts(cells))

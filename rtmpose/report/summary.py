@@ -12,6 +12,7 @@ from rtmpose.data.coco import GROUND_TRUTH
 from rtmpose.engines.record import Record
 from rtmpose.files import sha256
 from rtmpose.machine.versions import command_line, describe_machine, describe_versions, now, peak_memory_mib
+from rtmpose.turns import Ratio, paired_ratio
 
 SCHEMA = 2
 """Version of summary.schema.json; it counts up when a key is renamed, removed or means something else."""
@@ -111,7 +112,7 @@ def table_rows(summaries: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
     best = max(filter(is_result, summaries), key=lambda one: one["fps"], default=None)
     for one, row in zip(summaries, rows, strict=True):
         alike = "fps" in one and row["Measured"] == rows[0]["Measured"]
-        row["Ratio"] = figure(one["fps"] / summaries[0]["fps"] if alike else None, ".2f")
+        row["Ratio"] = ratio_text(summaries[0], one) if alike else "-"
         row["FPS"] += " (best)" * (one is best and len(rows) > 1)
     return [{name: row[name] for name in HEADER if name != "Ratio" or len(rows) > 1} for row in rows]
 
@@ -183,6 +184,19 @@ def speed(summary: dict[str, Any]) -> str:
     reach = max(median - low, high - median)
     digits = min(2, max(0, -math.floor(math.log10(reach)))) if reach else 2
     return f"{median:.{digits}f} ± {reach:.{digits}f}"
+
+
+def ratio_of_rounds(base: dict[str, Any], other: dict[str, Any]) -> Ratio | None:
+    """The ratio of two speeds that were measured in the same rounds of a sweep; None if they were not."""
+    one, two = (summary.get("repeats", {}) for summary in (base, other))
+    in_turns = one.get("rounds") and one["rounds"] == two.get("rounds")
+    return paired_ratio(one["values"], two["values"]) if in_turns else None
+
+
+def ratio_text(base: dict[str, Any], other: dict[str, Any]) -> str:
+    """The ratio of two speeds, with its interval if both took turns in the same rounds."""
+    ratio = ratio_of_rounds(base, other) if base is not other else None
+    return figure(ratio.value, ".2f", ratio.interval) if ratio else figure(other["fps"] / base["fps"], ".2f")
 
 
 def joules(summary: dict[str, Any]) -> float | None:
