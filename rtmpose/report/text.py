@@ -19,6 +19,7 @@ from rtmpose.model.int8 import calibrate
 from rtmpose.report.summary import NOT_A_RESULT, markdown
 
 _MOST_NAMES = 12  # of operators in a cell of a table
+_MOST_REASONS = 4
 _WHY_OTHER_PRECISION = {
     "fp16": "weights are rounded to fp16, results are not those of fp16 hardware and no faster",
     "bf16": "it has no faster kernels in bf16 for this processor",
@@ -167,8 +168,9 @@ def closing_lines(measured: dict[str, Any]) -> str:
 
 
 def describe_conditions(conditions: dict[str, Any]) -> str:
-    """The verdict on conditions, with its reasons, and what it means."""
-    because = f": {', '.join(conditions['reasons'])}" if conditions["reasons"] else ""
+    """The verdict on conditions, with its first reasons, and what it means."""
+    reasons, more = conditions["reasons"][:_MOST_REASONS], len(conditions["reasons"]) - _MOST_REASONS
+    because = f": {', '.join(reasons)}" + f", and {more} more" * (more > 0) if reasons else ""
     meaning = "; not a result" if conditions["verdict"] in NOT_A_RESULT else ""
     return f"{conditions['verdict']}{because}{meaning}"
 

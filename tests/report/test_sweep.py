@@ -17,7 +17,7 @@ import sweep
 from rtmpose.engines.build import PRECISIONS
 from rtmpose.files import write_sealed
 from rtmpose.machine import versions
-from rtmpose.report import charts, summary
+from rtmpose.report import charts, compare, summary
 from rtmpose.report.compare import Report
 from rtmpose.report.page import draw_page
 from rtmpose.report.results import Cell, cell_folder, read_cells
@@ -43,8 +43,8 @@ def swept(model_files: dict[str, Path], drawn: Path, tmp_path_factory: pytest.Te
     output = tmp_path_factory.mktemp("sweep") / "out"
     done = benchmark(model_files["onnx"], drawn, output)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert [line for line in done.stdout.splitlines() if line.startswith("cell")][-1] == (
-        "cell 4/4: fp16, batch 2: throughput")
+    assert len(re.findall(r"^round [12]: fp\d\d, batch [12]: throughput: ", done.stdout, re.M)) == 8
+    assert re.findall(r"^round \d/\d", done.stdout, re.M) == ["round 1/2", "round 2/2"]
     return output
 
 
@@ -131,21 +131,45 @@ def test_headline_names_the_fastest_result(swept: Path, verdicts: tuple[str, ...
     assert headline in " ".join(page_of(*cells).split())
 
 
+def test_ratios_are_paired(swept: Path) -> None:
+    """Cells that took turns in the same rounds: the machine's drift moves no ratio, nor does a load beside."""
+    values, cells = [100.0, 30.0, 80.0, 120.0, 50.0, 90.0, 60.0], []
+    for precision, factor in (("fp32", 1), ("int8", 1.5)):
+        cell = read(swept, "fp32", 1)
+        repeats = {**cell.throughput["repeats"], "values": [factor * value for value in values], "rounds": ["now"] * 7}
+        cell.throughput.update(fps=80 * factor, precision=precision, requested_precision=precision, repeats=repeats,
+                               conditions={"verdict": "clean", "reasons": []})
+        cells.append(replace(cell, precision=precision))
+    base, other = cells
+    assert [row["Ratio"] for row in summary.table_rows([cell.summary for cell in cells])] == [
+        "1.00", "1.50 [1.50, 1.50]"]
+    assert "that is 1.50 [1.50, 1.50] times as fast" in " ".join(page_of(*cells).split())
+    base.throughput["conditions"] = {"verdict": "busy", "reasons": []}
+    row = compare.compare([[base], [other]]).rows[1]
+    assert (row.verdict, row.ratio_interval) == ("faster", pytest.approx((1.5, 1.5)))
+    other.throughput["repeats"]["rounds"] = ["then"] * 7
+    assert compare.compare([[base], [other]]).rows[1].verdict == "can't tell"
+
+
 def test_rerun_measures_only_what_changed_and_reports_failures(
         swept: Path, model_files: dict[str, Path], drawn: Path) -> None:
-    """One summary is of other files, and one was edited."""
-    stale, edited = swept / "cells/fp32_bs2/throughput/summary.json", swept / "cells/fp16_bs1/accuracy/summary.json"
-    content = read(swept, "fp32", 2).throughput
+    """One summary is of other files, and one was edited. Of the round that the first is of, every turn is taken again."""
+    stale, edited = (swept / "cells" / name / "summary.json" for name in (
+        "fp32_bs2/throughput/round_2", "fp16_bs1/accuracy"))
+    content = json.loads(stale.read_text())
+    del content["content_sha256"]
     write_sealed(stale, {**content, "inputs": {path: "0" * 64 for path in content["inputs"]}})
     edited.write_text(json.dumps({**read(swept, "fp16", 1).accuracy, "AP": 0.999}))
-    results = [*swept.glob("cells/*/*/summary.json"), *swept.glob("engines/*")]
+    results = [*swept.glob("cells/*/accuracy/summary.json"), *swept.glob("cells/*/*/round_*/summary.json"),
+               *swept.glob("engines/*")]
     before = {path: path.stat().st_mtime_ns for path in results}
-    assert len(before) == 16
+    assert len(before) == 4 + 8 + 8
     done = benchmark(model_files["onnx"], drawn, swept, "--precisions", "fp32 fp16 int8", "--calibration", "nowhere")
     assert done.returncode == 1, done.stderr
-    assert [path for path, changed in before.items() if path.stat().st_mtime_ns != changed] == sorted(
-        [stale, edited], key=list(before).index)
-    assert done.stdout.count(": kept, ") == 6
+    assert {path for path, changed in before.items() if path.stat().st_mtime_ns != changed} == {
+        edited, *swept.glob("cells/*/*/round_2/summary.json")}
+    assert done.stdout.count(": kept, ") == 3 + 4
+    assert json.loads(stale.read_text())["inputs"] == content["inputs"]
     assert done.stdout.count(": failed: nowhere: no such folder") == 2
     lines = (swept / "table.md").read_text().splitlines()
     assert len([line for line in lines if line.startswith("|")]) == 2 + 4
@@ -159,18 +183,19 @@ def test_rerun_measures_only_what_changed_and_reports_failures(
 def test_is_current(swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     monkeypatch.chdir(swept.parent)
     found = read(swept, "fp16", 1).accuracy
-    arguments = found["command"].split()[2:]
-    assert sweep.read_current(swept / "cells/fp16_bs1/accuracy/summary.json", arguments, 1) == found
+    arguments = found["command"].split()[2:-2]
+    assert sweep.read_current(swept / "cells/fp16_bs1/accuracy", arguments, 1) == found
+    found["command"] = found["command"].replace(str(swept / "cells/fp16_bs1/accuracy"), str(tmp_path))
     other = {"command": found["command"] + " --flip_test", "machine": {**found["machine"], "cores": 1000},
              "versions": {**found["versions"], "onnx": "0"}, "inputs": {**found["inputs"], "nowhere": "0" * 64}}
     path = tmp_path / "summary.json"
     write_sealed(path, found)
-    assert sweep.read_current(path, arguments, 1) and not sweep.read_current(path, arguments, 2)
+    assert sweep.read_current(tmp_path, arguments, 1) and not sweep.read_current(tmp_path, arguments, 2)
     write_sealed(path, {**found, key: other[key]})
-    assert not sweep.read_current(path, arguments, 1)
+    assert not sweep.read_current(tmp_path, arguments, 1)
     for text in ("", "[" * 200_000, "{}", '{"mode": "accuracy", "command": "it\'s"}'):
         path.write_text(text)
-        assert sweep.read_current(path, [], 1) is None
+        assert sweep.read_current(tmp_path, [], 1) is None
 
 
 @pytest.fixture
