@@ -72,7 +72,8 @@ def parse_arguments() -> argparse.Namespace:
     engines.add_argument("--python", nargs="+", metavar="FILE",
                          help="the interpreter that runs each engine, another environment's say; as --kit")
     args = parser.parse_args()
-    measured = any(record_path(path).is_file() or Path(path, INDEX).is_file() for path in args.results)
+    measured = any(Path(path).is_file() and record_path(path).is_file() or Path(path, INDEX).is_file()
+                   for path in args.results)
     kind, others = ("engines", OF_RESULTS) if measured else ("results", OF_ENGINES)
     for name in others:
         if getattr(args, name) != parser.get_default(name):
@@ -86,8 +87,6 @@ def main() -> int:
     args = parse_arguments()
     if args.output:
         check_output(args.output / "compare.md", parents=True)
-    if len(args.results) == 1 and (args.measured or args.fail_if_slower or args.fail_if_worse is not None):
-        raise KitError(f"{args.results[0]}: is alone, expected two or more: the base, and what to compare with it")
     if args.measured:
         mode = ["--datasets", args.end_to_end] if args.end_to_end else ["--perf_only", "--duration", str(args.duration)]
         sides = name_sides(args.results, args.kit, args.python)
@@ -134,6 +133,8 @@ def name_sides(engines: Sequence[str], kits: Sequence[str] | None, pythons: Sequ
 def compare_engines(sides: Sequence[dict[str, str]], mode: Sequence[str], within: float, rounds: int, minutes: float,
                     output: Path | None, fail_if_slower: bool) -> int:
     """Measure engines in turns, print the table, write it, and return the exit code."""
+    if len(sides) == 1:
+        raise KitError("one engine, expected two or more: the base, and what to compare with it")
     if rounds < LEAST_ROUNDS:
         raise KitError(f"--rounds {rounds}: expected at least {LEAST_ROUNDS}, fewer have no interval")
     measures = [partial(measure_in_new_process, [str(Path(side.get("kit", ROOT), "inference.py")), "--engine",

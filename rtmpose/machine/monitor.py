@@ -180,7 +180,8 @@ def combine_conditions(conditions: Sequence[dict[str, Any]], of: str, first: int
     """The worst of several conditions, with the reasons of all, from the worst on; each of them is ``of`` a rank, say,
     numbered from ``first``."""
     worst = sorted(enumerate(conditions, first), key=lambda one: -VERDICTS.index(one[1]["verdict"]))
-    return {**worst[0][1], "reasons": [f"{of} {number}: {reason}" for number, one in worst for reason in one["reasons"]]}
+    reasons = [f"{of} {number}: {reason}" for number, one in worst for reason in one["reasons"]]
+    return {**worst[0][1], "reasons": reasons}
 
 
 def _describe_cpu(sensor: CpuSensor, samples: Sequence[dict[str, Any]], probes: Sequence[float]) -> dict[str, Any]:

@@ -400,3 +400,52 @@ def test_results_in_the_repository_were_measured_under_clean_conditions() -> Non
     for path in (ROOT / "results").glob("*/results.json"):
         cells = check_result.read_cells(path.parent)
         assert {cell.timed["conditions"]["verdict"] for cell in cells} == {"clean"}, path
+
+
+@pytest.mark.slow
+def test_engines_are_measured_in_turns(engine_file: Path, model_files: dict[str, Path], drawn: Path, run: Main,
+                                       tmp_path: Path) -> None:
+    """Of two batch sizes, the second by another checkout's inference.py; the same engine twice, from files."""
+    other = build_engine(model_files["onnx"], tmp_path / "other.engine", 1, "fp32", "onnxruntime")
+    code, output, errors = run(engine_file, other, "--rounds", 8, "--minutes", 0.001, "--duration", 0, "--kit", ROOT,
+                               ROOT, "--python", sys.executable, sys.executable, "--output", tmp_path / "out")
+    assert (code, errors) == (0, "")
+    content = read_sealed(tmp_path / "out/turns.json", "turns.json")
+    speeds = np.array([[turn["fps"] for turn in one] for one in content["rounds"]])
+    assert speeds.shape == (7, 2) and len({*speeds.ravel()}) == 14
+    first, second = content["engines"]
+    ratios = speeds[:, 1] / speeds[:, 0]
+    assert second["interval"] == pytest.approx([ratios.min(), ratios.max()])
+    assert (first["verdict"], first["batch"], second["batch"], second["kit"]) == ("base", 4, 1, str(ROOT))
+    assert [first["fps"], second["fps"]] == pytest.approx(np.median(speeds, axis=0))
+    assert f"{second['ratio']:.3f} [{ratios.min():.3f}, {ratios.max():.3f}] | {second['verdict']}" in output
+    assert output.count("\nround ") == 6 and "round 7/8: " in output
+    conditions = re.search(r"^- conditions of the turns: (.*)$", output, re.M)[1]
+    assert sum(map(int, re.findall(r"\d+", conditions))) == 14
+    assert (tmp_path / "out/compare.md").read_text().strip() in output
+    code, output, _ = run(engine_file, other, "--rounds", 7, "--end_to_end", drawn, "--fail_if_slower")
+    assert "persons a second from image files to keypoints" in output
+    assert code == (6 if "| slower " in output else 0)
+
+
+def test_engines_that_cant_be_compared(engine_file: Path, measured: dict[str, Path], run: Main, tmp_path: Path
+                                       ) -> None:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    (folder / "files.engine").touch()
+    broken = tmp_path / "broken.engine"
+    broken.write_bytes(b"cut off")
+    shutil.copy(f"{engine_file}.json", f"{broken}.json")
+    for arguments, message in (
+            ([engine_file], "one engine, expected two or more"),
+            ([engine_file, measured["throughput"]], "expected an engine file that runs here"),
+            ([engine_file, folder], f"{folder}: expected an engine file that runs here"),
+            ([engine_file, tmp_path / "none.engine"], "is no engine with its record beside it"),
+            ([engine_file, broken], "broken.engine: is not the file that broken.engine.json describes"),
+            ([engine_file, engine_file, "--rounds", 6], "--rounds 6: expected at least 7"),
+            ([engine_file, engine_file, "--price", "a=1"], "--price: has no effect on engines"),
+            ([measured["throughput"], measured["fp16"], "--within", 1], "--within: has no effect on results"),
+            ([engine_file, engine_file, "--kit", ROOT], "expected one for each engine, in their order: 2"),
+            ([engine_file, engine_file, "--kit", ROOT, tmp_path], f"--kit {tmp_path}: has no inference.py"),
+            ([engine_file, engine_file, "--python", sys.executable, "nopython"], "--python nopython: can't be run")):
+        assert message in refusal(run(*arguments))

@@ -153,7 +153,7 @@ def test_ratios_are_paired(swept: Path) -> None:
 
 def test_rerun_measures_only_what_changed_and_reports_failures(
         swept: Path, model_files: dict[str, Path], drawn: Path) -> None:
-    """One summary is of other files, and one was edited. Of the round that the first is of, every turn is taken again."""
+    """One summary is of other files, and one was edited. The first is a turn: its whole round is taken again."""
     stale, edited = (swept / "cells" / name / "summary.json" for name in (
         "fp32_bs2/throughput/round_2", "fp16_bs1/accuracy"))
     content = json.loads(stale.read_text())
