@@ -11,6 +11,18 @@ from rtmpose.engines import find_backend, load_engine
 from rtmpose.engines.record import read_record
 
 EXAMPLE = (ROOT / "docs/examples/opencv_backend.py").read_text()
+SLOW_INT8 = """
+import time
+from rtmpose.engines import onnxruntime
+from rtmpose.engines.onnxruntime import INT8_SCHEME, build, describe
+
+def load(content, path, record):
+    engine = onnxruntime.load(content, path, record)
+    run = engine._run
+    if record.precision == "int8":
+        engine._run = lambda crops: time.sleep(0.1) or run(crops)
+    return engine
+"""
 
 
 @pytest.fixture
@@ -36,6 +48,17 @@ def test_documented_backend_gives_the_keypoints_of_onnxruntime(backend: Path, mo
     printed = ran("inference.py", "--engine", engine, "--perf_only", "--duration", 0.1, "--iterations", 2)
     assert "persons a second" in printed
     assert "nothing to do" in ran(*build(backend, model_files["onnx"], "--precision", "fp32"))
+
+
+@pytest.mark.slow
+def test_int8_is_kept_beside_a_faster_fp32_whose_speed_is_told(backend: Path, model_files: dict[str, Path],
+                                                               calibration_folder: Path) -> None:
+    backend.write_text(SLOW_INT8)
+    shown = ran(*build(backend, model_files["onnx"], "--precision", "int8", "--calibration", calibration_folder))
+    record = read_record(backend.with_name("own.engine"))
+    int8, fp32 = (record.measured_fps[f"{backend} {precision}"] for precision in ("int8", "fp32"))
+    assert record.precision == "int8" and int8 < fp32
+    assert f"  kept: {backend} int8, {int8:.1f} persons a second here; {backend} fp32 {fp32:.1f} (" in shown
 
 
 def test_file_runs_once_in_a_process(backend: Path, model_files: dict[str, Path]) -> None:

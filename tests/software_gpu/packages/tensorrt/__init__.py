@@ -175,11 +175,12 @@ class Builder:
                 _tell(ILogger.Severity.WARNING, message)
         device, model = ctypes.c_int(), onnx.load_from_string(network.content)
         _cuda.cuCtxGetDevice(ctypes.byref(device))  # the first where none is current
-        self._builds += 1
+        Builder._builds += 1
+        longer = dict(enumerate(os.environ.get("SOFTGPU_BUILDS_MS", "0").split(","), 1))
         onnx.helper.set_model_props(model, {
             "built on device": str(device.value), "verbosity": config.profiling_verbosity.name,
             "level": str(config.builder_optimization_level),
-            "milliseconds": os.environ.get("SOFTGPU_BUILDS_MS", "0,0,0").split(",")[self._builds - 1]})
+            "milliseconds": longer.get(Builder._builds, "0")})
         return model.SerializeToString()
 
 
