@@ -373,9 +373,10 @@ def test_table_has_a_row_a_cell(measured: dict[str, Path], tmp_path: Path) -> No
     assert results_table.results_table(tmp_path) == results_table.EMPTY
     accuracy = read(measured["accuracy"])
     sweep(measured, tmp_path / "machine", {4: 100})
+    (tmp_path / "machine/roofline.json").write_text('{"shortest_ms": {"fp32_bs4": 10.0}}')
     rows = results_table.results_table(tmp_path).splitlines()
     assert len(rows) == 3 and [text.strip() for text in rows[2].split("|")[1:-1]] == [
-        "machine", "rtmpose-t", "4", "fp32", accuracy["engine"]["runtime"], "100 ± 1", f"{accuracy['AP50']:.3f}",
+        "machine", "rtmpose-t", "4", "fp32", accuracy["engine"]["runtime"], "100 ± 1", "25%", f"{accuracy['AP50']:.3f}",
         f"{accuracy['AP']:.3f}", "0.4", accuracy["measured_at"][:10], accuracy["versions"]["kit"]]
 
 
@@ -383,6 +384,8 @@ def test_page_holds_the_table_of_results() -> None:
     page = (ROOT / "docs/results.md").read_text()
     table = results_table.both_tables(ROOT / "results")
     assert results_table.put_between(page, table) == page
+    readme = (ROOT / "README.md").read_text()
+    assert results_table.put_between(readme, results_table.readme_table(ROOT / "results")) == readme
     assert table.count("[link](https://") == len(json.loads((ROOT / "results/published.json").read_text())) > 10
     assert results_table.put_between(results_table.put_between(page, "other"), table) == page
     assert "other" in results_table.put_between(page, "other")
