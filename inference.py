@@ -101,8 +101,6 @@ def add_throughput_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--repeats", type=positive, default=1, metavar="N",
                        help="time in N fresh processes; gives their median and a 95 %% interval; default: "
                             "%(default)s")
-
-
     group.add_argument("--streams", type=positive, default=1, metavar="N",
                        help="batches that a GPU computes at a time, with TensorRT; default: %(default)s")
 
