@@ -104,9 +104,7 @@ def _compare_cells(base: Cell, other: Cell, report: Report, annotations: str | N
             refused.append(reason)
             continue
         if "fps" in two and rows.run_name(one) == rows.run_name(two):  # that of a throughput run, the last, counts
-            paired = rows.ratio_of_rounds(one, two)  # by turns, whatever moved both
-            ratio = paired or Ratio(two["fps"] / one["fps"], ratio_interval(
-                *(run.get("repeats", {}).get("values", [run["fps"]]) for run in (one, two))))
+            ratio, paired = speed_ratio(one, two), rows.ratio_of_rounds(one, two)  # in turns, whatever moved both
             row.timed, row.ratio, row.ratio_interval = two, ratio.value, ratio.interval
             row.verdict = ratio.verdict if paired or rows.is_result(one) and rows.is_result(two) else "can't tell"
         if "AP" in two:
@@ -132,6 +130,12 @@ def _terms(run: dict[str, Any]) -> dict[str, Any]:
         return {"devices": rows.count_devices(run)}
     return {"annotation file": annotation_file(run)[1], "boxes": boxes_of(run), "flip test": run["flip_test"],
             "--limit": run["limit"], "images and persons": (run["images"], run["persons"])}
+
+
+def speed_ratio(base: dict[str, Any], other: dict[str, Any]) -> Ratio:
+    """The ratio of two speeds: round by round if they took turns, else from the processes of each."""
+    return rows.ratio_of_rounds(base, other) or Ratio(other["fps"] / base["fps"], ratio_interval(
+        *(run.get("repeats", {}).get("values", [run["fps"]]) for run in (base, other))))
 
 
 def ratio_interval(base: Sequence[float], other: Sequence[float]) -> tuple[float, float] | None:

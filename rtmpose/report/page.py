@@ -59,8 +59,9 @@ def draw_page(report: Report) -> str:
         **_draw_charts(cells))
 
 
-def find_best(cells: Sequence[Cell], prices: dict[str, float]) -> dict[str, Cell | None]:
-    """The cells of most persons a second, a joule and a dollar, and FP32 beside the fastest, where there are such.
+def find_best(cells: Sequence[Cell], prices: dict[str, float]) -> dict[str, Any]:
+    """The cells of most persons a second, a joule and a dollar, and FP32 beside the fastest, where there are such; and
+    ``ties``, those whose speed can't be told apart from the fastest one's.
 
     Only among results of what the first cell measures; ``prices`` are in dollars an hour, by label.
     """
@@ -69,7 +70,10 @@ def find_best(cells: Sequence[Cell], prices: dict[str, float]) -> dict[str, Cell
     fastest = max(results, key=lambda cell: cell.timed["fps"], default=None)
     fp32 = [cell for cell in results if fastest and cell is not fastest
             and (cell.label, cell.precision, cell.batch) == (fastest.label, "fp32", fastest.batch)]
+    ratios = [(cell, compare.speed_ratio(fastest.timed, cell.timed)) for cell in results if cell is not fastest
+              ] if fastest else []
     return {"second": fastest, "fp32": next(iter(fp32), None),
+            "ties": [cell for cell, ratio in ratios if ratio.interval and ratio.verdict == "can't tell"],
             "joule": min((cell for cell in results if "energy" in cell.timed),
                          key=lambda cell: cell.timed["energy"]["joules_per_person"], default=None),
             "dollar": max((cell for cell in results if cell.label in prices),

@@ -10,6 +10,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import ROOT, page_text
 
@@ -129,6 +130,22 @@ def test_headline_names_the_fastest_result(swept: Path, verdicts: tuple[str, ...
         del cell.throughput["repeats"]
         cells.append(replace(cell, precision=precision, batch=batch))
     assert headline in " ".join(page_of(*cells).split())
+
+
+@pytest.mark.parametrize(("factors", "tied"), [([1.01, 0.99], True), ([1.01, 1.02], False)])
+def test_ties_are_told_as_ties(swept: Path, factors: list[float], tied: bool) -> None:
+    values, cells = [100.0, 30.0, 80.0, 120.0, 50.0, 90.0, 60.0, 100.0], []
+    for precision, of_rounds in (("fp32", factors), ("int8", [1, 1])):
+        cell = read(swept, "fp32", 1)
+        speeds = (np.array(values) * np.tile(of_rounds, 4)).tolist()
+        cell.throughput.update(fps=float(np.median(speeds)), precision=precision, requested_precision=precision,
+                               repeats={**cell.throughput["repeats"], "values": speeds, "rounds": ["now"] * 8},
+                               conditions={"verdict": "clean", "reasons": []})
+        cells.append(replace(cell, precision=precision))
+    page = " ".join(page_of(*cells).split())
+    assert ("It can&#39;t be told apart from" in page or "It can't be told apart from" in page) == tied
+    rows = summary.table_rows([cell.summary for cell in cells])
+    assert sum("(best)" in row["FPS"] for row in rows) == 1 + tied
 
 
 def test_ratios_are_paired(swept: Path) -> None:
