@@ -50,7 +50,7 @@ def parse_arguments() -> argparse.Namespace:
                     example="python3 scripts/sweep.py --model rtmpose_opt.onnx --datasets coco --precisions fp32 fp16 "
                             "--batches 1 8 32 --output benchmark")
     parser.add_argument("--model", required=True, metavar="FILE.onnx", help="graph that export.py wrote")
-    parser.add_argument("--datasets", required=True, metavar="DIR", help="set that AP is measured on")
+    parser.add_argument("--datasets", metavar="DIR", help="set that AP is measured on; without it, only speed is")
     parser.add_argument("--calibration", metavar="DIR", help="set for int8, see build_engine.py")
     parser.add_argument("--precisions", required=True, nargs="+", choices=PRECISIONS)
     parser.add_argument("--batches", required=True, nargs="+", type=positive, metavar="N")
@@ -92,7 +92,8 @@ def main() -> int:
     """Measure every cell, and report them. After a failure the sweep continues with the next cell."""
     args = parse_arguments()
     check_output(args.output / "table.md", parents=True)
-    load_persons(args.datasets)  # an error in it or in the graph would come up once a cell
+    if args.datasets:
+        load_persons(args.datasets)  # an error in it or in the graph would come up once a cell
     graph.find_input(graph.load_model(args.model), args.model, args.batches[0])
     engines = make_folder(args.output / "engines")  # in one folder: the INT8 calibration in it serves every batch size
     extra = split_options(args.extra)
@@ -104,7 +105,7 @@ def main() -> int:
     for number, cell in enumerate(cells, 1):
         progress = f"cell {number}/{len(cells)}: {cell.name}"
         engine = engines / f"{cell.precision}_bs{cell.batch}.engine"
-        arguments = ["--engine", str(engine), "--datasets", args.datasets]
+        arguments = ["--engine", str(engine), *(["--datasets", args.datasets] if args.datasets else [])]
         try:
             print(f"{progress}: build", flush=True)
             plan = plan_build(args.model, engine, cell.batch, cell.precision, args.backend,
@@ -112,8 +113,9 @@ def main() -> int:
                               skeleton=args.skeleton, builds=BUILDS)
             if not is_built(plan):
                 write_text(cell.folder.with_name("build.txt"), f"{text.build_lines(plan, build_engine(plan))}\n")
-            cell.accuracy = run_inference(cell.folder, cell, progress, args.devices, [
-                *extra["accuracy"], *arguments, "--visualize", str(PICTURES), *references.get(cell.batch, [])])
+            if args.datasets:
+                cell.accuracy = run_inference(cell.folder, cell, progress, args.devices, [
+                    *extra["accuracy"], *arguments, "--visualize", str(PICTURES), *references.get(cell.batch, [])])
         except KitError as error:
             report_failure(cell, error)
         else:

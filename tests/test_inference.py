@@ -151,6 +151,7 @@ def peak_memory(*command: object) -> int:
     return usage.ru_maxrss
 
 
+@pytest.mark.slow
 def test_peak_memory_does_not_grow_with_the_number_of_images(engine_file: Path, dataset: Callable) -> None:
     """Ten times as many images of 1.4 MB and crops of 0.6 MB each would show if they were kept."""
     folder, content = dataset()

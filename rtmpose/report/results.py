@@ -142,8 +142,8 @@ def _read_sweep(path: Path, content: list[Any], label: str) -> list[Cell]:
     if not cells:
         raise KitError(f"{path}: has no cell that was measured; the sweep's own output says why")
     for cell in cells:
-        for mode in ("accuracy", "throughput"):
-            check_summary(getattr(cell, mode), f"{path}: {cell.precision}, batch {cell.batch}, {mode}")
+        for run in cell.runs:
+            check_summary(run, f"{path}: {cell.precision}, batch {cell.batch}")
     return cells
 
 

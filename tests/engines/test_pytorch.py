@@ -68,6 +68,7 @@ def within_bin(found: tuple[np.ndarray, np.ndarray], expected: tuple[np.ndarray,
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_a_compiled_engine_gives_the_keypoints_of_onnx_runtime(compiled_path: Path, reference_path: Path,
                                                                people_folder: Path, tmp_path: Path) -> None:
     """Through inference.py, from files to AP."""
@@ -85,6 +86,7 @@ def test_a_compiled_engine_gives_the_keypoints_of_onnx_runtime(compiled_path: Pa
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_a_run_changes_neither_crops_nor_earlier_results(compiled_path: Path) -> None:
     crops = np.random.default_rng(0).standard_normal((2, BATCH, 3, 256, 192), dtype=np.float32)
     engine, before = load_engine(compiled_path), crops.copy()
@@ -98,6 +100,7 @@ def test_a_run_changes_neither_crops_nor_earlier_results(compiled_path: Path) ->
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_what_is_no_package_or_no_batch_is_refused_in_one_line(compiled_path: Path) -> None:
     record = read_record(compiled_path)
     assert "demo.engine: torch" in (message := refusal(open_engine, b"damaged", compiled_path, record))
@@ -123,6 +126,7 @@ def test_without_a_compiler_the_graph_runs_eagerly_and_says_so(eager: tuple[Path
 
 
 @needs_compiler
+@pytest.mark.slow
 @pytest.mark.slow
 @pytest.mark.parametrize("half", ["fp16", "bf16"])
 def test_16_bit_moves_no_more_keypoints_than_rounding_does(demo_onnx: Path, people_folder: Path, half: str,

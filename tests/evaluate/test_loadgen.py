@@ -57,9 +57,11 @@ def test_accuracy_is_that_of_inference_alone(engine_file: Path, drawn: Path, pla
 
 @pytest.mark.parametrize(("scenario", "options", "expected", "printed"), [
     ("offline", (), {"queries": 1}, "input: crops of"),
-    ("singlestream", ("--datasets", ""), {"samples_per_query": 1}, "input: random pixels"),
-    ("server", ("--target_qps", 500, "--target_latency", 600000),
-     {"target_qps": 500, "target_latency_ms": 600000, "late_queries": 0}, "500 queries a second"),
+    pytest.param("singlestream", ("--datasets", ""), {"samples_per_query": 1}, "input: random pixels",
+                 marks=pytest.mark.slow),
+    pytest.param("server", ("--target_qps", 500, "--target_latency", 600000),
+                 {"target_qps": 500, "target_latency_ms": 600000, "late_queries": 0}, "500 queries a second",
+                 marks=pytest.mark.slow),
 ])
 def test_performance_is_valid(engine_file: Path, drawn: Path, tmp_path: Path, scenario: str, options: tuple,
                               expected: dict, printed: str) -> None:

@@ -343,6 +343,12 @@ def test_result_in_order(measured: dict[str, Path], drawn: Path, run: Main, tmp_
     assert code == 1 and f"{path} is not what results.json says" in output
 
 
+def test_speed_alone_is_in_order_and_has_a_row(measured: dict[str, Path], run: Main, tmp_path: Path) -> None:
+    folder = sweep(measured, tmp_path / "machine", {4: 100}, lambda accuracy, throughput: accuracy.clear())
+    assert run(folder, script=check_result) == (0, f"{folder}: 1 cells, all in order\n", "")
+    assert "| 100 ± 1 | -           | -      | -  " in results_table.results_table(tmp_path)
+
+
 @pytest.mark.parametrize(("change", "message"), [
     (lambda accuracy, throughput: accuracy.update(AR75=accuracy["AR75"] + 0.001), "gives AR75 "),
     (lambda accuracy, throughput: throughput.update(conditions={"verdict": "busy", "reasons": ["load 3"]}),

@@ -222,6 +222,7 @@ def output(swept: Path, tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
+@pytest.mark.slow
 def test_several_devices(swept: Path, model_files: dict[str, Path], drawn: Path, output: Path) -> None:
     """Speed is of all, AP is that of one, a missed target is no failure, and what is done is kept. A cell with fewer
     batches than devices fails with inference.py's line, not with torchrun's last one."""

@@ -43,6 +43,7 @@ def test_jetson_takes_the_tensorrt_of_jetpack(tmp_path: Path, monkeypatch: pytes
     assert gpu_packages.choose(gpu("13.0", "11.0"))[0] == "cu13 jetpack"
 
 
+@pytest.mark.slow
 def test_choice_and_hint_by_a_driver(software_gpu: dict[str, str]) -> None:
     """The driver in software stands for an older one."""
     older = software_gpu | {"SOFTGPU_CUDA_VERSION": "12040", "SOFTGPU_COMPUTE_CAPABILITY": "89"}
