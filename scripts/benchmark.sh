@@ -13,7 +13,7 @@
 #   --backend NAME      see build_engine.py --help (default: auto)
 #   --device NAME       see build_engine.py --help (default: the runtime's first)
 #   --skeleton coco     for ONNX files of mmdeploy and rtmlib, see build_engine.py --help
-#   --repeats N         fresh processes of each throughput run (default: 3, with several devices 1)
+#   --repeats N         throughput: at most N rounds, in which all cells take turns (default: 14, with several devices 1)
 #   --devices N         measure on N devices at once, by torchrun (default: 1)
 #   --output DIR        output folder (default: benchmark)
 #
