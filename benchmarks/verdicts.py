@@ -125,7 +125,7 @@ def table(record: Path, number: int) -> str:
                 rows.append({"Load beside": "20 s of 50" if load else "none", "Measured": way, "Engine beside": name,
                              "Verdicts": f"{len(judged)}{note}", **{verdict: str(found[verdict]) for verdict in
                                                               ("faster", "slower", "can't tell")},
-                             "Median s": f"{np.median([seconds for _, seconds in judged] or [np.nan]):.0f}"})
+                             "Median s": f"{np.median([seconds for _, seconds in judged]):.0f}" if judged else "-"})
     if not rows:
         raise KitError(f"{record}: has no round, expected some; give --model_path and --minutes")
     return markdown(rows)
