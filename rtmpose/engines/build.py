@@ -1,9 +1,11 @@
 """ONNX file -> engine file, with its record beside it."""
 
 import hashlib
+import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -12,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto
 
-from rtmpose import timing
+from rtmpose import timing, turns
 from rtmpose.data import preprocess
 from rtmpose.data.coco import DataSet
 from rtmpose.engines import BACKENDS, choose_targets, files, find_backend, headline_timer, open_engine
@@ -28,7 +30,7 @@ from rtmpose.model.mixed_precision import HALVES, to_mixed_precision
 
 PRECISIONS = ("fp32", *HALVES, "int8")
 HINTS = ("latency", "throughput")  # of OpenVINO
-_TURNS, _TURN_SECONDS = 6, 0.1
+_ROUNDS, _TURN_SECONDS = 8, 0.1
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Built:
     kept: dict[str, list[str]]  # names of operators that stay in FP32 beside FP16 or BF16, by the reason for it
     calibration: Calibration | None  # only for int8
     note: str  # of the backend; may be empty
+    decided: bool = True  # whether it is the fastest of several beyond doubt
 
 
 def plan_build(model_path: str | Path, engine_path: str | Path, batch: int | None, precision: str,
@@ -227,24 +230,35 @@ def save_onnx(plan: Plan, record: Record, path: str | Path) -> None:
 def choose_fastest(engine_path: Path, built: Sequence[Built]) -> Built:
     """The fastest engine; its record names the speed of all. Beside INT8, FP32 is only measured.
 
-    They take turns on the same random input, and the median batch counts. The first turn is a warm-up, and so is the
-    first batch of a turn: threads of the engine before may still spin.
+    They take turns on the same random input, for eight rounds, and eight more if it can't be told then which is the
+    fastest. The round before is a warm-up, and so is the first batch of a turn: threads of the engine before may still
+    spin.
     """
-    batch, samples = built[0].record.batch, [list[float]() for _ in built]
+    batch = built[0].record.batch
     crops = preprocess.random_input(batch, built[0].record.input_size)
     engines = [open_engine(one.content, engine_path, one.record) for one in built]
-    timers = [headline_timer(engine, crops) for engine in engines]
-    for turn, i in np.ndindex(_TURNS, len(built)):
-        measured = timing.measure(timers[i], 1, 2, _TURN_SECONDS, "Comparing")
-        timing.finish(timers[i])
-        samples[i] += [*measured] if turn else []
+
+    def take_turn(timer: Callable[[], float]) -> float:
+        milliseconds = timing.measure(timer, 1, 2, _TURN_SECONDS, "Comparing")
+        timing.finish(timer)
+        return batch / float(np.median(milliseconds)) * 1e3
+
+    rounds = turns.take_turns([partial(take_turn, headline_timer(engine, crops)) for engine in engines])
+    next(rounds)
+    allowed = (built[0].record.requested_precision, "fp16")
+    able = [i for i, one in enumerate(built) if one.record.requested_precision in allowed]
+    speeds: list[list[float]] = []
+    for _ in range(2):
+        speeds += itertools.islice(rounds, _ROUNDS)
+        sides, fps = np.transpose(speeds), np.median(speeds, axis=0).tolist()
+        best = max(able, key=lambda i: fps[i])
+        decided = all(turns.paired_ratio(sides[best], sides[i]).verdict == "slower" for i in able if i != best)
+        if decided:
+            break
     for engine in engines:
         engine.close()
-    fps = [batch / float(np.median(milliseconds)) * 1e3 for milliseconds in samples]
-    allowed = (built[0].record.requested_precision, "fp16")
-    best = built[int(np.argmax([speed * (one.record.requested_precision in allowed)
-                                for speed, one in zip(fps, built, strict=True)]))]
-    return replace(best, record=replace(best.record, measured_fps=dict(zip(_name_all(built), fps, strict=True))))
+    measured = dict(zip(_name_all(built), fps, strict=True))
+    return replace(built[best], decided=decided, record=replace(built[best].record, measured_fps=measured))
 
 
 def _name_all(built: Sequence[Built]) -> list[str]:

@@ -68,6 +68,7 @@ def build_lines(plan: Plan, built: Built) -> str:
         alike = [name for name in speeds if f"{name} ".startswith(f"{record.backend} {record.precision} ")]
         fps = speeds.pop(kept := max(alike, key=lambda name: speeds[name]))
         others = [f"; {name} {speed:.1f} ({speed / fps:.3f} times)" for name, speed in speeds.items()]
+        others += [] if built.decided else ["; can't tell which is the fastest"]
         lines.append(f"  kept: {kept}, {fps:.1f} persons a second here{''.join(others)}")
     if record.precision not in (record.requested_precision, "int8+bf16"):
         why = _WHY_OTHER_PRECISION[record.requested_precision]

@@ -322,6 +322,7 @@ def test_fastest_of_three_builds_is_kept(run: Run, model_files: dict[str, Path],
     assert (record.builds, record.optimization_level) == (3, 5)
     assert [*record.measured_fps] == [f"tensorrt fp32 build {number}" for number in (1, 2, 3)]
     assert "  kept: tensorrt fp32 build 2, " in printed and "; tensorrt fp32 build 1 " in printed
+    assert "can't tell" not in printed
     assert "nothing to do" in run(*arguments, "--builds", 3)
     assert "nothing to do" not in run(*arguments[:-2], "--builds", 1)
     assert (read_record(engine).builds, read_record(engine).optimization_level) == (1, None)
