@@ -134,7 +134,7 @@ def build(model: onnx.ModelProto, path: Path, facts: Facts) -> list[Compiled]:
     more = f" (and {len(warnings) - 1} more)" if len(warnings) > 1 else ""
     note = f"{package} warns: {warnings[0]}{more}" if warnings else ""
     products = _read_products(network)
-    found = [summarize(read_kernels(_describe_layers(trt, logger, content, gpu)), products) for content in contents]
+    found = [summarize(read_kernels(_describe_layers(trt, content)), products) for content in contents]
     return [Compiled(bytes(memoryview(content)), arithmetic, layers, kernels=kernels, note=note)
             for content, (arithmetic, layers, kernels) in zip(contents, found, strict=True)]
 
@@ -153,11 +153,11 @@ def make_config(trt: Any, builder: Any, optimization_level: int | None = None) -
     return config
 
 
-def _describe_layers(trt: Any, logger: Any, content: Any, gpu: Gpu | None) -> str:
-    """An engine's layers in the inspector's words, which are in TensorRT-RTX's log too, or nothing."""
-    if gpu is None:
-        return logger.layers
-    runtime = trt.Runtime(logger)
+def _describe_layers(trt: Any, content: Any) -> str:
+    """The layers of an engine that was built just now, or nothing; see :mod:`rtmpose.engines.tensorrt.layers`."""
+    if trt.__name__ == "tensorrt_rtx":
+        return get_logger(trt).layers
+    runtime = trt.Runtime(get_logger(trt))
     engine = runtime.deserialize_cuda_engine(content)
     return engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.ONELINE) if engine else ""
 

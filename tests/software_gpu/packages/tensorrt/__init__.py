@@ -47,6 +47,7 @@ class ILogger:
         INTERNAL_ERROR = 0
         ERROR = 1
         WARNING = 2
+        VERBOSE = 4
 
     def __init__(self) -> None:
         ILogger._first = ILogger._first or self
@@ -173,6 +174,7 @@ class Builder:
         if os.environ.get("SOFTGPU_FAIL_BUILD") == "warn":
             for message in ("made up", "made up", "the same"):
                 _tell(ILogger.Severity.WARNING, message)
+        _tell(ILogger.Severity.VERBOSE, "Layers:\n" + "\n".join(layer._describe({}) for layer in network.layers))
         device, model = ctypes.c_int(), onnx.load_from_string(network.content)
         _cuda.cuCtxGetDevice(ctypes.byref(device))  # the first where none is current
         Builder._builds += 1
