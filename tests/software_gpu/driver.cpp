@@ -292,7 +292,7 @@ CUresult cuEventRecord(CUevent given, CUstream on)
     }
     stream->queue.push_back([=] {
         std::lock_guard<std::recursive_mutex> lock(driver_mutex);
-        event->finished = number;
+        event->finished = std::max(event->finished, number);  // another stream may have recorded it since
         event->at = now();
         changed.notify_all();
     });
