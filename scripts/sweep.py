@@ -24,13 +24,12 @@ from typing import Any
 from inference import MODES
 from rtmpose import startup
 from rtmpose.data.coco import load_persons
-from rtmpose.engines.build import PRECISIONS, build_engine, is_built, plan_build
+from rtmpose.engines.build import PRECISIONS, is_built, plan_build
 from rtmpose.errors import EXIT_ACCURACY_MISSED, EXIT_OK, EXIT_THROUGHPUT_MISSED, KitError
 from rtmpose.evaluate.repeats import combine, measure_in_turns
 from rtmpose.files import check_output, make_folder, sha256, write_json, write_sealed, write_text
 from rtmpose.machine.versions import describe_machine, describe_versions
 from rtmpose.model import graph
-from rtmpose.report import text
 from rtmpose.report.compare import Report
 from rtmpose.report.page import draw_page
 from rtmpose.report.results import Cell, cell_folder, read_summary
@@ -41,7 +40,7 @@ EXIT_CELL_FAILED = 1
 ROUNDS = 14  # at most
 BUILDS = 3  # of TensorRT, whose engines differ by a few percent from build to build
 PICTURES = 2  # of the worst persons, and of the best
-INFERENCE = Path(__file__).resolve().parents[1] / "inference.py"
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -108,11 +107,15 @@ def main() -> int:
         arguments = ["--engine", str(engine), *(["--datasets", args.datasets] if args.datasets else [])]
         try:
             print(f"{progress}: build", flush=True)
-            plan = plan_build(args.model, engine, cell.batch, cell.precision, args.backend,
-                              args.calibration if cell.precision == "int8" else None, device=args.device,
-                              skeleton=args.skeleton, builds=BUILDS)
+            calibration = args.calibration if cell.precision == "int8" else None
+            plan = plan_build(args.model, engine, cell.batch, cell.precision, args.backend, calibration,
+                              device=args.device, skeleton=args.skeleton, builds=BUILDS)
             if not is_built(plan):
-                write_text(cell.folder.with_name("build.txt"), f"{text.build_lines(plan, build_engine(plan))}\n")
+                given = {"model_path": args.model, "engine_path": engine, "batch": cell.batch, "device": args.device,
+                         "precision": cell.precision, "backend": args.backend, "calibration": calibration,
+                         "skeleton": args.skeleton, "builds": plan.candidates[0].builds}
+                build(cell.folder.with_name("build.txt"), [
+                    word for name, value in given.items() if value for word in (f"--{name}", str(value))])
             if args.datasets:
                 cell.accuracy = run_inference(cell.folder, cell, progress, args.devices, [
                     *extra["accuracy"], *arguments, "--visualize", str(PICTURES), *references.get(cell.batch, [])])
@@ -130,6 +133,28 @@ def report_failure(cell: Cell, error: KitError) -> None:
     """Note the error of a cell, and print it."""
     cell.failure = str(error)
     print(f"{cell.name}: failed: {error}", flush=True)
+
+
+def build(log: Path, arguments: Sequence[str]) -> None:
+    """Run build_engine.py in a process of its own: one that has built on a GPU still uses it. Raises KitError if it
+    fails."""
+    log.unlink(missing_ok=True)
+    code, error = run_script(ROOT / "build_engine.py", arguments, log)
+    if code:
+        raise KitError(error)
+
+
+def run_script(script: Path, arguments: Sequence[str], log: Path, launcher: Sequence[str] = ()) -> tuple[int, str]:
+    """Run a script of the kit, and append its output to ``log``. Returns its exit code, and the error that explains it.
+    """
+    with open(log, "ab") as output:
+        before = output.tell()
+        command = startup.child([sys.executable, *launcher, os.path.relpath(script), *arguments])
+        code = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False
+                              ).returncode
+    lines = log.read_bytes()[before:].decode(errors="replace").strip().splitlines() or [script.name]
+    last = next((line for line in reversed(lines) if line.startswith(f"{script.name}: error: ")), lines[-1])
+    return code, f"{last} (exit code {code} of {script.name}; its output is in {log})"
 
 
 def time_in_turns(timed: dict[Cell, list[str]], devices: int, rounds: int) -> None:
@@ -192,20 +217,13 @@ def run_inference(folder: Path, cell: Cell, progress: str, devices: int, argumen
     summary.unlink(missing_ok=True)
     start = time.perf_counter()
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(devices)] if devices > 1 else []
-    with open(log, "ab") as output:
-        before = output.tell()
-        command = startup.child([sys.executable, *launcher, os.path.relpath(INFERENCE), *arguments, "--output",
-                                 str(folder)])
-        code = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False
-                              ).returncode
+    code, error = run_script(ROOT / "inference.py", [*arguments, "--output", str(folder)], log, launcher)
     print(f": {time.perf_counter() - start:.0f} s; {log}", flush=True)
     # torchrun has one code for any failure, a missed target included; only a run that is done has a summary.
     done = summary.is_file() if devices > 1 else code in (0, EXIT_ACCURACY_MISSED, EXIT_THROUGHPUT_MISSED)
     if not done:
         summary.unlink(missing_ok=True)  # LoadGen's INVALID writes one, too
-        lines = log.read_bytes()[before:].decode(errors="replace").strip().splitlines() or ["inference.py"]
-        last = next((line for line in reversed(lines) if line.startswith("inference.py: error: ")), lines[-1])
-        raise KitError(f"{last} (exit code {code} of inference.py; its output is in {log})")
+        raise KitError(error)
     return read_summary(summary)
 
 

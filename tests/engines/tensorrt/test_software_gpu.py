@@ -386,7 +386,9 @@ FAULTS = {
         "engine.py", "self._context = self._create_context()",
         'self._context = getattr(self, "_context", None) or self._create_context()'),
     "two streams share the memory of a batch": (
-        "engine.py", "self._slots = [", 'self._slots = getattr(self, "_slots", None) or ['),
+        "engine.py", "self._slots = [self.make_network_slot() for _ in range(IN_FLIGHT)]",
+        'others, self._slots = getattr(self, "_slots", []), [self.make_network_slot() for _ in range(IN_FLIGHT)]; '
+        "[slot.device.update(other.device) for slot, other in zip(self._slots, others)]"),
     "only one of two streams is waited for": ("engine.py", "in (self, *self._others):", "in (self,):"),
     "a batch starts before the one in its slot has ended": (
         "../in_flight.py", "in_flight = IN_FLIGHT * self._streams", "in_flight = 3 * self._streams"),
