@@ -33,7 +33,7 @@ from rtmpose.errors import KitError
 from rtmpose.evaluate.repeats import measure_in_new_process, measure_in_turns
 from rtmpose.report.compare import ratio_interval
 from rtmpose.report.summary import markdown
-from rtmpose.turns import WITHIN, Ratio, take_turns
+from rtmpose.turns import LEAST_ROUNDS, WITHIN, Ratio, take_turns
 
 ROOT = Path(__file__).resolve().parents[1]
 SIDES = {"the engine": 0, "itself": 0, "slowed by 3 %": 3, "slowed by 10 %": 10}
@@ -82,7 +82,7 @@ def judge_turns(rounds: Sequence[tuple[Turn, Turn]]) -> tuple[str, float, int] |
     """The verdict on two sides that take turns until the rule ends it or 5 minutes are used up, its seconds and its
     rounds; None if the record ends before."""
     seconds = np.cumsum([one[1] + two[1] for one, two in rounds])
-    most = max(1, int(np.searchsorted(seconds, MOST_SECONDS, "right")))
+    most = min(len(rounds), max(LEAST_ROUNDS, int(np.searchsorted(seconds, MOST_SECONDS, "right"))))
     sides = [partial(next, iter([{"fps": turns[side][0]} for turns in rounds])) for side in (0, 1)]
     *_, last = measure_in_turns(sides, most)
     (ratio,), used = last.ratios, len(last.rounds)
