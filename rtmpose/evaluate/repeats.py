@@ -94,9 +94,7 @@ def combine(summaries: Sequence[dict[str, Any]], rounds: Sequence[str] = ()) -> 
 def mean_interval(values: Sequence[float]) -> list[float]:
     """Lower and upper end of the 95 % interval of the mean of at least two independent values, by Student's t.
 
-    So few processes leave no other choice: the order statistics of fewer than six values can't bracket a median with
-    95 % (three do it with 75 %, five with 94 %). Fresh processes as the unit, and Student's t for fewer than thirty:
-    Georges, Buytaert, Eeckhout, "Statistically Rigorous Java Performance Evaluation", OOPSLA 2007, section 3.
+    See Georges, Buytaert, Eeckhout, "Statistically Rigorous Java Performance Evaluation", OOPSLA 2007, section 3.
     """
     half = students_t(len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
     return [float(np.mean(values) - half), float(np.mean(values) + half)]

@@ -141,11 +141,9 @@ def speed_ratio(base: dict[str, Any], other: dict[str, Any]) -> Ratio:
 def ratio_interval(base: Sequence[float], other: Sequence[float]) -> tuple[float, float] | None:
     """95 % interval of other's speed over base's, from the speeds of two or more fresh processes each; else None.
 
-    Welch's t interval of the difference of mean logarithms (Welch, Biometrika 34, 1947). Its degrees of freedom are one
-    less than the smaller number of processes: with that choice the interval of normal samples covers at least 95 %
-    whatever the two variances (Mickey and Brown, Annals of Mathematical Statistics 37, 1966). Fresh processes are the
-    unit because runs within one share its memory layout (Kalibera and Jones, Rigorous Benchmarking in Reasonable Time,
-    2013). Three processes a side with a spread of 1 % give about 3.5 % on either side.
+    Welch's t interval of the difference of mean logarithms, with one degree of freedom less than the smaller number of
+    processes: so it covers at least 95 %, whatever the variances (Mickey, Brown, Annals of Mathematical Statistics 37,
+    1966).
     """
     least = min(len(base), len(other))
     if least < 2:
