@@ -92,7 +92,7 @@ def plan_build(model_path: str | Path, engine_path: str | Path, batch: int | Non
     if backend.endswith(".py"):
         backend = os.path.abspath(backend)
     targets, note = choose_targets(backend, device)
-    if optimization_level is not None and not any(map(_builds_vary, targets.values())):
+    if optimization_level is not None and "tensorrt" not in {target.package for target in targets.values()}:
         raise KitError(f"--optimization_level {optimization_level}: only TensorRT has levels (TensorRT-RTX builds the "
                        "same engine at each); leave it out")
     if inputs is None:  # else the vendor's tool makes what it likes of the FP32 graph
@@ -102,15 +102,10 @@ def plan_build(model_path: str | Path, engine_path: str | Path, batch: int | Non
                         calibration=calibrate.facts(int8_scheme(name), crops) if crops else {},
                         requested_backend=backend, input_name=input_name, batch=shape[0],
                         input_size=(shape[3], shape[2]), backend=name, hint=hint, inputs=inputs or {},
-                        optimization_level=optimization_level, builds=builds if _builds_vary(target) else 1,
+                        optimization_level=optimization_level, builds=builds if target.package == "tensorrt" else 1,
                         backend_sha256=None if name in BACKENDS else sha256(name), **asdict(target))
                   for name, target in targets.items()]
     return Plan(model, Path(model_path), shape, Path(engine_path), candidates, crops, note)
-
-
-def _builds_vary(target: Target) -> bool:
-    """Whether two builds differ: TensorRT times kernels on the GPU. The others, TensorRT-RTX too, time nothing."""
-    return target.package == "tensorrt"
 
 
 def keep_able(targets: Mapping[str, Target], precision: str) -> dict[str, Target]:

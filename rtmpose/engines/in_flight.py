@@ -12,17 +12,13 @@ _SLOWER = 1.02  # ratio up to which a CUDA graph is taken: it frees the host
 _COMPARISON = 0.4  # seconds
 
 
-def name_timers(events: str, how: str, *timers: Callable[[], float], streams: int = 1
-                ) -> dict[str, Callable[[], float]]:
-    """Timers of the computation alone, launched as ``how`` says, with copies, and, if there are three, with copies of
-    pixels and keypoints. ``events`` are e.g. CUDA's."""
-    in_flight = f"{IN_FLIGHT * streams} batches in flight"
-    several = f", {streams} streams" if streams > 1 else ""
-    return dict(zip((
-        f"device time by {events} events, crops on the device, batches back to back {how}{several}",
-        f"the same with host-device copies from and to pinned memory, {in_flight}",
-        f"the same with copies of 8-bit crops, which the device normalises, and of keypoints, {in_flight}",
-    ), timers, strict=False))
+def name_timers(events: str, how: str, on_device: Callable[[], float], with_copies: Callable[[], float],
+                streams: int = 1) -> dict[str, Callable[[], float]]:
+    """Timers of the computation alone, launched as ``how`` says, and with copies; ``events`` are e.g. CUDA's."""
+    how += f", {streams} streams" if streams > 1 else ""
+    return {f"device time by {events} events, crops on the device, batches back to back {how}": on_device,
+            f"the same with host-device copies from and to pinned memory, {IN_FLIGHT * streams} batches in flight":
+                with_copies}
 
 
 class BatchTimer:

@@ -76,13 +76,12 @@ class TensorRTEngine:
         self._others: list[TensorRTEngine] = []
         self._context = self._create_context()
         if self._context is None:
-            raise KitError(f"{self.path}: no GPU memory left to run it ({self._logger.last_error}); use a smaller "
-                           "batch")
+            raise KitError(f"{self.path}: no GPU memory left ({self._logger.last_error}); use a smaller batch")
         # Else detailed engines take longer to enqueue.
         self._context.nvtx_verbosity = import_package(self.record.package).ProfilingVerbosity.NONE
         self.uploads, self.runs, self.downloads = (self.cuda.Stream(_NON_BLOCKING) for _ in range(3))
         self._slots = [self.make_network_slot() for _ in range(IN_FLIGHT)]
-        self._crops = [self.pinned(self.shapes[INPUT], np.float32) for _ in self._slots]
+        self._crops = self.pinned(self.shapes[INPUT], np.float32)
         self.add_graphs(self._slots)
 
     def add_streams(self, number: int) -> None:
@@ -199,12 +198,12 @@ class TensorRTEngine:
         slot.events["downloaded"].record(self.downloads)
 
     def _enqueue_crops(self, i: int) -> None:
-        self.enqueue_batch(self._slots[i % IN_FLIGHT], [(INPUT, 0, self._crops[i % IN_FLIGHT])])
+        self.enqueue_batch(self._slots[i % IN_FLIGHT], [(INPUT, 0, self._crops)])
 
     def infer(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         with self.in_context():
             self.wait()  # a timer may have left a batch in flight
-            self._crops[0][...] = crops
+            self._crops[...] = crops
             self._enqueue_crops(0)
             self.wait()
         simcc_x, simcc_y = (array.copy() for array in self._slots[0].outputs.values())
@@ -214,15 +213,14 @@ class TensorRTEngine:
         from rtmpose.engines.tensorrt.stream import enqueue_pixels  # which imports this module
         streams = [self, *self._others]
         for stream in streams:
-            stream.infer(crops)  # they stay on the GPU
-            for pinned in stream._crops:
-                pinned[...] = crops
+            stream.infer(crops)  # they stay in pinned memory, and on the GPU
         pixels = cache(partial(enqueue_pixels, crops))  # it compiles kernels, if it is timed
         on_gpu = self._timer(lambda stream, i: stream._slots[0].launch())
         with_copies = self._timer(TensorRTEngine._enqueue_crops, copies=True)
         with_pixels = self._timer(lambda stream, i: pixels(stream)(i), copies=True)
         how = " and ".join({stream._slots[0].how: None for stream in streams})
-        return {**name_timers("CUDA", how, on_gpu, with_copies, with_pixels, streams=len(streams)),
+        return {**name_timers("CUDA", how, on_gpu, with_copies, len(streams)),
+                "the same with copies of 8-bit crops, which the GPU normalises, and of keypoints": with_pixels,
                 "end to end by the wall clock, crops and logits in ordinary memory, one batch at a time":
                     wall_clock(partial(self.infer, crops))}
 
@@ -238,6 +236,3 @@ class TensorRTEngine:
             return start, self.cuda.Event().record(stream.downloads if copies else stream.runs)
 
         return BatchTimer(self.wait, enqueue_with_events, lambda start, end: start.time_till(end), len(streams))
-
-
-load = TensorRTEngine

@@ -3,7 +3,6 @@
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -70,7 +69,8 @@ def enqueue_pixels(crops: np.ndarray, engine: TensorRTEngine) -> Callable[[int],
     regions["map"], regions["width"], regions["height"] = (1, 0, 0, 0, 1, 0), width, height
     regions["start"] = np.arange(batch) * pixels[0].nbytes
     runner = KeypointRunner(engine, pixels.nbytes)
-    return partial(runner.enqueue_images, images=pixels, regions=regions)
+    uploads = [("images", 0, pixels), ("regions", 0, regions)]
+    return lambda i: engine.enqueue_batch(runner.slots[i % IN_FLIGHT], uploads)
 
 
 class KeypointRunner:
@@ -95,7 +95,7 @@ class KeypointRunner:
                 engine.enqueue(device, prefix)
             gpu.decode(device)
 
-        slots = []
+        self.slots = []
         for _ in range(IN_FLIGHT):
             device = engine.allocate_tensors((INPUT, *OUTPUTS, KEYPOINTS))
             if flip_test:
@@ -103,9 +103,9 @@ class KeypointRunner:
             if image_bytes:
                 empty = np.zeros(engine.record.batch, kernels.REGION)  # safe to run on
                 device |= {"images": engine.allocate(image_bytes), "regions": gpu.upload(empty)}
-            slots.append(engine.make_slot([KEYPOINTS], device, compute))
-        engine.add_graphs(slots)
-        self._engine, self._lock, self._free = engine, threading.Lock(), deque(slots)
+            self.slots.append(engine.make_slot([KEYPOINTS], device, compute))
+        engine.add_graphs(self.slots)
+        self._engine, self._lock, self._free = engine, threading.Lock(), deque(self.slots)
         self._kernels = gpu  # a recorded graph doesn't keep their memory
 
     def infer_images(self, images: np.ndarray, regions: np.ndarray) -> tuple[np.ndarray, float]:
@@ -115,10 +115,6 @@ class KeypointRunner:
         starts are offsets in images.
         """
         return self._infer([("images", 0, images), ("regions", 0, regions)], len(regions))
-
-    def enqueue_images(self, i: int, images: np.ndarray, regions: np.ndarray) -> None:
-        """Enqueue batch ``i`` of a loop, as :meth:`infer_images` takes it; batch ``i - IN_FLIGHT`` has ended."""
-        self._engine.enqueue_batch(self._free[i % IN_FLIGHT], [("images", 0, images), ("regions", 0, regions)])
 
     def infer_crops(self, crops: Sequence[np.ndarray]) -> np.ndarray:
         """Keypoints of up to a batch of crops, float32 (3, H, W) each, in pinned memory."""

@@ -106,6 +106,7 @@ def test_throughput(run: Run, gpu_engine: Path, tmp_path: Path) -> None:
 def test_two_streams_and_pixels_give_what_one_stream_gives(run: Run, gpu_engine: Path, tmp_path: Path) -> None:
     script = tmp_path / "streams.py"
     script.write_text(f"""
+import inspect
 import numpy as np
 from rtmpose.data import postprocess, preprocess
 from rtmpose.engines import load_engine
@@ -131,7 +132,8 @@ enqueue = enqueue_pixels(crops, engine._others[0])
 enqueue(0)
 engine.wait()
 keypoints, scores = postprocess.decode(*expected, (192, 256))
-np.testing.assert_array_equal(enqueue.func.__self__._free[0].outputs[KEYPOINTS], np.dstack([keypoints, scores]))
+(slot, _) = inspect.getclosurevars(enqueue).nonlocals["runner"].slots
+np.testing.assert_array_equal(slot.outputs[KEYPOINTS], np.dstack([keypoints, scores]))
 engine.close()
 """)
     run(str(script), root=Path("/"))
