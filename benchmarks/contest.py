@@ -44,8 +44,7 @@ def print_ratio(samples: dict[str, list[float]]) -> None:
     for name, values in samples.items():
         print(f"{name}: median {np.median(values):.2f} persons a second, {min(values):.2f} to {max(values):.2f}")
     ratio = turns.paired_ratio(theirs, ours)
-    print(f"{first} / {second}: {figure(ratio.value, '.3f', ratio.interval)}, {ratio.verdict}; "
-          f"load average {os.getloadavg()[0]:.2f}")
+    print(f"{first} / {second}: {figure(ratio.value, '.3f', ratio.interval)}; load average {os.getloadavg()[0]:.2f}")
 
 
 def compare(engine: Engine, persons: PersonSet, name: str, predict_other: Callable[[], Predictions], rounds: int
