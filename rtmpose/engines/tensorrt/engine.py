@@ -214,10 +214,11 @@ class TensorRTEngine:
         streams = [self, *self._others]
         for stream in streams:
             stream.infer(crops)  # they stay in pinned memory, and on the GPU
-        pixels = cache(partial(enqueue_pixels, crops))  # it compiles kernels, if it is timed
+        # Only when they are timed: it compiles kernels. For all streams at once, while no batch is in flight.
+        pixels = cache(lambda: {stream: enqueue_pixels(crops, stream) for stream in streams})
         on_gpu = self._timer(lambda stream, i: stream._slots[0].launch())
         with_copies = self._timer(TensorRTEngine._enqueue_crops, copies=True)
-        with_pixels = self._timer(lambda stream, i: pixels(stream)(i), copies=True)
+        with_pixels = self._timer(lambda stream, i: pixels()[stream](i), copies=True)
         how = " and ".join({stream._slots[0].how: None for stream in streams})
         return {**name_timers("CUDA", how, on_gpu, with_copies, len(streams)),
                 "the same with copies of 8-bit crops, which the GPU normalises, and of keypoints": with_pixels,

@@ -208,6 +208,13 @@ def test_out_of_memory_at_each_allocation(run: Run, gpu_engine: Path, drawn: Pat
     assert len(failed) > 20 and all("smaller batch" in error for error in failed)
 
 
+def test_out_of_memory_of_two_streams(run: Run, gpu_engine: Path) -> None:
+    errors = run_with_each(run, "SOFTGPU_FAIL_ALLOCATION", range(26, 70, 6), "--engine", gpu_engine, "--perf_only",
+                           "--streams", 2, "--iterations", 1, "--duration", 0)
+    failed = list(filter(None, errors))
+    assert 4 < len(failed) < len(errors) and all("smaller batch" in error for error in failed)
+
+
 @pytest.mark.parametrize("options", [(), ("--perf_only", "--iterations", 3, "--duration", 0)],
                          ids=["accuracy", "throughput"])
 def test_enqueue_that_fails(run: Run, gpu_engine: Path, drawn: Path, options: tuple[object, ...]) -> None:
