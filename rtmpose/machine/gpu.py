@@ -61,8 +61,8 @@ def find_gpu() -> Gpu | None:
     failed = (cuda.cuDeviceGet(ctypes.byref(device), ordinal) or cuda.cuDeviceGetName(name, len(name), device)
               or cuda.cuDeviceGetPCIBusId(bus_id, len(bus_id), device) or cuda.cuDriverGetVersion(ctypes.byref(version))
               or cuda.cuDeviceGetAttribute(ctypes.byref(major), 75, device)
-              or cuda.cuDeviceGetAttribute(ctypes.byref(minor), 76, device)
-              or cuda.cuDeviceGetAttribute(ctypes.byref(kilohertz), 13, device))
+              or cuda.cuDeviceGetAttribute(ctypes.byref(minor), 76, device))
+    cuda.cuDeviceGetAttribute(ctypes.byref(kilohertz), 13, device)  # stays 0 if the driver doesn't say
     return None if failed else Gpu(name.value.decode(), f"{major.value}.{minor.value}",
                                    f"{version.value // 1000}.{version.value % 1000 // 10}", ordinal,
                                    bus_id.value.decode(), kilohertz.value / 1e3)
