@@ -30,7 +30,7 @@ from rtmpose.model.mixed_precision import HALVES, to_mixed_precision
 
 PRECISIONS = ("fp32", *HALVES, "int8")
 HINTS = ("latency", "throughput")  # of OpenVINO
-_ROUNDS, _TURN_SECONDS = 8, 0.1
+_MOST_ROUNDS, _TURN_SECONDS = 16, 0.05
 
 
 @dataclass(frozen=True)
@@ -225,16 +225,15 @@ def save_onnx(plan: Plan, record: Record, path: str | Path) -> None:
 def choose_fastest(engine_path: Path, built: Sequence[Built]) -> Built:
     """The fastest engine; its record names the speed of all. Beside INT8, FP32 is only measured.
 
-    They take turns on the same random input, for eight rounds, and eight more if it can't be told then which is the
-    fastest. The round before is a warm-up, and so is the first batch of a turn: threads of the engine before may still
-    spin.
+    They take turns on the same random input, until the fastest is known by its intervals, for at most 16 rounds. The
+    round before is a warm-up, and so is the first batch of a turn: threads of the engine before may still spin.
     """
     batch = built[0].record.batch
     crops = preprocess.random_input(batch, built[0].record.input_size)
     engines = [open_engine(one.content, engine_path, one.record) for one in built]
 
     def take_turn(timer: Callable[[], float]) -> float:
-        milliseconds = timing.measure(timer, 1, 2, _TURN_SECONDS, "Comparing")
+        milliseconds = timing.measure(timer, 1, 1, _TURN_SECONDS, "Comparing")
         timing.finish(timer)
         return batch / float(np.median(milliseconds)) * 1e3
 
@@ -243,12 +242,12 @@ def choose_fastest(engine_path: Path, built: Sequence[Built]) -> Built:
     allowed = (built[0].record.requested_precision, "fp16")
     able = [i for i, one in enumerate(built) if one.record.requested_precision in allowed]
     speeds: list[list[float]] = []
-    for _ in range(2):
-        speeds += itertools.islice(rounds, _ROUNDS)
+    for found in itertools.islice(rounds, _MOST_ROUNDS):
+        speeds.append(found)
         sides, fps = np.transpose(speeds), np.median(speeds, axis=0).tolist()
         best = max(able, key=lambda i: fps[i])
         decided = all(turns.paired_ratio(sides[best], sides[i]).verdict == "slower" for i in able if i != best)
-        if decided:
+        if decided and len(speeds) >= turns.LEAST_ROUNDS:
             break
     for engine in engines:
         engine.close()
