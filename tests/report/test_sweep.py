@@ -163,7 +163,8 @@ def test_ratios_are_paired(swept: Path) -> None:
     assert [row["Ratio"] for row in summary.table_rows([cell.summary for cell in cells])] == [
         "1.00", "1.50 [1.50, 1.50]"]
     assert "that is 1.50 [1.50, 1.50] times as fast" in " ".join(page_of(*cells).split())
-    base.throughput["conditions"] = {"verdict": "busy", "reasons": []}
+    base.throughput["conditions"] = other.throughput["conditions"] = {"verdict": "busy", "reasons": []}
+    assert "or no speed was measured. Ratios were measured in turns, and hold." in " ".join(page_of(*cells).split())
     row = compare.compare([[base], [other]]).rows[1]
     assert (row.verdict, row.ratio_interval) == ("faster", pytest.approx((1.5, 1.5)))
     other.throughput["repeats"]["rounds"] = ["then"] * 7
