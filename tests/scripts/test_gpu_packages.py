@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+import sysconfig
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -84,11 +86,18 @@ def test_pycuda_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         build_pycuda.build(tmp_path, [])
 
 
+def check_functions(site: Path, *newer: str) -> None:
+    """Python can only load pycuda if the driver has every function, so the oldest one must do."""
+    (library,) = (site / "pycuda").glob("_driver*.so")
+    symbols = build_pycuda.run(["nm", "-D", "--undefined-only", library])
+    assert "cuCtxCreate_v" in symbols and not [symbol for symbol in newer if symbol in symbols]
+    assert "libcuda.so.1" in build_pycuda.run(["readelf", "--dynamic", library])
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("cuda", ["cu12", "cu13"])
-def test_pycuda_is_built_with_the_wheels_headers(cuda: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a toolkit. Python can only load it if the driver has every function, so the oldest one must do."""
-    pins = (ROOT / f"requirements/tensorrt-{cuda}.txt").read_text().splitlines()
+def test_pycuda_is_built_with_the_headers_of_cuda_12s_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a toolkit."""
+    pins = (ROOT / "requirements/tensorrt-cu12.txt").read_text().splitlines()
     (pin,) = (pin for pin in pins if "runtime" in pin)
     build_pycuda.run([sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", tmp_path, pin])
     (wheel,) = tmp_path.glob("*.whl")
@@ -99,11 +108,18 @@ def test_pycuda_is_built_with_the_wheels_headers(cuda: str, tmp_path: Path, monk
     (include,) = (tmp_path / "wheel").glob("nvidia/*/include")
     monkeypatch.setenv("CUDA_HOME", str(include.parent))
     monkeypatch.setattr(build_pycuda.importlib.util, "find_spec", lambda name: None)
-    headers = build_pycuda.find_headers(cuda, tmp_path / "extra")
+    headers = build_pycuda.find_headers("cu12", tmp_path / "extra")
     assert headers == [str(include), str(tmp_path / "extra")]
     build_pycuda.build(tmp_path / "build", headers, tmp_path / "site")
-    (library,) = (tmp_path / "site/pycuda").glob("_driver*.so")
-    symbols = build_pycuda.run(["nm", "-D", "--undefined-only", library])
-    newer = {"cu12": ("cuCtxCreate_v4", "cuEventElapsedTime_v2"), "cu13": ("cuCtxCreate_v5",)}[cuda]
-    assert "cuCtxCreate_v" in symbols and not [symbol for symbol in newer if symbol in symbols]
-    assert "libcuda.so.1" in build_pycuda.run(["readelf", "--dynamic", library])
+    check_functions(tmp_path / "site", "cuCtxCreate_v4", "cuEventElapsedTime_v2")
+
+
+@pytest.mark.slow
+def test_the_software_gpus_pycuda_is_built_with_the_headers_of_cuda_13s_wheel(software_gpu: dict[str, str],
+                                                                              tmp_path: Path) -> None:
+    headers = build_pycuda.find_headers("cu13", tmp_path / "extra")
+    assert headers == [str(Path(sysconfig.get_path("purelib"), "nvidia/cu13/include")), str(tmp_path / "extra")]
+    pin = f"nvidia-cuda-runtime=={version('nvidia-cuda-runtime')}"
+    assert pin in (ROOT / "requirements/tensorrt-cu13.txt").read_text().splitlines()
+    (site,) = filter(lambda folder: (folder / "pycuda").is_dir(), map(Path, software_gpu["PYTHONPATH"].split(os.pathsep)))
+    check_functions(site, "cuCtxCreate_v5")
