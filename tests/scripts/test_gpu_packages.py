@@ -121,5 +121,6 @@ def test_the_software_gpus_pycuda_is_built_with_the_headers_of_cuda_13s_wheel(so
     assert headers == [str(Path(sysconfig.get_path("purelib"), "nvidia/cu13/include")), str(tmp_path / "extra")]
     pin = f"nvidia-cuda-runtime=={version('nvidia-cuda-runtime')}"
     assert pin in (ROOT / "requirements/tensorrt-cu13.txt").read_text().splitlines()
-    (site,) = filter(lambda folder: (folder / "pycuda").is_dir(), map(Path, software_gpu["PYTHONPATH"].split(os.pathsep)))
+    folders = map(Path, software_gpu["PYTHONPATH"].split(os.pathsep))
+    (site,) = (folder for folder in folders if (folder / "pycuda").is_dir())
     check_functions(site, "cuCtxCreate_v5")
