@@ -8,12 +8,14 @@ from common import Parser, amount, positive, run
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
-from interval_coverage import INFERENCE
 
 from rtmpose.evaluate.repeats import measure_in_new_process
 from rtmpose.report.text import describe_conditions
+
+INFERENCE = str(Path(__file__).resolve().parents[1] / "inference.py")
 
 
 def main() -> int:
