@@ -1,8 +1,10 @@
 """Fixtures of the tests."""
 
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import helpers
 import pytest
@@ -18,6 +20,17 @@ def pytest_configure(config: pytest.Config) -> None:
     """Pass ``--fuzz`` on to the decorators of tests/fuzz."""
     if config.getoption("--fuzz"):
         os.environ["FUZZ_EXAMPLES"] = str(config.getoption("--fuzz"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Say how a process of pytest-xdist's ended that crashed; it says nothing itself if a signal or exit() ended it."""
+    if error:
+        try:
+            code = f"exit code {node.gateway._io.popen.wait(10)}"  # a signal's is its number, negative
+        except subprocess.TimeoutExpired:
+            code = "still there"
+        print(f"\n{node.gateway.id}: {code}", flush=True)
 
 
 @pytest.fixture(scope="session")
