@@ -148,7 +148,7 @@ def test_a_killed_rank_ends_all(engine_file: Path, tmp_path: Path, ranks: int, n
         os.kill(rank, signal.SIGKILL)
         killed = time.monotonic()
         done = finish(started)
-    assert time.monotonic() - killed < 60  # not the 100 s that are asked for
+    assert time.monotonic() - killed < 15
     assert all(code == 1 for code, _, _ in done)
     assert f"Signal 9 (SIGKILL) received by PID {rank}" in done[dead // ranks][2]  # torchrun says so
     assert [line.partition(": rank 0 of 2 on ")[2].partition(": ")[2] for line in kit_lines(done[0][2])] == [

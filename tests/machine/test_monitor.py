@@ -230,7 +230,7 @@ def test_a_costly_sensor_is_read_less_often(machine: Machine, monkeypatch: pytes
     monkeypatch.setattr(cpu.CpuSensor, "read", slow)
     with Monitor(interval=0.01) as monitor:
         time.sleep(0.4)
-    assert 3 <= monitor.conditions["samples"] < 8  # not forty; a loaded machine sleeps longer
+    assert 3 <= monitor.conditions["samples"] <= 3 + monitor.seconds // 0.5  # a loaded machine sleeps longer
 
 
 @pytest.mark.parametrize(("seconds", "energy"), [(9.9, None), (10, {

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import ROOT, build_engine, page_text, run_script
+from helpers import ROOT, build_engine, page_text
 from scipy import stats
 
 import check_result
@@ -412,14 +412,13 @@ def test_results_in_the_repository_were_measured_under_clean_conditions() -> Non
 
 
 @pytest.mark.slow
-def test_engines_are_measured_in_turns(engine_file: Path, model_files: dict[str, Path], drawn: Path, tmp_path: Path
-                                       ) -> None:
+def test_engines_are_measured_in_turns(engine_file: Path, model_files: dict[str, Path], drawn: Path, run: Main,
+                                       tmp_path: Path) -> None:
     """Of two batch sizes, the second by another checkout's inference.py; the same engine twice, from files."""
     other = build_engine(model_files["onnx"], tmp_path / "other.engine", 1, "fp32", "onnxruntime")
-    done = run_script("scripts/compare.py", engine_file, other, "--rounds", 8, "--minutes", 0.001, "--duration", 0,
-                      "--kit", ROOT, ROOT, "--python", sys.executable, sys.executable, "--output", tmp_path / "out")
-    output = done.stdout
-    assert (done.returncode, done.stderr) == (0, "")
+    code, output, errors = run(engine_file, other, "--rounds", 8, "--minutes", 0.001, "--duration", 0, "--kit", ROOT,
+                               ROOT, "--python", sys.executable, sys.executable, "--output", tmp_path / "out")
+    assert (code, errors) == (0, "")
     content = read_sealed(tmp_path / "out/turns.json", "turns.json")
     speeds = np.array([[turn["fps"] for turn in one] for one in content["rounds"]])
     assert speeds.shape == (7, 2) and len({*speeds.ravel()}) == 14
@@ -433,10 +432,9 @@ def test_engines_are_measured_in_turns(engine_file: Path, model_files: dict[str,
     conditions = re.search(r"^- conditions of the turns: (.*)$", output, re.M)[1]
     assert sum(map(int, re.findall(r"\d+", conditions))) == 14
     assert (tmp_path / "out/compare.md").read_text().strip() in output
-    done = run_script("scripts/compare.py", engine_file, other, "--rounds", 7, "--end_to_end", drawn,
-                      "--fail_if_slower")
-    assert "persons a second from image files to keypoints" in done.stdout
-    assert done.returncode == (6 if "| slower " in done.stdout else 0)
+    code, output, _ = run(engine_file, other, "--rounds", 7, "--end_to_end", drawn, "--fail_if_slower")
+    assert "persons a second from image files to keypoints" in output
+    assert code == (6 if "| slower " in output else 0)
 
 
 def test_engines_that_cant_be_compared(engine_file: Path, measured: dict[str, Path], run: Main, tmp_path: Path
