@@ -186,6 +186,18 @@ def test_whole_run_with_names_that_are_not_utf_8(tmp_path: Path, model_files: di
         ran(*command, cwd=folder)
 
 
+def test_runtimes_report_nothing_to_their_makers(model_files: dict[str, Path], tmp_path: Path) -> None:
+    """They would keep what they send, or who sends it, below the home folder, outside of CI."""
+    kept = {name: value for name, value in os.environ.items() if name not in (
+        "CI", "TF_BUILD", "JENKINS_URL", "XDG_CACHE_HOME", "ORT_DISABLE_TELEMETRY")}
+    home = tmp_path / "home"
+    home.mkdir()
+    for backend in ("onnxruntime", "openvino"):
+        ran("build_engine.py", "--model_path", model_files["onnx"], "--batch", 1, "--precision", "fp32", "--backend",
+            backend, "--engine_path", tmp_path / "one.engine", env={**kept, "HOME": str(home)})
+    assert not list(home.iterdir())
+
+
 def test_control_characters_are_escaped() -> None:
     assert one_line("a\nb\x1b[2J\u2028 \u00fc") == r"a\nb\x1b[2J\u2028 " + "\u00fc"
     assert str(KitError("a\nb")) == r"a\nb"
