@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Checks that the kit works on this machine's NVIDIA GPU. Prints a table, and writes gpu_check.json. Takes some minutes:
-# TensorRT builds four engines.
+# Checks that the kit works on this machine's NVIDIA GPU. Prints a table, and writes gpu_check.json. Expect 6 to 12
+# minutes: TensorRT builds five engines, INT8's beside another in FP16.
 #
 #   bash scripts/check_gpu.sh [options of check_gpu.py]
 #

@@ -57,7 +57,7 @@ def build_lines(plan: Plan, built: Built) -> str:
         return "\n".join([*lines, f"  precision of the vendor's tool, as --precision says: {record.precision}",
                           f"  next: {plan.engine_path.with_name('README.md')} says what that tool has to write"])
     lines += [f"  convolutions and matrix products: {_counts(record.arithmetic)}",
-              f"  all layers: {_counts(record.layers) or 'not told'}"]
+              f"  all layers: {_counts(record.layers) or 'not told; the types above are what the graph asks for'}"]
     if record.executors:
         lines.append(f"  nodes: {_counts(record.executors)}")
     if kernels := record.kernels:
