@@ -1,10 +1,13 @@
 """Timers of batches in flight, of events whose times are known."""
 
-from itertools import pairwise
+from collections.abc import Callable
+from itertools import count, groupby, pairwise
+from types import SimpleNamespace
 
 import pytest
 
-from rtmpose.engines.in_flight import IN_FLIGHT, BatchTimer
+from rtmpose.engines import in_flight
+from rtmpose.engines.in_flight import IN_FLIGHT, BatchTimer, graph_pays
 from rtmpose.report.summary import notes
 from rtmpose.timing import finish
 
@@ -40,6 +43,37 @@ def test_timer_of_two_streams_counts_the_batches_of_both() -> None:
     assert waited == ends[:len(waited)] and len(waited) == 5 + 2
     found = finish(timer)
     assert found["request_latency_ms"] == [4] * 5 and len(found["enqueue_ms"]) == 5 + 2 * IN_FLIGHT + 1
+
+
+@pytest.mark.parametrize(("milliseconds", "slower", "longer", "pays"), [
+    (1, 1.01, {}, True), (1, 1.03, {}, False),
+    # A turn takes longer than the comparison should, the first launch or the first turn still longer.
+    (100, 1.01, {("graph", 0): 500}, True), (100, 1.03, {("kernels", 0): 500}, False),
+    (100, 1.01, {("graph", 1): 500}, True), (100, 1.03, {("kernels", 1): 500}, False),
+    # A first launch as long as the comparison, and a turn that something else disturbs.
+    (1, 1.01, {("graph", 0): 500, ("graph", 7): 5}, True), (1, 1.03, {("kernels", 0): 500, ("kernels", 7): 5}, False)])
+def test_a_graph_pays_unless_it_is_more_than_2_percent_slower(
+        monkeypatch: pytest.MonkeyPatch, milliseconds: float, slower: float, longer: dict[tuple[str, int], float],
+        pays: bool) -> None:
+    """By the clock of a device on which only work takes time, which it begins when it is waited for."""
+    clock, queue, launched = [0.0], [], []
+    monkeypatch.setattr(in_flight, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+
+    def work(name: str, usual: float) -> Callable[[], None]:
+        numbers = count()
+
+        def launch() -> None:
+            launched.append(name)
+            queue.append(usual + longer.get((name, next(numbers)), 0))
+
+        return launch
+
+    def wait() -> None:
+        clock[0] += sum(queue) / 1e3
+        queue.clear()
+
+    assert graph_pays(work("graph", milliseconds * slower), work("kernels", milliseconds), wait) == pays
+    assert len([*groupby(launched)]) >= 6, "untimed, to warm up, and timed: each in turns"
 
 
 @pytest.mark.parametrize(("interval", "busy", "enqueue", "streams", "noted"), [  # on both sides of trtexec's limits

@@ -3,6 +3,7 @@ every failure in one line. The driver reports faults that are planted on purpose
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -95,10 +96,12 @@ def test_keypoints_equal_the_cpu_engines(run: Run, gpu_engine: Path, engine_file
 
 
 def test_throughput(run: Run, gpu_engine: Path, tmp_path: Path) -> None:
-    run("inference.py", "--engine", gpu_engine, "--perf_only", "--iterations", 5, "--duration", 0, "--output", tmp_path)
+    run("inference.py", "--engine", gpu_engine, "--perf_only", "--iterations", 5, "--duration", 0, "--output", tmp_path,
+        SOFTGPU_NETWORK="zeros", SOFTGPU_ENQUEUE_MS=20)
     measured = summary(tmp_path)
     assert read_record(gpu_engine).kernels["number"] == len(onnx.load(gpu_engine).graph.node), "the inspector's"
-    assert "CUDA events" in measured["fps_of"] and len(measured["other_timings"]) == 3
+    assert re.search("by CUDA events, .* back to back as CUDA graphs$", measured["fps_of"])
+    assert len(measured["other_timings"]) == 3
     for timed in (measured, next(iter(measured["other_timings"].values()))):
         assert {"request_latency_ms", "enqueue_ms"} <= timed.keys()
 
@@ -138,9 +141,9 @@ engine.close()
 """)
     run(str(script), root=Path("/"))
     run("inference.py", "--engine", gpu_engine, "--perf_only", "--streams", 2, "--iterations", 2, "--duration", 0,
-        "--output", tmp_path)
+        "--output", tmp_path, SOFTGPU_CAPTURE="refuse")
     measured = summary(tmp_path)
-    assert measured["streams"] == 2 and measured["fps_of"].endswith(", 2 streams")
+    assert measured["streams"] == 2 and measured["fps_of"].endswith(" back to back kernel by kernel, 2 streams")
     assert any("4 batches in flight" in name for name in measured["other_timings"])
 
 

@@ -340,6 +340,7 @@ class _Context:
     def execute_async_v3(self, stream_handle: int) -> bool:
         stream = ctypes.c_void_p(stream_handle)
         _Context._runs += 1
+        time.sleep(float(os.environ.get("SOFTGPU_ENQUEUE_MS", 0)) / 1e3)
         if set(self._addresses) != {*self._engine.inputs, *self._engine.outputs}:
             return self._fail("Address is not set")
         if _Context._runs == int(os.environ.get("SOFTGPU_FAIL_ENQUEUE", 0)):
