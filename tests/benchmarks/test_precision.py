@@ -1,15 +1,19 @@
 """The range instrument sees what is hidden inside an operator; benchmarks that can't run say so in one line."""
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
 from fp16_ranges import measure
+from gpu_table import torch_timer
 from helpers import ran, refused
 from onnx import TensorProto, helper, numpy_helper
 
 from rtmpose.machine.gpu import find_gpu
+from rtmpose.timing import finish
 
 
 def test_ranges_see_sums_inside_operators() -> None:
@@ -44,3 +48,25 @@ def test_the_gpu_table_needs_a_gpu(tmp_path: Path) -> None:
     message = refused("benchmarks/gpu_table.py", "--model_path", tmp_path, "--cfg", tmp_path, "--weight", tmp_path,
                       "--datasets", tmp_path)
     assert "needs an NVIDIA GPU" in message
+
+
+def test_the_gpu_table_keeps_two_runs_of_pytorch_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a made-up PyTorch: an event knows how many runs stand before it."""
+    calls: list[str] = []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            self.elapsed_time = lambda end: end.runs - self.runs
+
+        def record(self) -> None:
+            self.runs = calls.count("run")
+
+        def synchronize(self) -> None:
+            calls.append(f"wait for {self.runs}")
+
+    cuda = SimpleNamespace(Event=Event, synchronize=lambda: calls.append("wait for all"))
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    timer = torch_timer(lambda: calls.append("run"))
+    assert [timer(), timer()] == [1, 1]
+    assert calls == ["wait for all", "run", "run", "wait for 1", "run", "wait for 2", "run", "wait for 3"]
+    assert finish(timer)["request_latency_ms"] == [1, 1]
