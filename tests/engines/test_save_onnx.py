@@ -79,8 +79,7 @@ def test_tensorrts_parser_takes_it_strongly_typed(demo_onnx: Path, tmp_path: Pat
     trt = importlib.import_module(tensorrt.describe()[0].package)
     logger = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(logger)
-    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-    network = builder.create_network(0 if flag is None else 1 << int(flag))
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     assert parser.parse_from_file(str(path)), parser.get_error(0).desc()
     assert [network.get_output(i).name for i in range(network.num_outputs)] == [*graph.OUTPUTS]

@@ -124,7 +124,7 @@ def build(model: onnx.ModelProto, path: Path, facts: Facts) -> list[Compiled]:
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(model.SerializeToString()):
-        reason = parser.get_error(0).desc() if parser.num_errors else logger.last_error
+        reason = parser.get_error(0) if parser.num_errors else logger.last_error
         raise RuntimeError(f"can't parse the graph: {first_line(reason)}")
     contents = [builder.build_serialized_network(network, make_config(trt, builder, facts.optimization_level))
                 for _ in range(facts.builds)]

@@ -1,14 +1,18 @@
 """The stand-in of tests/software_gpu takes only what TensorRT's and TensorRT-RTX's own bindings take: the same classes,
-functions, parameters and flags. So whatever the kit calls on the software GPU exists in the real packages.
+functions, parameters and flags. So whatever the kit calls on the software GPU exists in the real packages. Names that
+stand in its code exist there too, whether or not a test runs the line.
 
 The bindings import without TensorRT's libraries once the nine functions that they link against are there.
 """
 
+import ast
+import importlib
 import json
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -20,32 +24,36 @@ VERSIONS = sorted(set(re.findall(r"^tensorrt-cu13-bindings==([\d.]+)",
                                  (ROOT / "requirements/tensorrt-cu13.txt").read_text(), re.MULTILINE)))
 NAMES = {"_Layer": "ILayer", "_Tensor": "ITensor", "_Network": "INetworkDefinition", "_Config": "IBuilderConfig",
          "_Engine": "ICudaEngine", "_Context": "IExecutionContext", "_RuntimeConfig": "IRuntimeConfig",
-         "_RuntimeCache": "IRuntimeCache"}
+         "_RuntimeCache": "IRuntimeCache", "_Inspector": "EngineInspector", "_ParserError": "ParserError"}
 RTX_ONLY = ("IRuntimeConfig", "IRuntimeCache", "ICudaEngine.create_runtime_config",
-            "ICudaEngine.create_execution_context(runtime_config)")
+            "ICudaEngine.create_execution_context(runtime_config)", "BuilderFlag.REQUIRE_USER_ALLOCATION")
 LINKED = ("createInferBuilder_INTERNAL", "createInferRefitter_INTERNAL", "createInferRuntime_INTERNAL",
           "createNvOnnxParserRefitter_INTERNAL", "createNvOnnxParser_INTERNAL", "getBuilderPluginRegistry",
           "getNvOnnxParserVersion", "getPluginRegistry", "initLibNvInferPlugins")
 
-# Classes of a package as JSON, with the docstring of each member, which pybind11 begins with the signature.
+# A package ("") and its classes as JSON, with the docstring of each member, which pybind11 begins with the signature.
 REAL = """
-import importlib, importlib.util, json, sys
-if sys.argv[1].endswith(".so"):
-    spec = importlib.util.spec_from_file_location("tensorrt", sys.argv[1])
-    package = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(package)
-else:
-    package = importlib.import_module(sys.argv[1])
-print(json.dumps({name: {member: getattr(kind, member).__doc__ for member in dir(kind)}
-                  for name, kind in vars(package).items() if isinstance(kind, type)}))
+import importlib, json, sys
+package = importlib.import_module(sys.argv[1])
+owners = {"": package}
+for owner in (package, package.ILogger):
+    owners.update({kind.__qualname__: kind for kind in vars(owner).values() if isinstance(kind, type)})
+print(json.dumps({name: {member: getattr(owner, member).__doc__ for member in dir(owner)}
+                  for name, owner in owners.items()}))
 """
-# Public classes and functions of the stand-in as JSON, with the names of their parameters; None for anything else.
+# Classes of the stand-in as JSON, with the parameters of functions that the kit calls and None for other members. The
+# kit makes objects of those classes whose names begin with no underscore.
 STAND_IN = """
 import inspect, json, tensorrt
-print(json.dumps({name: {member: [*inspect.signature(value).parameters] if inspect.isroutine(value) else None
-                         for member, value in vars(kind).items() if member[0] != "_"}
-                  for name, kind in vars(tensorrt).items() if inspect.isclass(kind) and kind.__module__ == "tensorrt"
-                  and name != "_Named"}))
+def called(kind, member, value):
+    return member[0] != "_" or getattr(value, "__module__", "") == "tensorrt" and (
+        member == "__str__" or member == "__init__" and kind.__name__[0] != "_")
+kinds = [kind for owner in (tensorrt, tensorrt.ILogger) for kind in vars(owner).values()
+         if inspect.isclass(kind) and kind.__module__ == "tensorrt"]
+print(json.dumps({kind.__qualname__: {
+    member: [*inspect.signature(value).parameters] if inspect.isroutine(value) else None
+    for member, value in {**vars(kind), **getattr(kind, "__members__", {})}.items() if called(kind, member, value)}
+    for kind in kinds}))
 """
 
 
@@ -65,7 +73,7 @@ def stand_in(software_gpu: dict[str, str]) -> list[str]:
         kind = NAMES.get(kind, kind)
         names.append(kind)
         for member, parameters in members.items():
-            names += [f"{kind}.{member}", *(f"{kind}.{member}({parameter})" for parameter in (parameters or ())[1:])]
+            names += [f"{kind}.{member}", *(f"{kind}.{member}({parameter})" for parameter in parameters or ())]
     return names
 
 
@@ -85,20 +93,47 @@ def bindings(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     for library in ("nvinfer", "nvinfer_plugin", "nvonnxparser"):
         subprocess.run(["cc", "-shared", "-fPIC", "-o", folder / f"lib{library}.so.{request.param.partition('.')[0]}",
                         folder / "linked.c"], check=True)
-    return describe(REAL, folder / "tensorrt_bindings/tensorrt.so", LD_LIBRARY_PATH=str(folder))
+    return describe(REAL, "tensorrt_bindings", LD_LIBRARY_PATH=str(folder), PYTHONPATH=str(folder))
+
+
+def names_of_the_kit() -> set[str]:
+    """What the kit's code takes from TensorRT's package, and the types of layers and tensors that it looks for."""
+    names = {f"DataType.{name}" for name in importlib.import_module("rtmpose.engines.tensorrt.build")._TYPES}
+    for path in (ROOT / "rtmpose/engines/tensorrt").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            text = ast.unparse(node).replace("base.", "trt.ILogger.")  # its name where the kit's logger is made
+            if isinstance(node, ast.Attribute):
+                names.update(re.findall(r"^(?:trt|import_package\(.*\))\.([\w.]+)$", text))
+            elif isinstance(node, ast.Call):
+                names.update(map(".".join, re.findall(r"^getattr\(trt\.(\w+), '(\w+)', None\)$", text)))
+            elif isinstance(node, ast.Compare) and text.startswith("layer.type.name "):
+                names.update(f"LayerType.{name}" for name in re.findall(r"'(\w+)'", text))
+    return names
 
 
 def test_stand_in_takes_only_what_the_real_bindings_take(stand_in: list[str], bindings: dict[str, dict[str, str]]
                                                          ) -> None:
-    real = [name for name in stand_in if "IRuntimeCache" in bindings or not name.startswith(RTX_ONLY)]
-    assert [name for name in real if not has(bindings, name)] == [] and len(real) > 40
+    assert missing(bindings, stand_in) == [] and len(stand_in) > 90
+
+
+def test_real_bindings_have_every_name_of_the_kit(bindings: dict[str, dict[str, str]]) -> None:
+    names = names_of_the_kit()
+    assert missing(bindings, names) == [] and {
+        "__version__", "OnnxParser", "ILogger.Severity.WARNING", "ProfilingVerbosity.NONE", "LayerType.DEQUANTIZE",
+        "LayerType.MATRIX_MULTIPLY", "DataType.HALF", "BuilderFlag.REQUIRE_USER_ALLOCATION"} < names
+
+
+def missing(bindings: dict[str, dict[str, str]], names: Iterable[str]) -> list[str]:
+    """The names that bindings lack, but need not lack: those of TensorRT-RTX only are its own."""
+    return [name for name in names if ("IRuntimeCache" in bindings or not name.startswith(RTX_ONLY))
+            and not has(bindings, name)]
 
 
 def has(bindings: dict[str, dict[str, str]], name: str) -> bool:
-    """Whether bindings have ``Class``, ``Class.function`` or ``Class.function(parameter)``."""
-    kind, _, rest = name.partition(".")
-    member, _, parameter = rest.rstrip(")").partition("(")
+    """Whether bindings have ``Class``, ``Class.member`` or ``Class.function(parameter)``."""
+    path, _, parameter = name.rstrip(")").partition("(")
+    kind, _, member = path.rpartition(".")
     members = bindings.get(kind, {})
-    signatures = re.findall(rf"{member}\(self: .*\) ->", members.get(member) or "")
-    return kind in bindings and (not member or member in members) and (
-        not parameter or any(f" {parameter}: " in signature for signature in signatures))
+    signatures = re.findall(rf"{member}(\(self: .*\)) ->", members.get(member) or "")
+    return member in members and (
+        not parameter or any(re.search(rf"[( ]{parameter}: ", signature) for signature in signatures))

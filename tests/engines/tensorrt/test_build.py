@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import build_engine, build_facts, ran, refused
-from onnx import ModelProto
+from onnx import ModelProto, load_model, save_model
 
 from rtmpose.data import preprocess
 from rtmpose.data.coco import load_persons
@@ -123,6 +123,16 @@ def test_rtx_refuses_int8(model_files: dict[str, Path], calibration_folder: Path
                    "--calibration", calibration_folder, "--backend", "tensorrt", "--engine_path", tmp_path / "a.engine")
     assert line.endswith("--precision int8: TensorRT-RTX fuses nothing into INT8 convolutions, which makes INT8 slower "
                          "than FP16; use --precision fp16")
+
+
+def test_operator_that_the_parser_refuses_is_named(model_files: dict[str, Path], tmp_path: Path) -> None:
+    """The parser's description of the error alone is "false"."""
+    model, path = load_model(model_files["onnx"]), tmp_path / "rtmpose.onnx"
+    next(node for node in model.graph.node if node.op_type == "Sigmoid").op_type = "Bernoulli"
+    save_model(model, path)
+    line = refused("build_engine.py", "--model_path", path, "--batch", 1, "--precision", "fp32", "--backend",
+                   "tensorrt", "--engine_path", tmp_path / "rtmpose.engine")
+    assert "can't build it (can't parse the graph: In node " in line and " and operator: Bernoulli (" in line
 
 
 def test_real_builder_rounds_no_operands_to_tf32() -> None:

@@ -312,6 +312,7 @@ def test_engine_that_cannot_run_here(run: Run, software_gpu: dict[str, str], gpu
     ({"SOFTGPU_CUDA_VERSION": 11080}, "the driver speaks CUDA 11.8"),
     ({"SOFTGPU_DEVICES": 0}, "TensorRT builds on the GPU that will run the engine, and no NVIDIA GPU is here"),
     ({"SOFTGPU_FAIL_BUILD": "parse"}, "tensorrt 10.16.1.11 can't build it (can't parse the graph: made up)"),
+    ({"SOFTGPU_FAIL_BUILD": "node"}, "(can't parse the graph: In node 5 with name: made up and operator: Bernoulli ("),
     ({"SOFTGPU_FAIL_BUILD": "build"}, "tensorrt 10.16.1.11 can't build it (made up)"),
 ])
 def test_build_that_fails(run: Run, model_files: dict[str, Path], tmp_path: Path, variables: dict[str, Any],

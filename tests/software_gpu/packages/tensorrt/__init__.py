@@ -39,7 +39,7 @@ def _fails(step: str) -> bool:
 
 
 class ILogger:
-    """Base of the program's logger, which has ``log(severity, message)``. The first of a process gets all messages."""
+    """Base of the program's logger. The first of a process gets all messages."""
 
     _first: "ILogger | None" = None
 
@@ -51,6 +51,9 @@ class ILogger:
 
     def __init__(self) -> None:
         ILogger._first = ILogger._first or self
+
+    def log(self, severity: Severity, msg: str) -> None:
+        raise NotImplementedError
 
 
 class NetworkDefinitionCreationFlag(enum.IntEnum):
@@ -71,35 +74,53 @@ class LayerInformationFormat(enum.Enum):
     ONELINE = 0
 
 
-class _Named(NamedTuple):
-    name: str
+class LayerType(enum.Enum):
+    """Those that the kit tells apart, and one for all others."""
+
+    CONVOLUTION = 0
+    ELEMENTWISE = 5
+    CONSTANT = 19
+    MATRIX_MULTIPLY = 15
+    QUANTIZE = 44
+    DEQUANTIZE = 45
+
+
+class DataType(enum.Enum):
+    FLOAT = 0
+    HALF = 1
+    INT8 = 2
+    INT32 = 3
+    BOOL = 4
+    UINT8 = 5
+    BF16 = 7
+    INT64 = 8
 
 
 class _Tensor(NamedTuple):
     name: str
-    dtype: _Named
+    dtype: DataType
     shape: list[int]
 
 
 class _Layer:
-    _KINDS = {"Conv": "CONVOLUTION", "MatMul": "MATRIX_MULTIPLY", "Constant": "CONSTANT",
-              "DequantizeLinear": "DEQUANTIZE", "QuantizeLinear": "QUANTIZE"}
+    _KINDS = {"Conv": LayerType.CONVOLUTION, "MatMul": LayerType.MATRIX_MULTIPLY, "Constant": LayerType.CONSTANT,
+              "DequantizeLinear": LayerType.DEQUANTIZE, "QuantizeLinear": LayerType.QUANTIZE}
 
     _TYPES = {TensorProto.UNDEFINED: "FLOAT", TensorProto.FLOAT16: "HALF", TensorProto.BFLOAT16: "BF16"}
 
     def __init__(self, node: onnx.NodeProto, types: dict[str, tuple[int, list[int]]]) -> None:
-        self.name, self.type = node.name, _Named(self._KINDS.get(node.op_type, node.op_type.upper()))
+        self.name, self.type = node.name, self._KINDS.get(node.op_type, LayerType.ELEMENTWISE)
         self._inputs, self._outputs = ([_Tensor(name, self._type(types[name][0]), types[name][1]) for name in names
                                         if name in types] for names in (node.input, node.output))
 
-    def _type(self, kind: int) -> _Named:
-        return _Named(self._TYPES.get(kind, TensorProto.DataType.Name(kind)))
+    def _type(self, kind: int) -> DataType:
+        return DataType[self._TYPES.get(kind) or TensorProto.DataType.Name(kind)]
 
     def _describe(self, quantized: dict[str, _Tensor]) -> str:
         """As TensorRT 10's inspector does, with other tensors in the place of some inputs."""
         inputs, outputs = (", ".join(
-            f"{{ Name: {name}, Dimensions: {str(shape).replace(' ', '')}, Format/Datatype: {kind} }}"
-            for name, (kind,), shape in (quantized.get(tensor.name, tensor) for tensor in tensors))
+            f"{{ Name: {name}, Dimensions: {str(shape).replace(' ', '')}, Format/Datatype: {kind.name} }}"
+            for name, kind, shape in (quantized.get(tensor.name, tensor) for tensor in tensors))
             for tensors in (self._inputs, self._outputs))
         return (f"Name: {self.name}, LayerType: {self.type.name}, Inputs: [ {inputs}], Outputs: [ {outputs}], "
                 f"StreamId: 0, Metadata: [ONNX Layer: {self.name}]")
@@ -124,14 +145,23 @@ class _Network:
         return self.layers[index]
 
 
+class _ParserError:
+    def __str__(self) -> str:
+        return "In node 5 with name: made up and operator: Bernoulli (checkBernoulli): UNSUPPORTED_NODE: false"
+
+
 class OnnxParser:
     num_errors = 0
 
-    def __init__(self, network: _Network, log: ILogger) -> None:
+    def __init__(self, network: _Network, logger: ILogger) -> None:
         self._network = network
 
+    def get_error(self, index: int) -> _ParserError:
+        return _ParserError()
+
     def parse(self, model: bytes) -> bool:
-        if _fails("parse"):
+        self.num_errors = int(_fails("node"))
+        if self.num_errors or _fails("parse"):
             return False
         self._network.content, self._network.layers = model, _read_layers(onnx.load_from_string(model))
         return True
@@ -156,7 +186,7 @@ class _Config:
 class Builder:
     _builds = 0
 
-    def __init__(self, log: ILogger) -> None:
+    def __init__(self, logger: ILogger) -> None:
         version = ctypes.c_int()
         _cuda.cuDriverGetVersion(ctypes.byref(version))
         if version.value < 12000:
@@ -187,7 +217,7 @@ class Builder:
 
 
 class Runtime:
-    def __init__(self, log: ILogger) -> None:
+    def __init__(self, logger: ILogger) -> None:
         """TensorRT's first logger gets all messages."""
 
     def deserialize_cuda_engine(self, serialized_engine: bytes) -> "_Engine | None":
@@ -244,8 +274,8 @@ class _Engine:
             {value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim) for value in values}
             for values in (graph.input, graph.output))  # shapes; all are FP32
 
-    def create_engine_inspector(self) -> "EngineInspector":
-        return EngineInspector(self._content)
+    def create_engine_inspector(self) -> "_Inspector":
+        return _Inspector(self._content)
 
     @staticmethod
     def create_runtime_config() -> "_RuntimeConfig":
@@ -259,7 +289,7 @@ class _Engine:
         return _Context(self, scratch.value)
 
 
-class EngineInspector:
+class _Inspector:
     """Only the conversions from INT8 are fused: what reads one reads INT8."""
 
     def __init__(self, content: bytes) -> None:
