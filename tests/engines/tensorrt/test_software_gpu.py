@@ -16,6 +16,7 @@ import onnx
 import pytest
 from helpers import ROOT, run_script
 
+import sweep
 from rtmpose.engines.record import read_record
 
 pytestmark = pytest.mark.slow
@@ -340,6 +341,13 @@ def test_fastest_of_three_builds_is_kept(run: Run, model_files: dict[str, Path],
     assert "nothing to do" in run(*arguments, "--builds", 3)
     assert "nothing to do" not in run(*arguments[:-2], "--builds", 1)
     assert (read_record(engine).builds, read_record(engine).optimization_level) == (1, None)
+
+
+def test_sweep_keeps_the_fastest_of_three_builds(run: Run, model_files: dict[str, Path], tmp_path: Path) -> None:
+    run("scripts/sweep.py", "--model", model_files["onnx"], "--precisions", "fp32", "--batches", 1, "--repeats", 1,
+        "--output", tmp_path, "--", "--warmup", 1, "--iterations", 1, "--duration", 0, SOFTGPU_BUILDS_MS="40,0,40",
+        SOFTGPU_NETWORK="zeros")
+    assert read_record(tmp_path / "engines/fp32_bs1.engine").builds == sweep.BUILDS == 3
 
 
 def test_second_engine_of_a_process_tells_its_reason(run: Run, gpu_engine: Path, tmp_path: Path) -> None:
