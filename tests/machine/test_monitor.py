@@ -1,5 +1,6 @@
 """The monitor beside a measurement: real load, made-up readings, a made-up /sys, a stand-in for NVML's library."""
 
+import dataclasses
 import os
 import resource
 import subprocess
@@ -18,7 +19,8 @@ from rtmpose.machine.gpu import Gpu, GpuSensor
 from rtmpose.machine.monitor import Monitor, judge_cpu, judge_gpu
 from rtmpose.report.text import describe_conditions
 
-GPU = Gpu("NVIDIA L4", "8.9", "13.0", 0, "0000:01:00.0", 2040.0)
+CARDS = ("0000:01:00.0", "0000:02:00.0")  # in NVML's order; CUDA counts the second first
+GPU = Gpu("NVIDIA L4", "8.9", "13.0", 0, CARDS[1], 2040.0)
 CPU_FIGURES = {"cores": 2, "seconds": 5.0, "counted_share": 1.0, "idle_share": 0.0, "others_share": 0.05,
                "steal_share": 0.05, "quota_stopped": 1, "quota_periods": 100, "quota_cores": 1.5, "slowdowns": 0,
                "drift": 0.05}
@@ -253,14 +255,19 @@ def not_supported(*_: Any) -> None:
 
 
 def nvml(**changed: Any) -> ModuleType:
-    """A stand-in for pynvml: an idle L4 with this process and another one on it, with some functions changed."""
+    """A stand-in for pynvml: two L4 with this process and another one on them, with some functions changed.
+
+    A handle is NVML's index of a card, or a MIG instance's UUID, and the second card takes the most power.
+    """
     module = ModuleType("pynvml")
     energy = iter(range(10**6, 10**9, 720_000))
     functions = {
         "NVMLError": NVMLError, "NVML_CLOCK_SM": 1, "NVML_CLOCK_MEM": 2, "NVML_TEMPERATURE_GPU": 0,
         "nvmlInit": lambda: None,
         "nvmlSystemGetDriverVersion": lambda: "580.65.06",
-        "nvmlDeviceGetHandleByPciBusId": lambda bus_id: f"device {bus_id}",
+        "nvmlDeviceGetHandleByIndex": lambda index: index,
+        "nvmlDeviceGetHandleByPciBusId": CARDS.index,
+        "nvmlDeviceGetHandleByUUID": str,
         "nvmlDeviceGetEnforcedPowerLimit": lambda device: 72000,
         "nvmlDeviceGetPowerManagementDefaultLimit": lambda device: 75000,
         "nvmlDeviceGetPersistenceMode": lambda device: 1,
@@ -268,7 +275,7 @@ def nvml(**changed: Any) -> ModuleType:
         "nvmlDeviceGetMigMode": not_supported,
         "nvmlDeviceGetClockInfo": lambda device, clock: {1: 2040, 2: 6251}[clock],
         "nvmlDeviceGetTemperature": lambda device, sensor: 61,
-        "nvmlDeviceGetPowerUsage": lambda device: 71500,
+        "nvmlDeviceGetPowerUsage": {0: 9000, 1: 71500, "MIG-12": 3000, "MIG-34": 4000}.get,
         "nvmlDeviceGetTotalEnergyConsumption": lambda device: next(energy),
         "nvmlDeviceGetCurrentClocksThrottleReasons": lambda device: 0x21,
         "nvmlDeviceGetComputeRunningProcesses": lambda device: [SimpleNamespace(pid=pid) for pid in (1, os.getpid())],
@@ -302,17 +309,14 @@ def test_figures_of_the_gpu(machine: Machine, monkeypatch: pytest.MonkeyPatch, c
     assert described(monkeypatch) == ["580.65.06", 72, True, mig]
 
 
-@pytest.mark.parametrize(("visible", "handle"), [
-    ("", f"device {GPU.bus_id}"), ("1,0", f"device {GPU.bus_id}"), ("GPU-12", f"device {GPU.bus_id}"),
-    ("MIG-12,MIG-34", "instance MIG-12")])
-def test_nvml_watches_the_gpu_that_cuda_uses(monkeypatch: pytest.MonkeyPatch, visible: str, handle: str) -> None:
-    asked = []
-    module = nvml(nvmlDeviceGetHandleByUUID=lambda uuid: f"instance {uuid}",
-                  nvmlDeviceGetPowerUsage=lambda device: asked.append(device) or 71500)
-    monkeypatch.setitem(sys.modules, "pynvml", module)
+@pytest.mark.parametrize(("visible", "ordinal", "watts"), [
+    ("", 0, 71.5), ("", 1, 9), ("1,0", 0, 71.5), ("GPU-12", 0, 71.5), ("MIG-12,MIG-34", 0, 3), ("MIG-12,MIG-34", 1, 4)])
+def test_nvml_watches_the_gpu_that_cuda_uses(monkeypatch: pytest.MonkeyPatch, visible: str, ordinal: int, watts: float
+                                             ) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", nvml())
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    GpuSensor(GPU).read()
-    assert asked == [handle]
+    gpu = dataclasses.replace(GPU, ordinal=ordinal, bus_id=CARDS[1 - ordinal])
+    assert GpuSensor(gpu).read()["power_w"] == watts
 
 
 @pytest.mark.parametrize(("module", "reason"), [

@@ -77,9 +77,10 @@ CUresult cuDeviceGetAttribute(int* value, CUdevice_attribute attribute, CUdevice
              : attribute == CU_DEVICE_ATTRIBUTE_CLOCK_RATE ? 1980000 : 0;
     return CUDA_SUCCESS;
 }
-CUresult cuDeviceGetPCIBusId(char* id, int length, CUdevice)
+// CUDA counts the fastest device first, NVML in the order of buses: here the two are opposite.
+CUresult cuDeviceGetPCIBusId(char* id, int length, CUdevice device)
 {
-    snprintf(id, length, "0000:01:00.0");
+    snprintf(id, length, "0000:%02x:00.0", setting("SOFTGPU_DEVICES", 1) - device);
     return CUDA_SUCCESS;
 }
 CUresult cuDeviceTotalMem(size_t* bytes, CUdevice) { *bytes = 80UL << 30; return CUDA_SUCCESS; }

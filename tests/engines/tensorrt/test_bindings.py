@@ -124,7 +124,7 @@ def test_real_bindings_have_every_name_of_the_kit(bindings: dict[str, dict[str, 
 
 
 def missing(bindings: dict[str, dict[str, str]], names: Iterable[str]) -> list[str]:
-    """The names that bindings lack, but need not lack: those of TensorRT-RTX only are its own."""
+    """Those of the names that bindings lack; TensorRT may lack what only TensorRT-RTX has."""
     return [name for name in names if ("IRuntimeCache" in bindings or not name.startswith(RTX_ONLY))
             and not has(bindings, name)]
 

@@ -241,9 +241,10 @@ def test_driver_that_is_too_old(run: Run, gpu_engine: Path, drawn: Path) -> None
 def test_gpu_that_is_described_is_the_one_that_runs(run: Run, tmp_path: Path, variables: dict, device: str) -> None:
     script = tmp_path / "device.py"
     script.write_text("from rtmpose.machine.versions import find_gpu; import pycuda.autoprimaryctx as context; "
-                      "print(find_gpu().name, context.device.name(), find_gpu().boost_mhz, sep='\\n')")
+                      "gpu = find_gpu(); print(gpu.name, context.device.name(), gpu.boost_mhz, gpu.bus_id, sep='\\n')")
     printed = run(str(script), SOFTGPU_DEVICES=2, root=Path("/"), **variables).splitlines()
-    assert printed == [device, device, "1980.0"]
+    bus_id = {"Software GPU": "0000:02:00.0", "Software GPU 1": "0000:01:00.0"}[device]
+    assert printed == [device, device, "1980.0", bus_id]
 
 
 def test_engine_is_built_on_the_gpu_that_its_record_names(run: Run, model_files: dict[str, Path], tmp_path: Path
