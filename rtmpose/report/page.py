@@ -63,7 +63,8 @@ def find_best(cells: Sequence[Cell], prices: dict[str, float]) -> dict[str, Any]
     """The cells of most persons a second, a joule and a dollar, and FP32 beside the fastest, where there are such; and
     ``ties``, those whose speed can't be told apart from the fastest one's.
 
-    Only among results of what the first cell measures; ``prices`` are in dollars an hour, by label.
+    Only among results of what the first cell measures; ``prices`` are in dollars an hour, by label. ``faster`` are the
+    others that were faster than the fastest in turns.
     """
     results = [cell for cell in cells if summary.is_result(cell.timed) and cells[0].timed
                and summary.run_name(cell.timed) == summary.run_name(cells[0].timed)]
@@ -73,6 +74,8 @@ def find_best(cells: Sequence[Cell], prices: dict[str, float]) -> dict[str, Any]
     ratios = [(cell, compare.speed_ratio(fastest.timed, cell.timed)) for cell in results if cell is not fastest
               ] if fastest else []
     return {"second": fastest, "fp32": next(iter(fp32), None),
+            "faster": [cell for cell in cells if fastest and not summary.is_result(cell.timed)
+                       and (ratio := summary.ratio_of_rounds(fastest.timed, cell.timed)) and ratio.verdict == "faster"],
             "ties": [cell for cell, ratio in ratios if ratio.interval and ratio.verdict == "can't tell"],
             "joule": min((cell for cell in results if "energy" in cell.timed),
                          key=lambda cell: cell.timed["energy"]["joules_per_person"], default=None),

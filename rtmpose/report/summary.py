@@ -107,15 +107,16 @@ def markdown(rows: Sequence[dict[str, str]]) -> str:
 
 def table_rows(summaries: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
     """Rows of a table as text. Of several rows, each has its speed's ratio to the first one's, if the two measure the
-    same, and the highest speed that is a result is marked, with those that rounds can't tell apart from it."""
+    same, and the highest speed that is a result is marked, with those that rounds can't tell apart from it; none is if
+    another was faster in turns."""
     rows = list(map(format_row, summaries))
     best = max(filter(is_result, summaries), key=lambda one: one["fps"], default=None)
-    for one, row in zip(summaries, rows, strict=True):
+    verdicts = [ratio.verdict if best and (ratio := ratio_of_rounds(best, one)) else "" for one in summaries]
+    for one, row, verdict in zip(summaries, rows, verdicts, strict=True):
         alike = "fps" in one and row["Measured"] == rows[0]["Measured"]
         row["Ratio"] = ratio_text(summaries[0], one) if alike else "-"
-        ratio = ratio_of_rounds(best, one) if best and is_result(one) else None
-        tied = one is best or ratio is not None and ratio.verdict == "can't tell"
-        row["FPS"] += " (best)" * (tied and len(rows) > 1)
+        tied = one is best or is_result(one) and verdict == "can't tell"
+        row["FPS"] += " (best)" * (tied and len(rows) > 1 and "faster" not in verdicts)
     return [{name: row[name] for name in HEADER if name != "Ratio" or len(rows) > 1} for row in rows]
 
 

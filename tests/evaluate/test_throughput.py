@@ -59,21 +59,25 @@ def test_interval_is_students(number: int) -> None:
 
 
 def test_the_worst_conditions_and_the_process_nearest_to_the_median() -> None:
-    runs = [run(300), run(340, "busy", "others took 38 % of the cores"), run(310, "unknown", "too short"), run(320)]
+    runs = [run(300), run(340, "busy", "others took 38 % of the cores"), run(310, "unknown", "too short")]
     combined = combine(runs)
-    assert combined["fps"] == 315 and combined["latency_ms"] in (runs[2]["latency_ms"], runs[3]["latency_ms"])
+    assert combined["fps"] == 310 and combined["latency_ms"] == runs[2]["latency_ms"]
     assert combined["conditions"] == {
         "verdict": "busy", "seconds": 340,
         "reasons": ["process 2: others took 38 % of the cores", "process 3: too short",
-                    "the interval is 17 % of the speed wide"]}
-    assert combined["repeats"]["values"] == [300, 340, 310, 320]
+                    "the interval is 33 % of the speed wide"]}
+    assert combined["repeats"]["values"] == [300, 340, 310]
     assert combined["repeats"]["conditions"] == [one["conditions"] for one in runs]
 
 
 @pytest.mark.parametrize(("speeds", "verdicts", "expected"), [
     ([99.1, 100, 100.9], ["clean"] * 3, "clean"), ([99, 100, 101.1], ["clean"] * 3, "unsteady"),  # t is 4.30
     ([100, 100, 100], ["unsteady", "clean", "clean"], "clean"), ([100] * 3, ["unsteady"] * 3, "clean"),
-    ([100, 100, 100], ["unsteady", "unknown", "clean"], "unknown"), ([100, 100, 100], ["unsteady", "busy"], "busy")])
+    ([100, 100, 100], ["unsteady", "unknown", "clean"], "unknown"), ([100, 100, 100], ["unsteady", "busy"], "busy"),
+    # A quarter may have been disturbed.
+    ([100] * 3, ["busy", "clean", "clean"], "busy"), ([100] * 4, ["busy", "clean", "clean", "clean"], "clean"),
+    ([100] * 7, ["clean"] * 5 + ["busy", "throttled"], "throttled"), ([100] * 8, ["busy"] * 2 + ["clean"] * 6, "clean"),
+    ([100] * 4, ["busy", "unsteady", "clean", "clean"], "clean"), ([100] * 4, ["unsteady"] * 3 + ["busy"], "clean")])
 def test_a_wide_interval_is_unsteady_and_a_narrow_one_is_not(speeds: list[float], verdicts: list[str], expected: str
                                                              ) -> None:
     combined = combine(list(map(run, speeds, verdicts)))
