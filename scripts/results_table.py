@@ -3,7 +3,7 @@
     python3 scripts/results_table.py [--write]
 
 The first is of results that were handed in, the second of results/published.json: what others published, and nobody
-verified with this kit. README.md gets the first published figure, and of each machine the fastest precision of batch 32.
+verified with this kit. README.md gets the first published figure, and of each folder the fastest cell of batch 32.
 """
 
 import sys

@@ -3,12 +3,14 @@
 import itertools
 from collections.abc import Sequence
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy import stats
 from scipy.signal import lfilter
 
+from rtmpose.evaluate import repeats
 from rtmpose.evaluate.repeats import Turns, measure_in_turns
 from rtmpose.turns import CONFIDENCE, LEAST_ROUNDS, compare_sides, paired_ratio, take_turns
 
@@ -61,6 +63,18 @@ def test_rounds_end() -> None:
     middle = run_turns(noisy / 10 ** 0.5 + 1, 50)  # until the interval is narrow
     assert LEAST_ROUNDS < len(middle.rounds) < 50 and middle.ratios[0].reach <= 0.02
     assert run_turns(noisy / 10 ** 0.5 + 1, len(middle.rounds) - 1).ratios[0].reach > 0.02
+
+
+def test_time_left_after_rounds_that_were_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep that goes on has those at once."""
+    clock, took = [0.0], iter([0.0] * 6 + [2.0] * 8)
+    monkeypatch.setattr(repeats, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+
+    def turn() -> dict[str, float]:
+        clock[0] += next(took)
+        return {"fps": 1.0}
+
+    assert [turns.seconds_left for turns in measure_in_turns([turn, turn], 7)] == [0, 0, 0, 12, 8, 4, 0]
 
 
 def simulate(kind: str, effect: float, random: np.random.Generator, rounds: int = 46) -> np.ndarray:

@@ -56,12 +56,12 @@ def measure_in_turns(sides: Sequence[Callable[[], dict[str, Any]]], rounds: int,
     It ends when no ratio's interval reaches further than ``within``, after so many rounds, or before a round that would
     end after so many minutes; the first and the last count from :data:`LEAST_ROUNDS` on.
     """
-    start, done = time.perf_counter(), []
+    start, passed, done = time.perf_counter(), 0.0, []
     for found in take_turns(sides):
         done.append(found)
         ratios = compare_sides([[summary["fps"] for summary in one] for one in done])
-        passed, least = time.perf_counter() - start, max(0, LEAST_ROUNDS - len(done))
-        a_round = passed / len(done)
+        a_round = time.perf_counter() - start - passed  # the last one: those of a sweep that goes on took no time
+        passed, least = passed + a_round, max(0, LEAST_ROUNDS - len(done))
         left = max(least * a_round, min(60 * minutes - passed, (rounds - len(done)) * a_round))
         yield Turns(done, ratios, left)
         if len(done) >= rounds or not least and (left < a_round or all(ratio.reach <= within for ratio in ratios)):
