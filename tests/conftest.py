@@ -33,6 +33,15 @@ def pytest_testnodedown(node: Any, error: object) -> None:
         print(f"\n{node.gateway.id}: {code}", flush=True)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_handlecrashitem(crashitem: str, report: pytest.TestReport, sched: Any) -> None:
+    """Let the tests of a process that crashed run again in another, once; a second crash ends the run, and so does one
+    at its end, where pytest-xdist would wait for ever."""
+    if hasattr(sched, "crashed") or all(node.shutting_down for node in sched.nodes):
+        pytest.exit(str(report.longrepr), 1)
+    sched.crashed, report.outcome = crashitem, "rerun"
+
+
 @pytest.fixture(scope="session")
 def model_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Config, checkpoint and ONNX file of a random RTMPose-t, made by export.py."""
