@@ -105,8 +105,9 @@ def check_speed(folder: Path, real: bool) -> tuple[bool | None, str]:
         return None, "this GPU is software"
     summary = run_inference(folder / "fp16.engine", "--perf_only", "--duration", 5)
     conditions, gpu = summary["conditions"], summary["conditions"]["gpu"] or {}
-    figures = [f"{gpu[name]['max']:.0f}{of} at most" for name, of in (
-        ("sm_mhz", f" of {gpu.get('boost_mhz', 0):.0f} MHz"), ("temperature_c", " °C")) if gpu.get(name)]
+    boost = f" of {gpu['boost_mhz']:.0f}" if gpu.get("boost_mhz") else ""
+    figures = [f"{gpu[name]['max']:.0f}{unit} at most" for name, unit in (
+        ("sm_mhz", f"{boost} MHz"), ("temperature_c", " °C")) if gpu.get(name)]
     return {"clean": True, "unknown": None}.get(conditions["verdict"], False), "; ".join(
         [f"{summary['fps']:.0f} persons a second", *figures, describe_conditions(conditions)])
 

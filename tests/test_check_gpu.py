@@ -71,7 +71,8 @@ GPU = {"sm_mhz": {"max": 1755.0}, "temperature_c": {"max": 61.0}}
 @pytest.mark.parametrize(("verdict", "gpu", "passed", "reason"), [
     ("clean", GPU, True, "10 persons a second; 1755 MHz at most; 61 °C at most; clean"),
     ("throttled", GPU, False, "10 persons a second; 1755 MHz at most; 61 °C at most; throttled; not a result"),
-    ("busy", GPU, False, "10 persons a second; 1755 MHz at most; 61 °C at most; busy; not a result"),
+    ("busy", GPU | {"boost_mhz": 1980.0}, False,
+     "10 persons a second; 1755 of 1980 MHz at most; 61 °C at most; busy; not a result"),
     ("unknown", None, None, "10 persons a second; unknown")])
 def test_speed(monkeypatch: pytest.MonkeyPatch, verdict: str, gpu: dict | None, passed: bool | None, reason: str
                ) -> None:
