@@ -34,12 +34,9 @@ def pytest_testnodedown(node: Any, error: object) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_handlecrashitem(crashitem: str, report: pytest.TestReport, sched: Any) -> None:
-    """Let the tests of a process that crashed run again in another, once; a second crash ends the run, and so does one
-    at its end, where pytest-xdist would wait for ever."""
-    if hasattr(sched, "crashed") or all(node.shutting_down for node in sched.nodes):
-        pytest.exit(str(report.longrepr), 1)
-    sched.crashed, report.outcome = crashitem, "rerun"
+def pytest_handlecrashitem(report: pytest.TestReport) -> None:
+    """End the run with code 99, for which scripts/test.sh starts it again, once."""
+    pytest.exit(str(report.longrepr), 99)
 
 
 @pytest.fixture(scope="session")
