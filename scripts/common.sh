@@ -8,7 +8,7 @@ venv=$(realpath -m "${VENV:-$root/.venv}")
 log=$venv/setup.log
 python=python3
 if [ -x "$venv/bin/python" ]; then python=$venv/bin/python; fi
-unset PYTHONDONTWRITEBYTECODE  # of many containers: each process would compile what it imports, for 0.4 s
+unset PYTHONDONTWRITEBYTECODE  # of many containers: each process would compile what it imports, for 0.2 s
 
 # wait_for COMMAND...: runs a command, and returns its exit code. A signal ends it, and then the script: bash handles
 # signals at once only while it waits for a command in the background. The last command of a script is exec'd instead.
