@@ -2,6 +2,7 @@
 
 from collections import Counter, deque
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -28,14 +29,21 @@ def describe() -> list[Target]:
     if not is_installed("openvino"):
         return []
     version = package_version("openvino")
-    import openvino
-    core, targets = openvino.Core(), []
+    core, targets = get_core(), []
     for name in sorted(core.available_devices, key=lambda name: name != "CPU"):
         full_name = cpu_name() if name == "CPU" else core.get_property(name, "FULL_DEVICE_NAME")
         drivers = [core.get_property(name, key) for key in core.get_property(name, "SUPPORTED_PROPERTIES")
                    if key.endswith("DRIVER_VERSION")]
         targets.append(Target("openvino", version, name.lower(), full_name, str(drivers[0]) if drivers else None))
     return targets
+
+
+@cache
+def get_core() -> Any:
+    """One ``openvino.Core`` a process: each gives its thread a stack for signal handlers and frees it when it goes, so
+    that of two at a time a thread keeps one that is freed, and the next handler of a signal ends the process."""
+    import openvino
+    return openvino.Core()
 
 
 def find_precision_obstacle(device: str, precision: str) -> str | None:
@@ -60,8 +68,7 @@ def build(model: onnx.ModelProto, path: Path, facts: Facts) -> list[Compiled]:
 
 
 def _compile(model: onnx.ModelProto, facts: Facts, bf16: bool) -> Compiled:
-    import openvino
-    core = openvino.Core()
+    core = get_core()
     config = make_config(facts.device, facts.requested_precision, facts.hint, bf16)
     compiled = core.compile_model(core.read_model(model.SerializeToString()), facts.device.upper(), config)
     return Compiled(compiled.export_model().getvalue(), *count_types(compiled, model))
@@ -100,10 +107,9 @@ def count_types(compiled: Any, model: onnx.ModelProto) -> tuple[dict[str, int], 
 
 
 def load(content: bytes, path: str | Path, record: Record) -> RuntimeEngine:
-    import openvino
     beside_int8 = record.requested_precision == "int8" and "bf16" in record.arithmetic
     config = make_config(record.device, record.requested_precision, record.hint, beside_int8)
-    compiled = openvino.Core().import_model(content, record.device.upper(), config)
+    compiled = get_core().import_model(content, record.device.upper(), config)
     request = compiled.create_infer_request()
 
     def run(crops: np.ndarray) -> list[np.ndarray]:

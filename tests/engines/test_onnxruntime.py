@@ -9,7 +9,7 @@ import onnx
 import pytest
 from helpers import ran, refusal, refused
 
-from rtmpose.engines import load_engine, onnxruntime, open_engine
+from rtmpose.engines import load_engine, onnxruntime, open_engine, openvino
 from rtmpose.engines.record import read_record
 
 pytestmark = pytest.mark.skipif("openvino" not in [target.device for target in onnxruntime.describe()],
@@ -38,9 +38,8 @@ def engine(build: Build) -> Path:
 
 
 def test_plugin_is_a_device_with_its_name_and_version(engine: Path) -> None:
-    import openvino
     target = next(target for target in onnxruntime.describe() if target.device == "openvino")
-    assert target.device_name == openvino.Core().get_property("CPU", "FULL_DEVICE_NAME")
+    assert target.device_name == openvino.get_core().get_property("CPU", "FULL_DEVICE_NAME")
     record = read_record(engine)
     assert (record.device, record.device_name, record.driver) == ("openvino", target.device_name, target.driver)
     assert target.driver and target.driver[0].isdigit()

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -86,10 +88,18 @@ def test_a_graph_that_openvino_does_not_know_is_refused_in_one_line(tmp_path: Pa
         openvino.build(unknown, tmp_path, build_facts("openvino"))
 
 
+def test_signal_is_handled_after_engines_are_gone(engine_path: Path) -> None:
+    """The stack that OpenVINO gives to a thread's signal handlers is still there."""
+    code = ("import signal, sys; from rtmpose.engines import load_engine; "
+            "engines = [load_engine(sys.argv[1]), load_engine(sys.argv[1])]; engines.pop(0); engines.clear(); "
+            "signal.signal(signal.SIGUSR1, lambda *_: print('handled')); signal.raise_signal(signal.SIGUSR1)")
+    done = subprocess.run([sys.executable, "-c", code, engine_path], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done
+
+
 def test_devices_are_those_that_openvino_lists(engine_path: Path, model_files: dict[str, Path]) -> None:
-    from openvino import Core
-    targets = openvino.describe()
-    assert sorted(target.device for target in targets) == sorted(map(str.lower, Core().available_devices))
+    targets, devices = openvino.describe(), openvino.get_core().available_devices
+    assert sorted(target.device for target in targets) == sorted(map(str.lower, devices))
     assert targets[0].device == "cpu" and targets[0].device_name == cpu.cpu_name()
     assert "has cpu" in refused(
         "build_engine.py", "--model_path", model_files["onnx"], "--batch", 4, "--backend", "openvino", "--device",
@@ -106,10 +116,9 @@ def test_precision_is_set_wherever_a_device_has_several(device: str, precision: 
 @pytest.mark.parametrize("hides", ["layers", "types", "both"])
 def test_types_of_a_device_that_does_not_tell_its_kernels(model_files: dict[str, Path], hides: str) -> None:
     """Then they are the one that it says it computes in."""
-    from openvino import Core
     model = graph.simplify(graph.load_model(model_files["onnx"]), (1, 3, 256, 192))
-    network, config = Core().read_model(model.SerializeToString()), openvino.make_config("cpu", "fp32")
-    compiled = Core().compile_model(network, "CPU", config)
+    core, config = openvino.get_core(), openvino.make_config("cpu", "fp32")
+    compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", config)
     operations = compiled.get_runtime_model().get_ops()
     for operation in operations:
         del operation.get_rt_info()["layerType" if hides == "layers" else "runtimePrecision"]
@@ -147,9 +156,8 @@ def test_throughput_hint_keeps_several_batches_in_flight(engine_path: Path, mode
 
 
 def test_batches_in_flight_are_waited_for(engine_path: Path, crops: list[np.ndarray]) -> None:
-    from openvino import Core
     content, config = engine_path.read_bytes(), openvino.make_config("cpu", "fp32", "throughput")
-    streams = openvino.Streams(Core().import_model(content, "CPU", config), crops[0])
+    streams = openvino.Streams(openvino.get_core().import_model(content, "CPU", config), crops[0])
     for calls in (1, 4):  # it can be taken up again
         assert all(0 < streams() < 60_000 for _ in range(calls))
         latencies = timing.finish(streams)["request_latency_ms"]
