@@ -45,12 +45,7 @@ fi
 code=0
 # Two processes, and each file's tests in one of them, because they share fixtures. In the order of their names:
 # xdist would take the files of most tests first, and end with few slow ones in one process.
-tests=("$venv/bin/python" -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder "${selection[@]}" "$@")
-wait_for "${tests[@]}" || code=$?
-if [ "$code" = 99 ]; then  # a test process crashed
-  code=0
-  wait_for "${tests[@]}" || code=$?
-fi
+wait_for "$venv/bin/python" -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder "${selection[@]}" "$@" || code=$?
 [ "$code" != 5 ] || die "pytest selected no test; expected options that select some of tests/" 1
 if [ "$code" = 0 ] && $all && [ -n "$(ls "$coverage")" ]; then  # nothing ran where the driver can't be built
   "$venv/bin/python" -m coverage combine --quiet

@@ -33,12 +33,6 @@ def pytest_testnodedown(node: Any, error: object) -> None:
         print(f"\n{node.gateway.id}: {code}", flush=True)
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_handlecrashitem(report: pytest.TestReport) -> None:
-    """End the run with code 99, for which scripts/test.sh starts it again, once."""
-    pytest.exit(str(report.longrepr), 99)
-
-
 @pytest.fixture(scope="session")
 def model_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Config, checkpoint and ONNX file of a random RTMPose-t, made by export.py."""
