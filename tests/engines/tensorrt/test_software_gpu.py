@@ -107,6 +107,26 @@ def test_throughput(run: Run, gpu_engine: Path, tmp_path: Path) -> None:
         assert {"request_latency_ms", "enqueue_ms"} <= timed.keys()
 
 
+def test_nvml_watches_cudas_card(run: Run, software_gpu: dict[str, str], gpu_engine: Path, tmp_path: Path) -> None:
+    """CUDA's first of two, which is NVML's second, through NVML's own Python bindings."""
+    pytest.importorskip("pynvml", reason="needs nvidia-ml-py")
+    library = software_gpu["LD_LIBRARY_PATH"]
+    run("inference.py", "--engine", gpu_engine, "--perf_only", "--iterations", 5, "--duration", 0, "--output", tmp_path,
+        SOFTGPU_NETWORK="zeros", SOFTGPU_DEVICES=2, LD_LIBRARY_PATH=f"{library}:{library}/nvml")
+    measured = summary(tmp_path)
+    machine, conditions = measured["machine"], measured["conditions"]
+    assert [machine[name] for name in ("driver", "power_limit_w", "persistence_mode", "mig_mode")] == [
+        "580.65.06", 72, True, None]
+    samples = conditions["gpu"]["samples"]
+    assert conditions["gpu"] == {
+        "power_limit_w": 72, "default_power_limit_w": 75, "ecc": True, "mig": None, "boost_mhz": 1980,
+        "samples": samples, **{name: {"min": value, "mean": value, "max": value} for name, value in (
+            ("sm_mhz", 1755), ("memory_mhz", 6251), ("temperature_c", 91), ("power_w", 71.5))},
+        "throttle_reasons": {"software thermal slowdown": samples}, "other_processes": 1}
+    assert {"1 other process on the GPU", f"the GPU slowed down in {samples} of {samples} samples: software thermal "
+            "slowdown, at up to 91 °C"} <= set(conditions["reasons"])
+
+
 def test_two_streams_and_pixels_give_what_one_stream_gives(run: Run, gpu_engine: Path, tmp_path: Path) -> None:
     script = tmp_path / "streams.py"
     script.write_text(f"""
@@ -299,6 +319,7 @@ def path_without(software_gpu: dict[str, str], folder: str | None) -> str:
     ({"SOFTGPU_TENSORRT_VERSION": "9.9"}, "was built by tensorrt 10.16.1.11, but 9.9 is installed; build it again"),
     ({"SOFTGPU_COMPUTE_CAPABILITY": 80}, "but this machine has Software GPU (compute capability 8.0)"),
     ({"SOFTGPU_DEVICES": 0}, "needs a GPU, and no NVIDIA GPU is here"),
+    ({"SOFTGPU_FAIL_INIT": 802}, "the NVIDIA driver doesn't work, it answers with error 802"),
     ({"CUDA_DEVICE": 7}, "inference.py: error: CUDA_DEVICE: is '7', expected"),
     ({"without": "site"}, "can't run: pycuda not installed"),
     ({"without": "packages"}, "was built by tensorrt 10.16.1.11, which is not installed"),
