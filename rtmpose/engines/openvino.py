@@ -40,8 +40,8 @@ def describe() -> list[Target]:
 
 @cache
 def get_core() -> Any:
-    """One ``openvino.Core`` a process: each gives its thread a stack for signal handlers and frees it when it goes, so
-    that of two at a time a thread keeps one that is freed, and the next handler of a signal ends the process."""
+    """The process's only ``openvino.Core``: each sets its thread's stack for signal handlers, and frees it in the end.
+    Of two that overlap, a freed one would stay set, and the next signal with a handler would end the process."""
     import openvino
     return openvino.Core()
 

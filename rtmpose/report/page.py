@@ -54,6 +54,7 @@ def draw_page(report: Report) -> str:
         label=_label,
         describe_speed=summary.describe_speed,
         ratio_text=summary.ratio_text,
+        is_result=summary.is_result,
         describe_conditions=describe_conditions,
         persons_a_dollar=compare.persons_a_dollar,
         **_draw_charts(cells))
@@ -63,20 +64,21 @@ def find_best(cells: Sequence[Cell], prices: dict[str, float]) -> dict[str, Any]
     """The cells of most persons a second, a joule and a dollar, and FP32 beside the fastest, where there are such; and
     ``ties``, those whose speed can't be told apart from the fastest one's.
 
-    Only among results of what the first cell measures; ``prices`` are in dollars an hour, by label. ``faster`` are the
-    others that were faster than the fastest in turns.
+    Only among results of what the first cell measures; ``prices`` are in dollars an hour, by label. ``faster`` are
+    those that were faster than the fastest in turns, be they results or not.
     """
-    results = [cell for cell in cells if summary.is_result(cell.timed) and cells[0].timed
-               and summary.run_name(cell.timed) == summary.run_name(cells[0].timed)]
-    fastest = max(results, key=lambda cell: cell.timed["fps"], default=None)
-    fp32 = [cell for cell in results if fastest and cell is not fastest
+    alike = [cell for cell in cells if cell.timed and cells[0].timed
+             and summary.run_name(cell.timed) == summary.run_name(cells[0].timed)]
+    results = [cell for cell in alike if summary.is_result(cell.timed)]
+    best, verdicts = summary.find_fastest([cell.timed for cell in alike])
+    fastest = next((cell for cell in results if cell.timed is best), None)
+    others = [cell for cell in results if fastest and cell is not fastest]
+    fp32 = [cell for cell in others if fastest
             and (cell.label, cell.precision, cell.batch) == (fastest.label, "fp32", fastest.batch)]
-    ratios = [(cell, compare.speed_ratio(fastest.timed, cell.timed)) for cell in results if cell is not fastest
-              ] if fastest else []
     return {"second": fastest, "fp32": next(iter(fp32), None),
-            "faster": [cell for cell in cells if fastest and not summary.is_result(cell.timed)
-                       and (ratio := summary.ratio_of_rounds(fastest.timed, cell.timed)) and ratio.verdict == "faster"],
-            "ties": [cell for cell, ratio in ratios if ratio.interval and ratio.verdict == "can't tell"],
+            "faster": [cell for cell, verdict in zip(alike, verdicts, strict=True) if verdict == "faster"],
+            "ties": [cell for cell in others if (ratio := compare.speed_ratio(best, cell.timed)).interval
+                     and ratio.verdict == "can't tell"],
             "joule": min((cell for cell in results if "energy" in cell.timed),
                          key=lambda cell: cell.timed["energy"]["joules_per_person"], default=None),
             "dollar": max((cell for cell in results if cell.label in prices),

@@ -110,14 +110,19 @@ def table_rows(summaries: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
     same, and the highest speed that is a result is marked, with those that rounds can't tell apart from it; none is if
     another was faster in turns."""
     rows = list(map(format_row, summaries))
-    best = max(filter(is_result, summaries), key=lambda one: one["fps"], default=None)
-    verdicts = [ratio.verdict if best and (ratio := ratio_of_rounds(best, one)) else "" for one in summaries]
+    best, verdicts = find_fastest(summaries)
     for one, row, verdict in zip(summaries, rows, verdicts, strict=True):
         alike = "fps" in one and row["Measured"] == rows[0]["Measured"]
         row["Ratio"] = ratio_text(summaries[0], one) if alike else "-"
         tied = one is best or is_result(one) and verdict == "can't tell"
         row["FPS"] += " (best)" * (tied and len(rows) > 1 and "faster" not in verdicts)
     return [{name: row[name] for name in HEADER if name != "Ratio" or len(rows) > 1} for row in rows]
+
+
+def find_fastest(summaries: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], list[str]]:
+    """The highest speed that is a result, empty without one, and each speed's verdict beside it in turns, if any."""
+    best = max(filter(is_result, summaries), key=lambda one: one["fps"], default={})
+    return best, [ratio.verdict if (ratio := ratio_of_rounds(best, one)) else "" for one in summaries]
 
 
 def format_row(summary: dict[str, Any]) -> dict[str, str]:

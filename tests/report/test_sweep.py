@@ -137,13 +137,14 @@ def test_headline_names_the_fastest_result(swept: Path, verdicts: tuple[str, ...
 @pytest.mark.parametrize(("factors", "verdict", "mark", "headline"), [
     ([1.01, 0.99], "clean", 2, "It can't be told apart from"), ([1.01, 1.02], "clean", 1, "Fastest: "),
     ([2, 2.1], "unsteady", 0, "In turns, fp32, batch 1 was 2.05 [2.00, 2.10] times as fast; its own speed is no "
-     "result.")])
+     "result."),
+    ([1.065] * 5 + [0.94] + [1.065] * 2, "clean", 0, "In turns, fp32, batch 1 was 1.0")])
 def test_ties_and_what_is_faster_in_turns(swept: Path, factors: list[float], verdict: str, mark: int, headline: str
                                           ) -> None:
     values, cells = [100.0, 30.0, 80.0, 120.0, 50.0, 90.0, 60.0, 100.0], []
     for precision, of_rounds in (("fp32", factors), ("int8", [1, 1])):
         cell = read(swept, "fp32", 1)
-        speeds = (np.array(values) * np.tile(of_rounds, 4)).tolist()
+        speeds = (np.array(values) * np.resize(of_rounds, 8)).tolist()
         cell.throughput.update(fps=float(np.median(speeds)), precision=precision, requested_precision=precision,
                                repeats={**cell.throughput["repeats"], "values": speeds, "rounds": ["now"] * 8},
                                conditions={"verdict": verdict if precision == "fp32" else "clean", "reasons": []})
@@ -151,6 +152,7 @@ def test_ties_and_what_is_faster_in_turns(swept: Path, factors: list[float], ver
         cells.append(replace(cell, precision=precision))
     page = " ".join(page_of(*cells).split())
     assert headline in page and ("told apart" in page) == (mark == 2) and ("Fastest result: " in page) == (mark == 0)
+    assert ("its own speed is no result" in page) == (verdict == "unsteady")
     rows = summary.table_rows([cell.summary for cell in cells])
     assert sum("(best)" in row["FPS"] for row in rows) == mark
 
