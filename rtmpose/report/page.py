@@ -72,7 +72,7 @@ def find_best(cells: Sequence[Cell], prices: dict[str, float]) -> dict[str, Any]
     results = [cell for cell in alike if summary.is_result(cell.timed)]
     best, verdicts = summary.find_fastest([cell.timed for cell in alike])
     fastest = next((cell for cell in results if cell.timed is best), None)
-    others = [cell for cell in results if fastest and cell is not fastest]
+    others = [cell for cell in results if cell is not fastest]
     fp32 = [cell for cell in others if fastest
             and (cell.label, cell.precision, cell.batch) == (fastest.label, "fp32", fastest.batch)]
     return {"second": fastest, "fp32": next(iter(fp32), None),

@@ -14,8 +14,9 @@ from build_pycuda import Unavailable, run
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-SOURCES = (HERE / "core.h", HERE / "driver.cpp", HERE / "nvml.c", ROOT / "tests/engines/tensorrt/cuda_on_cpu.cpp",
-           ROOT / "rtmpose/engines/tensorrt/kernels.cu", Path(__file__))
+KERNELS = ROOT / "tests/engines/tensorrt/cuda_on_cpu.cpp"
+SOURCES = (HERE / "core.h", HERE / "driver.cpp", HERE / "nvml.c", KERNELS, ROOT / "rtmpose/engines/tensorrt/kernels.cu",
+           Path(__file__))
 
 
 def build() -> dict[str, str]:
@@ -49,7 +50,7 @@ def build_driver(library: Path, site: Path, include: list[str]) -> None:
     part.mkdir(parents=True)
     flags = ["g++", "-std=c++17", "-O1", "-g", "-fPIC", *(f"-I{folder}" for folder in include)]
     run([*flags, "-c", HERE / "driver.cpp", "-o", part / "driver.o"])
-    run([*flags, "-O2", "-ffp-contract=off", f"-I{ROOT / 'rtmpose/engines/tensorrt'}", "-c", SOURCES[3], "-o",
+    run([*flags, "-O2", "-ffp-contract=off", f"-I{ROOT / 'rtmpose/engines/tensorrt'}", "-c", KERNELS, "-o",
          part / "kernels.o"])
     (pycuda,) = (site / "pycuda").glob("_driver*.so")
     wanted = {line.split()[-1] for line in run(["nm", "-D", "--undefined-only", pycuda]).splitlines()}

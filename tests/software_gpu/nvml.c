@@ -1,7 +1,6 @@
 // NVML of two cards in the order of their buses, which is not CUDA's, for NVML's real Python bindings. The second takes
 // more power, and is too hot.
 #include <stdio.h>
-#include <string.h>
 #include <unistd.h>
 
 enum { INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7 };
